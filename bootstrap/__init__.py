@@ -1,0 +1,1 @@
+"""The front door: who leads, and a proxy for every client call."""

@@ -1,0 +1,1 @@
+"""Agreement between daemons: the port, the ZooKeeper driver and the in-memory driver."""

@@ -1,0 +1,1 @@
+"""How bytes travel: the HTTP server and client, and the MessagePack link between daemons."""

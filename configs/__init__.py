@@ -1,0 +1,1 @@
+"""Commented settings files and unit files, shipped with the package."""

@@ -1,0 +1,1 @@
+"""What the elected group leader does: membership, submissions, dispatch, address leases."""

@@ -1,0 +1,1 @@
+"""What every group manager does for its hosts: placement, commands, migrations."""

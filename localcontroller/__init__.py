@@ -1,0 +1,1 @@
+"""The local controller daemon: one per KVM host."""

@@ -1,0 +1,1 @@
+"""The hypervisor port and its drivers: libvirt and simulated."""

@@ -1,0 +1,1 @@
+"""Decisions as pure functions over numpy arrays: snapshot in, plan out."""
