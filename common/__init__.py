@@ -1,1 +1,1 @@
-"""The words everyone uses: capacities, messages, records, settings, errors, coordination, transport."""
+"""The words everyone uses: capacities, messages, records, settings, errors, transport."""

@@ -1,0 +1,121 @@
+"""VMs as daemons speak of them: what was asked for, what a host reports, what one uses.
+
+A VM has three names. ``vm_id`` is ours: unique for ever, made when the submission is accepted.
+``name`` is the user's and libvirt's: unique among living VMs; it is what Snooze's own clients call
+``virtualMachineId``. ``generation`` counts its starts on a new host: two domains of one ``vm_id``
+are told apart by it, and the higher one is right.
+"""
+
+import msgspec
+
+from snooze.common.resources import Capacity
+from snooze.common.vm_lifecycle import VmState
+
+
+class VmSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was asked for, complete: a host can start the VM from this and nothing else.
+
+    Attributes:
+        vm_id: our identity (32 hexadecimal digits).
+        name: libvirt domain name.
+        generation: from 1; raised each time the VM is given to another host by a restart.
+        demand: reserved on its host; ``cpu_cores`` is the number of vCPUs.
+        libvirt_xml: the user's template, as sent; empty when made from ``image``.
+        image: name of the master image, for a VM without a template.
+        ip_address: leased address, or empty.
+        mac_address: address to give to the first NIC, or empty to keep the template's.
+    """
+
+    vm_id: str
+    name: str
+    demand: Capacity
+    generation: int = 1
+    libvirt_xml: str = ""
+    image: str = ""
+    ip_address: str = ""
+    mac_address: str = ""
+
+    @property
+    def vcpus(self) -> int:
+        """Number of virtual CPUs, at least one."""
+        return max(1, round(self.demand.cpu_cores))
+
+    @property
+    def memory_kib(self) -> int:
+        """Memory of the guest."""
+        return round(self.demand.memory_kib)
+
+
+class VmReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a host says of one domain it has.
+
+    A domain without our metadata is ``managed=False``: it is shown and counted, never touched; its
+    ``vm_id`` is its libvirt UUID without dashes.
+
+    Attributes:
+        xml: what really runs, as the hypervisor describes it.
+        reason: why it is ``FAILED`` or ``STOPPED``, when the hypervisor says so.
+    """
+
+    vm_id: str
+    name: str
+    state: VmState
+    demand: Capacity
+    generation: int = 1
+    managed: bool = True
+    ip_address: str = ""
+    mac_address: str = ""
+    image: str = ""
+    xml: str = ""
+    reason: str = ""
+
+
+class VmUsage(msgspec.Struct, frozen=True, array_like=True):
+    """One sample of what a VM used.
+
+    ``used`` holds cores consumed, KiB resident and KiB/s moved since the sample before.
+    """
+
+    vm_id: str
+    taken_ms: int
+    used: Capacity
+
+
+class MigrationProgress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a live migration is, from the hypervisor's own job statistics.
+
+    Attributes:
+        downtime_ms: known at the end, or expected; 0 when the hypervisor does not say.
+        dirty_kib_s: rate at which the guest dirties memory; 0 when unknown.
+        note: what is unusual about this migration (the test driver's is a copy of the definition).
+    """
+
+    vm_id: str
+    elapsed_ms: int = 0
+    total_bytes: int = 0
+    processed_bytes: int = 0
+    remaining_bytes: int = 0
+    dirty_kib_s: float = 0.0
+    downtime_ms: int = 0
+    iteration: int = 0
+    note: str = ""
+
+
+class MigrationTicket(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a destination hands out when it is ready for an incoming VM.
+
+    Attributes:
+        uri: libvirt URI by which the source's hypervisor reaches the destination's.
+        data_uri: address for the memory stream (``tcp://ADDRESS``), or empty for the default.
+        live: whether the driver moves the running guest; False: the definition is moved and the
+            guest starts again at the destination (libvirt's test driver).
+        copy_storage: disks lie on storage that is not shared and travel too.
+        token: names this reservation at the destination.
+    """
+
+    vm_id: str
+    uri: str
+    data_uri: str = ""
+    live: bool = True
+    copy_storage: bool = False
+    token: str = ""
