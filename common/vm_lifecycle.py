@@ -268,7 +268,7 @@ def as_markdown() -> str:
             *rows,
             "",
             "What a host reports about its own domains (*seen running*, *paused*, *stopped* or",
-            "*gone*) settles every doubt: from any state but `destroyed`, the VM takes the state seen.",
+            "*gone*) settles every doubt: the VM takes the state seen, unless it is `destroyed`.",
             "A VM that was asked to shut down and is seen running is still `stopping`.",
             "",
             "| command | has work to do when the VM is | is already done when it is |",

@@ -1,0 +1,253 @@
+"""Our own HTTP API, version 1: the types that its clients send and get.
+
+Every daemon of a cluster answers it: a bootstrap node and a group manager that does not lead pass
+the call on to the leader.
+
+=======  ==================================  ===========================  =======================
+verb     path                                body                         answer
+=======  ==================================  ===========================  =======================
+GET      ``/v1/cluster``                                                  ``ClusterView``
+POST     ``/v1/virtual-clusters``            ``ClusterRequest``           202 ``TaskView``
+GET      ``/v1/tasks``                                                    list of ``TaskView``
+GET      ``/v1/tasks/ID?wait_s=N``                                        ``TaskView``
+GET      ``/v1/vms``                                                      list of ``VmView``
+GET      ``/v1/vms/NAME``                                                 ``VmView`` with ``xml``
+POST     ``/v1/vms/NAME/COMMAND?wait_s=N``   ``CommandRequest`` or none   202 ``TaskView``
+GET      ``/v1/hosts``, ``/v1/hosts/ID``                                  ``HostView``
+GET      ``/v1/managers``                                                 list of ``ManagerView``
+GET      ``/v1/hierarchy``                                                ``HierarchyView``
+GET      ``/v1/images``                                                   list of ``ImageView``
+GET      ``/v1/events?after=SEQ&limit=N``                                 list of ``EventView``
+GET      ``/v1/events`` with                                              server-sent events, one
+         ``Accept: text/event-stream``                                    ``EventView`` each
+GET      ``/health``, ``/ready``                                          ``HealthView``; ready is
+                                                                          503 until it is so
+=======  ==================================  ===========================  =======================
+
+``NAME`` is a VM's name or ``vm_id``; ``ID`` of a host is its id or hostname; ``COMMAND`` is a
+member of ``VmCommand``. ``wait_s`` (at most 60) holds the answer until the task has ended or the
+time is over; a task that has ended answers 200.
+
+Errors have the status of ``common/errors.py`` and the body ``{"error": ErrorReport}``.
+Times are milliseconds since 1970. A ``POST`` may carry an ``Idempotency-Key`` header: the same
+key gives the same task again.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from snooze.common.errors import ErrorReport
+from snooze.common.resources import Capacity
+from snooze.common.vm_lifecycle import VmState
+from snooze.common.vms import MigrationProgress
+
+API_PREFIX = "/v1"
+MAX_WAIT_S = 60.0
+
+
+class VmRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One VM to start: a libvirt template, or name, vCPUs, memory and image.
+
+    With ``libvirt_xml`` the name, vCPUs and memory are the template's, and the other fields of
+    that kind must be left out. ``host`` pins it: a host's or group manager's id, or a hostname.
+    """
+
+    name: str = ""
+    vcpus: int | None = None
+    memory_kib: int | None = None
+    image: str = ""
+    libvirt_xml: str = ""
+    rx_kib_s: float = 0.0
+    tx_kib_s: float = 0.0
+    host: str = ""
+
+
+class ClusterRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A virtual cluster: VMs that are validated together and started at once.
+
+    ``partial``: start the valid ones even if others are refused (the original's rule).
+    """
+
+    vms: list[VmRequest]
+    name: str = ""
+    partial: bool = False
+
+
+class CommandRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a command needs beyond the VM's name.
+
+    ``resize`` takes any of the first four (what is left out stays); ``migrate`` takes ``host``.
+    """
+
+    vcpus: int | None = None
+    memory_kib: int | None = None
+    rx_kib_s: float | None = None
+    tx_kib_s: float | None = None
+    host: str = ""
+
+
+class TaskState(StrEnum):
+    """Where a task is. ``PARTIAL``: it has ended, some VMs well and some not."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    PARTIAL = "partial"
+    FAILED = "failed"
+
+
+TASK_ENDED = frozenset({TaskState.DONE, TaskState.PARTIAL, TaskState.FAILED})
+
+
+class TaskVm(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a task is with one VM."""
+
+    name: str
+    vm_id: str = ""
+    state: VmState = VmState.PENDING
+    host_id: str = ""
+    hostname: str = ""
+    ip_address: str = ""
+    error: ErrorReport | None = None
+
+
+class TaskView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A task: a submission (``kind`` is ``submit``) or a command on one VM."""
+
+    id: str
+    kind: str
+    state: TaskState
+    created_ms: int
+    ended_ms: int = 0
+    vms: list[TaskVm] = []
+    progress: MigrationProgress | None = None
+    error: ErrorReport | None = None
+
+
+class VmView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One VM. ``managed`` is false for a domain somebody else made: shown and counted only."""
+
+    vm_id: str
+    name: str
+    state: VmState
+    demand: Capacity
+    managed: bool = True
+    used: Capacity | None = None
+    host_id: str = ""
+    hostname: str = ""
+    manager_id: str = ""
+    ip_address: str = ""
+    mac_address: str = ""
+    image: str = ""
+    generation: int = 1
+    task_id: str = ""
+    virtual_cluster: str = ""
+    reason: str = ""
+    xml: str = ""
+
+
+class HostView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One host; ``reserved`` is what its VMs were promised, ``used`` what they consume."""
+
+    id: str
+    hostname: str
+    address: str
+    status: str
+    capacity: Capacity
+    reserved: Capacity
+    used: Capacity
+    manager_id: str = ""
+    hypervisor: str = ""
+    vms: int = 0
+
+
+class ManagerView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One group manager; ``address`` is its HTTP ``host:port``."""
+
+    id: str
+    hostname: str
+    address: str
+    leader: bool = False
+    hosts: int = 0
+    vms: int = 0
+    capacity: Capacity = Capacity()
+    reserved: Capacity = Capacity()
+    used: Capacity = Capacity()
+
+
+class HierarchyHost(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A host with its VMs."""
+
+    host: HostView
+    vms: list[VmView] = []
+
+
+class HierarchyManager(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A group manager with its hosts."""
+
+    manager: ManagerView
+    hosts: list[HierarchyHost] = []
+
+
+class HierarchyView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The whole tree, as the leader knows it."""
+
+    leader_id: str
+    epoch: int
+    managers: list[HierarchyManager] = []
+    unplaced: list[VmView] = []
+
+
+class ClusterView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The cluster in one line."""
+
+    leader_id: str
+    leader_address: str
+    epoch: int
+    managers: int
+    hosts: int
+    vms: int
+    version: str
+    capacity: Capacity = Capacity()
+    reserved: Capacity = Capacity()
+
+
+class ImageView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A disk image that hosts can start VMs from; sizes in bytes."""
+
+    name: str
+    format: str
+    capacity_bytes: int = 0
+    allocation_bytes: int = 0
+    hosts: int = 0
+
+
+class EventView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that happened; ``seq`` rises by one within one leader's epoch.
+
+    ``kind`` is dotted (``vm.running``, ``host.joined``, ``leader.elected``); ``cause`` is the id of
+    the task or the request behind it.
+    """
+
+    seq: int
+    at_ms: int
+    kind: str
+    subject: str
+    message: str
+    cause: str = ""
+
+
+class HealthView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether a daemon lives (``/health``) and can serve (``/ready``), and why not."""
+
+    status: str
+    role: str
+    node_id: str
+    reasons: list[str] = []
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """The body of every answer that is not a success."""
+
+    error: ErrorReport
