@@ -1,0 +1,179 @@
+"""Settings of a group manager, which may be elected leader."""
+
+import ipaddress
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from snooze.common.settings import (
+    CoordinationSettings,
+    HeartbeatSettings,
+    HttpSettings,
+    LogSettings,
+    NetworkSettings,
+    NodeSettings,
+)
+from snooze.common.settings_schema import Complaint, Doc, Section
+
+
+class GroupManagerNetworkSettings(NetworkSettings, frozen=True, kw_only=True):
+    """Where this group manager listens and how others reach it."""
+
+    control_port: Annotated[
+        int,
+        Meta(ge=0, le=65535),
+        Doc("TCP port of the HTTP calls; 0 takes any free one."),
+    ] = 5001
+    monitoring_port: Annotated[
+        int,
+        Meta(ge=0, le=65535),
+        Doc("TCP port that local controllers stream their monitoring to; 0 takes any free one."),
+    ] = 6000
+
+    def complaints(self) -> Iterator[Complaint]:
+        """Two listeners cannot share a port."""
+        yield from super().complaints()
+        if self.control_port and self.control_port == self.monitoring_port:
+            yield Complaint(
+                "monitoring_port",
+                f"is the control_port too ({self.control_port})",
+                because_of=("control_port",),
+            )
+
+
+class LeaderSettings(Section, frozen=True, kw_only=True):
+    """What this group manager does while it is the leader."""
+
+    assignment_policy: Annotated[
+        Literal["least_loaded", "round_robin", "random"],
+        Doc("How a joining host is given a group manager."),
+    ] = "least_loaded"
+    dispatching_policy: Annotated[
+        Literal["best_fit", "first_fit", "round_robin"],
+        Doc("How VMs are spread over group managers."),
+    ] = "best_fit"
+    manages_hosts: Annotated[
+        Literal["alone", "never"],
+        Doc(
+            "alone: a leader manages hosts itself while it is the only group manager. never: the "
+            "original's rule, by which the smallest cluster has two group managers."
+        ),
+    ] = "alone"
+
+
+class AddressSettings(Section, frozen=True, kw_only=True):
+    """The IP addresses that the leader leases to VMs."""
+
+    subnets: Annotated[
+        tuple[str, ...],
+        Meta(max_length=256),
+        Doc("IPv4 subnets to lease from, as 192.168.122.0/24. None: VMs start without an address."),
+    ] = ()
+    mac_encoding: Annotated[
+        Literal["snooze", "none"],
+        Doc(
+            "snooze: the VM's MAC is 54:56 and the four bytes of its address, so that a guest can "
+            "read its address from it. none: the template's MAC, or the hypervisor's choice."
+        ),
+    ] = "snooze"
+    quarantine_s: Annotated[
+        float,
+        Meta(ge=0, le=86400),
+        Doc(
+            "An address rests this long after its VM is proven gone, until switches and guests "
+            "have forgotten it."
+        ),
+    ] = 30.0
+
+    def complaints(self) -> Iterator[Complaint]:
+        """Subnets must be subnets, with room in them, and apart from each other."""
+        seen: list[ipaddress.IPv4Network] = []
+        for index, text in enumerate(self.subnets):
+            key = f"subnets[{index}]"
+            try:
+                network = ipaddress.IPv4Network(text)
+            except ValueError as error:
+                yield Complaint(key, f"{text!r} is no IPv4 subnet: {error}")
+                continue
+            if network.prefixlen < 12:
+                yield Complaint(
+                    key, f"{text} has {network.num_addresses} addresses; /12 is the widest"
+                )
+            elif network.prefixlen > 30:
+                yield Complaint(key, f"{text} leaves no address for a VM; /30 is the narrowest")
+            for other in seen:
+                if network.overlaps(other):
+                    yield Complaint(key, f"{text} overlaps {other}")
+            seen.append(network)
+
+
+class SubmissionSettings(Section, frozen=True, kw_only=True):
+    """Bounds of submissions."""
+
+    max_vms: Annotated[
+        int, Meta(ge=1, le=100_000), Doc("VMs in one request; more are refused.")
+    ] = 1000
+    max_pending_tasks: Annotated[
+        int,
+        Meta(ge=1, le=100_000),
+        Doc("Submissions not finished yet; the next one is refused (503)."),
+    ] = 1000
+    task_retention_s: Annotated[
+        float,
+        Meta(ge=60, le=31_536_000),
+        Doc("How long the outcome of a submission stays readable."),
+    ] = 86400.0
+    start_timeout_s: Annotated[
+        float,
+        Meta(ge=1, le=86400),
+        Doc("A VM that does not run after this has failed to start; image copies count."),
+    ] = 300.0
+
+
+class OvercommitSettings(Section, frozen=True, kw_only=True):
+    """What may be promised to VMs, as a multiple of what a host has."""
+
+    cpu: Annotated[float, Meta(ge=0.1, le=64), Doc("Virtual cores per real core.")] = 1.0
+    memory: Annotated[float, Meta(ge=0.1, le=8), Doc("Promised per real memory.")] = 1.0
+    network: Annotated[float, Meta(ge=0.1, le=64), Doc("Promised per real bandwidth.")] = 1.0
+
+
+class HeadroomSettings(Section, frozen=True, kw_only=True):
+    """The part of each host that placement leaves free, as a fraction of its capacity."""
+
+    cpu: Annotated[float, Meta(ge=0, le=0.9), Doc("0.1 leaves a tenth of the cores free.")] = 0.0
+    memory: Annotated[float, Meta(ge=0, le=0.9), Doc("Likewise for memory.")] = 0.0
+    network: Annotated[float, Meta(ge=0, le=0.9), Doc("Likewise for bandwidth.")] = 0.0
+
+
+class PlacementSettings(Section, frozen=True, kw_only=True):
+    """How a group manager puts VMs on its hosts."""
+
+    policy: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.:-]{0,127}\Z"),
+        Doc(
+            "The placement policy, by name: first_fit fills hosts one after the other, round_robin "
+            "goes round.",
+            form="the name of a policy",
+        ),
+    ] = "first_fit"
+    overcommit: OvercommitSettings = OvercommitSettings()
+    headroom: HeadroomSettings = HeadroomSettings()
+
+
+class GroupManagerSettings(Section, frozen=True, kw_only=True):
+    """A group manager, which may be elected leader."""
+
+    role: Annotated[Literal["groupmanager"], Doc("Which daemon this file is for.")] = "groupmanager"
+    node: NodeSettings = NodeSettings()
+    network: GroupManagerNetworkSettings = GroupManagerNetworkSettings()
+    http: HttpSettings = HttpSettings()
+    coordination: CoordinationSettings = CoordinationSettings()
+    heartbeat: HeartbeatSettings = HeartbeatSettings()
+    leader: LeaderSettings = LeaderSettings()
+    addresses: AddressSettings = AddressSettings()
+    submission: SubmissionSettings = SubmissionSettings()
+    placement: PlacementSettings = PlacementSettings()
+    log: LogSettings = LogSettings()

@@ -1,0 +1,248 @@
+"""Settings of a local controller, the agent on each host."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from snooze.common.settings import (
+    HeartbeatSettings,
+    HttpSettings,
+    LogSettings,
+    NetworkSettings,
+    NodeSettings,
+    bad_host_ports,
+)
+from snooze.common.settings_schema import Complaint, Doc, Section
+
+
+class LocalControllerNetworkSettings(NetworkSettings, frozen=True, kw_only=True):
+    """Where this local controller listens and how others reach it."""
+
+    control_port: Annotated[
+        int,
+        Meta(ge=0, le=65535),
+        Doc("TCP port of the HTTP calls; 0 takes any free one."),
+    ] = 5002
+
+
+class JoinSettings(Section, frozen=True, kw_only=True):
+    """How a local controller finds its group manager."""
+
+    bootstrap_nodes: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1, max_length=64),
+        Doc("The bootstrap nodes, each host:port; any one that answers will do."),
+    ] = ("127.0.0.1:5000",)
+    retry_min_s: Annotated[
+        float,
+        Meta(ge=0.01, le=60),
+        Doc("First pause after an attempt that failed; it doubles."),
+    ] = 0.2
+    retry_max_s: Annotated[float, Meta(ge=0.01, le=600), Doc("The longest such pause.")] = 5.0
+
+    def complaints(self) -> Iterator[Complaint]:
+        """Nodes must be reachable names; pauses must grow."""
+        yield from bad_host_ports("bootstrap_nodes", self.bootstrap_nodes)
+        if self.retry_max_s < self.retry_min_s:
+            yield Complaint(
+                "retry_max_s",
+                f"is shorter ({self.retry_max_s:g}) than join.retry_min_s ({self.retry_min_s:g})",
+                because_of=("retry_min_s",),
+            )
+
+
+class SimulatedHypervisorSettings(Section, frozen=True, kw_only=True):
+    """The host that driver = "simulated" pretends to be."""
+
+    cpus: Annotated[int, Meta(ge=1, le=8192), Doc("Its cores.")] = 16
+    memory_kib: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024 * 1024), Doc("Its memory.")] = (
+        64 * 1024 * 1024
+    )
+    start_latency_s: Annotated[float, Meta(ge=0, le=3600), Doc("A start takes this long.")] = 0.0
+    command_latency_s: Annotated[
+        float,
+        Meta(ge=0, le=3600),
+        Doc("Suspend, resume, reboot, shutdown, destroy, resize take this."),
+    ] = 0.0
+    migration_latency_s: Annotated[
+        float, Meta(ge=0, le=3600), Doc("A live migration takes this long.")
+    ] = 0.0
+
+
+class HypervisorSettings(Section, frozen=True, kw_only=True):
+    """The hypervisor of this host."""
+
+    driver: Annotated[
+        Literal["libvirt", "simulated"],
+        Doc("simulated runs no VM at all: for trying out and for measuring."),
+    ] = "libvirt"
+    uri: Annotated[
+        str,
+        Meta(pattern=r"^[a-z0-9]+(\+[a-z0-9]+)?://", max_length=1024),
+        Doc(
+            "libvirt's address: qemu:///system, qemu+tcp://host/system, qemu+tls:, qemu+ssh:, "
+            "test:///default.",
+            form="a libvirt address",
+        ),
+    ] = "qemu:///system"
+    migration_uri: Annotated[
+        str,
+        Meta(pattern=r"^([a-z0-9]+(\+[a-z0-9]+)?://.*)?\Z", max_length=1024),
+        Doc(
+            "How the other hosts reach this hypervisor, as qemu+tcp://{address}/system, where "
+            "{address} stands for network.advertised_address. Empty: derived from uri.",
+            form="a libvirt address",
+        ),
+    ] = ""
+    workers: Annotated[
+        int, Meta(ge=1, le=256), Doc("Hypervisor calls that run at the same time.")
+    ] = 8
+    call_timeout_s: Annotated[
+        float,
+        Meta(gt=0, le=3600),
+        Doc("A call (not a migration) longer than this counts as failed."),
+    ] = 30.0
+    keepalive_interval_s: Annotated[
+        int,
+        Meta(ge=1, le=60),
+        Doc("libvirt's keepalive; without one a dead peer hangs its callers."),
+    ] = 1
+    keepalive_count: Annotated[
+        int, Meta(ge=1, le=100), Doc("Unanswered keepalives until a connection is dead.")
+    ] = 3
+    simulated: SimulatedHypervisorSettings = SimulatedHypervisorSettings()
+
+
+class CapacitySettings(Section, frozen=True, kw_only=True):
+    """What this host offers to VMs; cores and memory come from the hypervisor."""
+
+    rx_kib_s: Annotated[
+        float, Meta(ge=0, le=1 << 30), Doc("Network bandwidth received; 131072 is 1 Gbit/s.")
+    ] = 131072.0
+    tx_kib_s: Annotated[float, Meta(ge=0, le=1 << 30), Doc("Network bandwidth sent.")] = 131072.0
+    reserved_cpu_cores: Annotated[
+        float, Meta(ge=0, le=8192), Doc("Cores kept for the host itself.")
+    ] = 0.0
+    reserved_memory_kib: Annotated[
+        float, Meta(ge=0, le=64 * 1024 * 1024 * 1024), Doc("Memory kept for the host itself.")
+    ] = 524288.0
+
+
+class ImageSettings(Section, frozen=True, kw_only=True):
+    """Where disk images may lie."""
+
+    directories: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1, max_length=64),
+        Doc("A template's disks must lie under one of these; a relative path lies in the first."),
+    ] = ("/var/lib/libvirt/images",)
+
+    def complaints(self) -> Iterator[Complaint]:
+        """Directories must be absolute and plain; the root would allow every file of the host."""
+        for index, text in enumerate(self.directories):
+            key = f"directories[{index}]"
+            if not text.startswith("/"):
+                yield Complaint(key, f"{text!r} is not an absolute path")
+            elif ".." in Path(text).parts:
+                yield Complaint(key, f"{text!r} contains '..'")
+            elif Path(text) == Path("/"):
+                yield Complaint(key, "'/' would allow templates every file of the host")
+
+
+class TemplateSettings(Section, frozen=True, kw_only=True):
+    """What a VM's template may contain, and how it is adapted to this host."""
+
+    emulators: Annotated[
+        tuple[str, ...],
+        Meta(max_length=64),
+        Doc("The emulators a template may name; any other is refused."),
+    ] = ("/usr/bin/kvm", "/usr/bin/qemu-kvm", "/usr/bin/qemu-system-x86_64")
+    allow_host_devices: Annotated[
+        bool,
+        Doc("Let templates take devices of the host (hostdev); they get out of the sandbox."),
+    ] = False
+    allow_qemu_commandline: Annotated[
+        bool,
+        Doc("Let templates pass arguments to qemu; that is control over the host."),
+    ] = False
+    bridges: Annotated[
+        dict[str, str],
+        Doc('Bridges of templates and what they are called on this host: {br0 = "virbr0"}.'),
+    ] = msgspec.field(default_factory=dict[str, str])
+    default_bridge: Annotated[
+        str,
+        Meta(pattern=r"^[^/\s]{1,15}\Z"),
+        Doc("The bridge for VMs whose template names none."),
+    ] = "virbr0"
+
+
+class MonitoringSettings(Section, frozen=True, kw_only=True):
+    """What is measured of VMs and of the host."""
+
+    interval_s: Annotated[float, Meta(ge=0.1, le=3600), Doc("Time between two samples.")] = 3.0
+
+
+class MigrationSettings(Section, frozen=True, kw_only=True):
+    """Live migration away from this host."""
+
+    method: Annotated[
+        Literal["live", "nosharedfull", "nosharedincremental", "forceunsafe"],
+        Doc(
+            "live: disks on shared storage. nosharedfull: disks are copied whole. "
+            "nosharedincremental: only what differs from the backing image is copied. forceunsafe: "
+            "as live, without libvirt's check that caches are safe."
+        ),
+    ] = "live"
+    timeout_s: Annotated[
+        float,
+        Meta(ge=1, le=86400),
+        Doc("A guest still not moved after this is paused so that it gets done."),
+    ] = 60.0
+    bandwidth_mib_s: Annotated[
+        int, Meta(ge=0, le=1_000_000), Doc("Upper bound for one migration; 0 is none.")
+    ] = 0
+    max_concurrent: Annotated[
+        int, Meta(ge=1, le=64), Doc("Migrations away from this host at the same time.")
+    ] = 2
+
+
+class WakeupSettings(Section, frozen=True, kw_only=True):
+    """How this host is woken, as Snooze's API tells it."""
+
+    driver: Annotated[
+        Literal["IPMI", "WOL", "kapower3", "test"],
+        Doc("By which means."),
+    ] = "IPMI"
+    options: Annotated[
+        str,
+        Meta(max_length=1024),
+        Doc(
+            'The arguments, for IPMI as "-I lanplus -H 10.0.0.9 -U user -P password". Passwords '
+            "are shown nowhere.",
+            secret=True,
+        ),
+    ] = ""
+
+
+class LocalControllerSettings(Section, frozen=True, kw_only=True):
+    """A local controller: the agent on each host."""
+
+    role: Annotated[Literal["localcontroller"], Doc("Which daemon this file is for.")] = (
+        "localcontroller"
+    )
+    node: NodeSettings = NodeSettings()
+    network: LocalControllerNetworkSettings = LocalControllerNetworkSettings()
+    http: HttpSettings = HttpSettings()
+    join: JoinSettings = JoinSettings()
+    heartbeat: HeartbeatSettings = HeartbeatSettings()
+    hypervisor: HypervisorSettings = HypervisorSettings()
+    capacity: CapacitySettings = CapacitySettings()
+    images: ImageSettings = ImageSettings()
+    templates: TemplateSettings = TemplateSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
+    migration: MigrationSettings = MigrationSettings()
+    wakeup: WakeupSettings = WakeupSettings()
+    log: LogSettings = LogSettings()
