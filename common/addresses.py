@@ -13,15 +13,15 @@ def parse_host_port(text: str) -> tuple[str, int]:
     """
     host, colon, port_text = text.rpartition(":")
     if not colon or not host:
-        raise ValueError(f"{text!r} is not host:port")
+        raise ValueError(f'"{text}" is not host:port')
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
         if not re.fullmatch(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?", host):
-            raise ValueError(f"{text!r} is not [ipv6-address]:port")
+            raise ValueError(f'"{text}" is not [ipv6-address]:port')
     elif not _HOST.fullmatch(host):
-        raise ValueError(f"{text!r} is not host:port")
+        raise ValueError(f'"{text}" is not host:port')
     if not re.fullmatch(r"[0-9]{1,5}", port_text) or not 1 <= int(port_text) <= 65535:
-        raise ValueError(f"{text!r} has no port between 1 and 65535")
+        raise ValueError(f'"{text}" has no port between 1 and 65535')
     return host, int(port_text)
 
 

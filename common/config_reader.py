@@ -7,7 +7,7 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard, TypeVar
 
@@ -36,9 +36,9 @@ def is_table(value: object) -> TypeGuard[Tables]:
     return isinstance(value, dict)
 
 
-def is_list(value: object) -> TypeGuard[list[object]]:
-    """True for a TOML array."""
-    return isinstance(value, list)
+def is_array(value: object) -> TypeGuard[Sequence[object]]:
+    """True for a TOML array, and for the tuple it becomes."""
+    return isinstance(value, list | tuple)
 
 
 @dataclass
@@ -170,7 +170,7 @@ def _variables(root: type[Section]) -> dict[str, tuple[tuple[str, ...], FieldInf
 
 
 def _from_text(text: str, info: FieldInfo) -> object:
-    if isinstance(info.kind, inspect.StrType | inspect.LiteralType):
+    if info.choices or isinstance(info.kind, inspect.StrType):
         return text
     if isinstance(info.kind, inspect.VarTupleType) and not text.lstrip().startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
@@ -241,30 +241,34 @@ def _convert(value: object, info: FieldInfo) -> tuple[object, list[tuple[str, st
     except msgspec.ValidationError:
         return None, list(_mistakes(value, info))
     if isinstance(converted, float) and not math.isfinite(converted):
-        return None, [("", f"must be {expectation(info.kind)}, not {converted}")]
+        return None, [("", f"must be {expectation(info)}, not {converted}")]
     return converted, []
 
 
 def _mistakes(value: object, info: FieldInfo) -> Iterator[tuple[str, str]]:
     """What is wrong with a value that did not convert: its elements if these are to blame."""
-    kind = info.kind
     elements: list[tuple[str, object]] = []
-    if isinstance(kind, inspect.VarTupleType) and is_list(value):
+    if isinstance(info.kind, inspect.VarTupleType) and is_array(value):
         elements = [(f"[{index}]", element) for index, element in enumerate(value)]
-    elif isinstance(kind, inspect.DictType) and is_table(value):
+    elif isinstance(info.kind, inspect.DictType) and is_table(value):
         elements = [(f".{key}", element) for key, element in value.items()]
-    blamed = [
-        (suffix, f"must be text, not {_shown(element, info)}")
-        for suffix, element in elements
-        if not isinstance(element, str)
-    ]
+    blamed = list(_bad_elements(elements, info))
     if blamed:
         yield from blamed
         return
-    hint = ""
-    if isinstance(kind, inspect.LiteralType) and isinstance(value, str):
-        hint = suggestion(value, (str(allowed) for allowed in kind.values))
-    yield "", f"must be {expectation(kind, info.doc.form)}, not {_shown(value, info)}{hint}"
+    hint = suggestion(value, info.choices) if isinstance(value, str) else ""
+    yield "", f"must be {expectation(info)}, not {_shown(value, info)}{hint}"
+
+
+def _bad_elements(
+    elements: Iterable[tuple[str, object]], info: FieldInfo
+) -> Iterator[tuple[str, str]]:
+    for suffix, element in elements:
+        if not isinstance(element, str):
+            yield suffix, f"must be text, not {_shown(element, info)}"
+        elif info.choices and element not in info.choices:
+            hint = suggestion(element, info.choices) or f"; there are {', '.join(info.choices)}"
+            yield suffix, f"there is no {_shown(element, info)}{hint}"
 
 
 def _shown(value: object, info: FieldInfo) -> str:
@@ -273,7 +277,7 @@ def _shown(value: object, info: FieldInfo) -> str:
         return HIDDEN
     if is_table(value):
         return "a table"
-    if is_list(value):
+    if is_array(value):
         return f"a list of {len(value)}"
     if isinstance(value, bool):
         return str(value).lower()

@@ -33,7 +33,7 @@ def bad_host_ports(key: str, values: tuple[str, ...]) -> Iterator[Complaint]:
         except ValueError as error:
             yield Complaint(f"{key}[{index}]", str(error))
         if value in values[:index]:
-            yield Complaint(f"{key}[{index}]", f"{value!r} is listed twice")
+            yield Complaint(f"{key}[{index}]", f'"{value}" is listed twice')
 
 
 class NodeSettings(Section, frozen=True, kw_only=True):
@@ -89,7 +89,7 @@ class NetworkSettings(Section, frozen=True, kw_only=True):
     def complaints(self) -> Iterator[Complaint]:
         """The addresses must be addresses."""
         if not _is_ip_address(self.listen_address):
-            yield Complaint("listen_address", f"{self.listen_address!r} is no IP address")
+            yield Complaint("listen_address", f'"{self.listen_address}" is no IP address')
         if self.advertised_address in ("0.0.0.0", "::"):
             yield Complaint(
                 "advertised_address",

@@ -94,7 +94,7 @@ class AddressSettings(Section, frozen=True, kw_only=True):
             try:
                 network = ipaddress.IPv4Network(text)
             except ValueError as error:
-                yield Complaint(key, f"{text!r} is no IPv4 subnet: {error}")
+                yield Complaint(key, f'"{text}" is no IPv4 subnet: {error}')
                 continue
             if network.prefixlen < 12:
                 yield Complaint(

@@ -1,5 +1,6 @@
 """Settings of a local controller, the agent on each host."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +17,8 @@ from snooze.common.settings import (
     bad_host_ports,
 )
 from snooze.common.settings_schema import Complaint, Doc, Section
+
+INTERFACE_NAME = re.compile(r"[^/\s:]{1,15}")
 
 
 class LocalControllerNetworkSettings(NetworkSettings, frozen=True, kw_only=True):
@@ -115,6 +118,12 @@ class HypervisorSettings(Section, frozen=True, kw_only=True):
     ] = 3
     simulated: SimulatedHypervisorSettings = SimulatedHypervisorSettings()
 
+    def complaints(self) -> Iterator[Complaint]:
+        """Nothing but {address} is filled in."""
+        for name in re.findall(r"\{([^}]*)\}", self.migration_uri):
+            if name != "address":
+                yield Complaint("migration_uri", f"{{{name}}} stands for nothing; {{address}} does")
+
 
 class CapacitySettings(Section, frozen=True, kw_only=True):
     """What this host offers to VMs; cores and memory come from the hypervisor."""
@@ -131,6 +140,18 @@ class CapacitySettings(Section, frozen=True, kw_only=True):
     ] = 524288.0
 
 
+def _bad_directories(key: str, directories: tuple[str, ...]) -> Iterator[Complaint]:
+    """One complaint for each that is not absolute and plain, or would allow everything."""
+    for index, text in enumerate(directories):
+        where = f"{key}[{index}]"
+        if not text.startswith("/"):
+            yield Complaint(where, f'"{text}" is not an absolute path')
+        elif ".." in Path(text).parts:
+            yield Complaint(where, f'"{text}" contains ".."')
+        elif not Path(text).parts[1:]:
+            yield Complaint(where, '"/" would allow templates every file of the host')
+
+
 class ImageSettings(Section, frozen=True, kw_only=True):
     """Where disk images may lie."""
 
@@ -141,15 +162,25 @@ class ImageSettings(Section, frozen=True, kw_only=True):
     ] = ("/var/lib/libvirt/images",)
 
     def complaints(self) -> Iterator[Complaint]:
-        """Directories must be absolute and plain; the root would allow every file of the host."""
-        for index, text in enumerate(self.directories):
-            key = f"directories[{index}]"
-            if not text.startswith("/"):
-                yield Complaint(key, f"{text!r} is not an absolute path")
-            elif ".." in Path(text).parts:
-                yield Complaint(key, f"{text!r} contains '..'")
-            elif Path(text) == Path("/"):
-                yield Complaint(key, "'/' would allow templates every file of the host")
+        """Directories must be absolute and plain."""
+        yield from _bad_directories("directories", self.directories)
+
+
+Danger = Literal[
+    "host-devices",
+    "host-files",
+    "host-channels",
+    "host-interfaces",
+    "block-devices",
+    "network-disks",
+    "direct-boot",
+    "shared-memory",
+    "secrets",
+    "security-labels",
+    "command-line",
+    "any-emulator",
+]
+"""The names of ``template_policy.Danger``."""
 
 
 class TemplateSettings(Section, frozen=True, kw_only=True):
@@ -158,25 +189,47 @@ class TemplateSettings(Section, frozen=True, kw_only=True):
     emulators: Annotated[
         tuple[str, ...],
         Meta(max_length=64),
-        Doc("The emulators a template may name; any other is refused."),
-    ] = ("/usr/bin/kvm", "/usr/bin/qemu-kvm", "/usr/bin/qemu-system-x86_64")
-    allow_host_devices: Annotated[
-        bool,
-        Doc("Let templates take devices of the host (hostdev); they get out of the sandbox."),
-    ] = False
-    allow_qemu_commandline: Annotated[
-        bool,
-        Doc("Let templates pass arguments to qemu; that is control over the host."),
-    ] = False
+        Doc(
+            "The emulators a template may name; any other is refused. * stands for anything but /."
+        ),
+    ] = (
+        "/usr/bin/kvm",
+        "/usr/bin/qemu-kvm",
+        "/usr/libexec/qemu-kvm",
+        "/usr/bin/qemu-system-*",
+    )
+    firmware_directories: Annotated[
+        tuple[str, ...],
+        Meta(max_length=64),
+        Doc("Where the firmware (loader, nvram) that a template names may lie."),
+    ] = ("/usr/share/OVMF", "/usr/share/AAVMF", "/usr/share/edk2", "/usr/share/qemu")
+    allowed_dangers: Annotated[
+        tuple[Danger, ...],
+        Meta(max_length=16),
+        Doc(
+            "Ways from the guest to the host that templates may use all the same; an error about "
+            "a template names the one it would need."
+        ),
+    ] = ()
     bridges: Annotated[
         dict[str, str],
         Doc('Bridges of templates and what they are called on this host: {br0 = "virbr0"}.'),
     ] = msgspec.field(default_factory=dict[str, str])
     default_bridge: Annotated[
         str,
-        Meta(pattern=r"^[^/\s]{1,15}\Z"),
+        Meta(pattern=rf"^{INTERFACE_NAME.pattern}\Z"),
         Doc("The bridge for VMs whose template names none."),
     ] = "virbr0"
+
+    def complaints(self) -> Iterator[Complaint]:
+        """Directories must be absolute and plain; bridges must be names of interfaces."""
+        yield from _bad_directories("firmware_directories", self.firmware_directories)
+        for index, text in enumerate(self.emulators):
+            if not text.startswith("/"):
+                yield Complaint(f"emulators[{index}]", f'"{text}" is not an absolute path')
+        for name, bridge in self.bridges.items():
+            if not INTERFACE_NAME.fullmatch(bridge):
+                yield Complaint(f"bridges.{name}", f'"{bridge}" is no name of a network interface')
 
 
 class MonitoringSettings(Section, frozen=True, kw_only=True):
@@ -189,17 +242,18 @@ class MigrationSettings(Section, frozen=True, kw_only=True):
     """Live migration away from this host."""
 
     method: Annotated[
-        Literal["live", "nosharedfull", "nosharedincremental", "forceunsafe"],
+        Literal["auto", "live", "nosharedfull", "nosharedincremental", "forceunsafe"],
         Doc(
-            "live: disks on shared storage. nosharedfull: disks are copied whole. "
-            "nosharedincremental: only what differs from the backing image is copied. forceunsafe: "
-            "as live, without libvirt's check that caches are safe."
+            "auto: disks are copied if the destination is proven not to share them. live: disks "
+            "on shared storage. nosharedfull: disks are copied whole. nosharedincremental: only "
+            "what differs from the backing image is copied. forceunsafe: as live, without "
+            "libvirt's check that caches are safe."
         ),
-    ] = "live"
+    ] = "auto"
     timeout_s: Annotated[
         float,
         Meta(ge=1, le=86400),
-        Doc("A guest still not moved after this is paused so that it gets done."),
+        Doc("A migration not done after this is given up; the guest stays where it is."),
     ] = 60.0
     bandwidth_mib_s: Annotated[
         int, Meta(ge=0, le=1_000_000), Doc("Upper bound for one migration; 0 is none.")

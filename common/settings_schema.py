@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import inspect
@@ -64,6 +64,8 @@ class FieldInfo(NamedTuple):
     """What ``msgspec.convert`` takes: the type with its bounds."""
     kind: Kind
     """The same, taken apart."""
+    choices: tuple[str, ...]
+    """The values of a ``Literal`` (or of a list of it), in the order written; else empty."""
     default: object
     doc: Doc
     section: type[Section] | None
@@ -90,11 +92,18 @@ def _describe(section: type[Section]) -> Iterator[FieldInfo]:
         yield FieldInfo(
             key=key,
             annotation=annotation,
+            choices=_choices(plain),
             kind=kind.type if isinstance(kind, inspect.Metadata) else kind,
             default=getattr(defaults, key),
             doc=docs[0] if docs else Doc(""),
             section=plain if isinstance(plain, type) and issubclass(plain, Section) else None,
         )
+
+
+def _choices(annotation: object) -> tuple[str, ...]:
+    if get_origin(annotation) is tuple:
+        return _choices(get_args(annotation)[0])
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 def leaves(
@@ -108,13 +117,20 @@ def leaves(
             yield from leaves(info.section, (*path, info.key))
 
 
-def expectation(kind: Kind, form: str | None = None) -> str:
+def expectation(info: FieldInfo) -> str:
     """What a value must be, in words: "a whole number from 0 to 65535"."""
+    if info.choices:
+        words = [f'"{choice}"' for choice in info.choices]
+        if isinstance(info.kind, inspect.VarTupleType):
+            return f"a list of any of {', '.join(words)}"
+        return words[0] if len(words) == 1 else f"one of {', '.join(words)}"
+    return _expectation(info.kind, info.doc.form)
+
+
+def _expectation(kind: Kind, form: str | None) -> str:
     match kind:
         case inspect.BoolType():
             return "true or false"
-        case inspect.LiteralType():
-            return "one of " + ", ".join(f'"{value}"' for value in kind.values)
         case inspect.IntType():
             return "a whole number" + _range(kind)
         case inspect.FloatType():
@@ -122,10 +138,11 @@ def expectation(kind: Kind, form: str | None = None) -> str:
         case inspect.StrType():
             return form or "text" + _length(kind.min_length, kind.max_length, "characters")
         case inspect.VarTupleType():
-            inner = expectation(kind.item_type, form)
-            return f"a list of {inner}{_length(kind.min_length, kind.max_length, 'elements')}"
+            length = _length(kind.min_length, kind.max_length, "elements")
+            return f"a list of {_expectation(kind.item_type, form)}{length}"
         case inspect.DictType():
-            return f"a table from {expectation(kind.key_type)} to {expectation(kind.value_type)}"
+            key, value = (_expectation(item, None) for item in (kind.key_type, kind.value_type))
+            return f"a table from {key} to {value}"
         case _:
             return "a table"
 
