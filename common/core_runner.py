@@ -14,8 +14,8 @@ from typing import Generic, Protocol, TypeVar
 from snooze.common.clock import Clock
 from snooze.common.errors import TooBusy
 
-EventT = TypeVar("EventT", contravariant=True)
-EffectT = TypeVar("EffectT", covariant=True)
+EventT_contra = TypeVar("EventT_contra", contravariant=True)
+EffectT_co = TypeVar("EffectT_co", covariant=True)
 E = TypeVar("E")
 F = TypeVar("F")
 
@@ -25,10 +25,10 @@ MAX_QUEUED = 100_000
 logger = logging.getLogger(__name__)
 
 
-class Core(Protocol[EventT, EffectT]):
+class Core(Protocol[EventT_contra, EffectT_co]):
     """What decides."""
 
-    def handle(self, event: EventT, now_s: float) -> Sequence[EffectT]:
+    def handle(self, event: EventT_contra, now_s: float) -> Sequence[EffectT_co]:
         """Take in a fact, give out orders; ``now_s`` is monotonic."""
         ...
 

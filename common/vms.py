@@ -6,10 +6,28 @@ A VM has three names. ``vm_id`` is ours: unique for ever, made when the submissi
 are told apart by it, and the higher one is right.
 """
 
+from enum import StrEnum
+
 import msgspec
 
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
+
+
+class VmErrorCode(StrEnum):
+    """Why a VM of a submission does not run; stable, for programs."""
+
+    INVALID_TEMPLATE = "invalid_template"
+    NAME_TAKEN = "name_taken"
+    INVALID_HOST = "invalid_host"
+    NO_ADDRESS = "no_address"
+    NO_MANAGER = "no_manager"
+    NO_CAPACITY = "no_capacity"
+    START_FAILED = "start_failed"
+    UNREACHABLE = "unreachable"
+    TIMED_OUT = "timed_out"
+    DESTROYED = "destroyed"
+    OTHER_REFUSED = "other_refused"
 
 
 class VmSpec(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -164,17 +164,24 @@ class ResizeVm(msgspec.Struct, frozen=True, tag=True):
     demand: Capacity
 
 
+class OfferVm(msgspec.Struct, frozen=True, tag=True):
+    """Say what would move if this VM migrated; answered by ``OfferIssued``. Nothing changes."""
+
+    epoch: int
+    cause: str
+    vm_id: str
+
+
 class PrepareIncoming(msgspec.Struct, frozen=True, tag=True):
     """Make ready to receive a VM; answered by a ``TicketIssued``.
 
-    ``xml``: what runs at the source; ``state``: the state the VM has there.
+    ``report``: the VM as it is at the source; ``offer``: what the source's driver issued.
     """
 
     epoch: int
     cause: str
-    spec: VmSpec
-    xml: str
-    state: VmState
+    report: VmReport
+    offer: bytes
 
 
 class MigrateOut(msgspec.Struct, frozen=True, tag=True):
@@ -223,6 +230,7 @@ HostOrder = (
     StartVm
     | CommandVm
     | ResizeVm
+    | OfferVm
     | PrepareIncoming
     | MigrateOut
     | FinishIncoming
@@ -238,6 +246,13 @@ class OrderDone(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     report: VmReport | None = None
 
 
+class OfferIssued(msgspec.Struct, frozen=True, tag=True):
+    """What would move; ``offer`` is for the destination's driver and opaque to managers."""
+
+    report: VmReport
+    offer: bytes
+
+
 class TicketIssued(msgspec.Struct, frozen=True, tag=True):
     """The destination is ready."""
 
@@ -250,7 +265,7 @@ class Inventory(msgspec.Struct, frozen=True, tag=True):
     vms: list[VmReport]
 
 
-HostAnswer = OrderDone | TicketIssued | Inventory
+HostAnswer = OrderDone | OfferIssued | TicketIssued | Inventory
 
 # ---------------------------------------------------------------- host to manager, unasked
 

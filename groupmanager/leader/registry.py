@@ -1,0 +1,155 @@
+"""What the leader knows: managers, hosts and VMs, as plain state.
+
+The leader's cores change it; its HTTP handlers only read it. Everything in it can be rebuilt: from
+the record, and from what managers say when they join.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from snooze.common.resources import ZERO, Capacity, R
+from snooze.common.vm_lifecycle import VmState
+from snooze.common.vms import VmErrorCode
+from snooze.common.wire import HostDescription, ManagerDescription, ManagerSummary, VmStatus
+from snooze.scheduling.dispatching import ManagerView
+
+
+@dataclass(slots=True)
+class ManagerEntry:
+    """A group manager; it is in the registry as long as its link to the leader stands."""
+
+    description: ManagerDescription
+    joined_s: float
+    hosts: set[str] = field(default_factory=set[str])
+    promised: set[str] = field(default_factory=set[str])
+    capacity: Capacity = ZERO
+    reserved: Capacity = ZERO
+    used: Capacity = ZERO
+    view: ManagerView | None = None
+
+    @property
+    def manager_id(self) -> str:
+        """Its id."""
+        return self.description.manager_id
+
+    def take_summary(self, summary: ManagerSummary) -> None:
+        """Note what it has and what is free.
+
+        Raises:
+            ValueError: if the arrays do not fit together.
+        """
+        room = np.frombuffer(summary.room, dtype="<f8").reshape(len(summary.count), R)
+        self.capacity, self.reserved, self.used = summary.capacity, summary.reserved, summary.used
+        self.view = ManagerView(self.manager_id, room, np.array(summary.count, dtype=np.int64))
+
+
+@dataclass(slots=True)
+class HostEntry:
+    """A host; ``manager_id`` is the manager it was given to, joined or not.
+
+    ``seen_s``: when it last joined or left; ``given_up``: it has been away for long.
+    """
+
+    description: HostDescription
+    manager_id: str
+    epoch: int
+    joined: bool
+    seen_s: float
+    given_up: bool = False
+
+
+@dataclass(slots=True)
+class VmEntry:
+    """A VM as the leader knows it.
+
+    ``doubt`` names the manager that was asked to place it and may or may not have done so.
+    ``tried`` are the managers that refused it. ``waits_s``: since when it is not settled.
+    """
+
+    vm_id: str
+    name: str
+    demand: Capacity
+    state: VmState
+    task_id: str = ""
+    generation: int = 1
+    managed: bool = True
+    virtual_cluster: str = ""
+    image: str = ""
+    template: bytes = b""
+    ip_address: str = ""
+    mac_address: str = ""
+    pin_host: str = ""
+    pin_manager: str = ""
+    manager_id: str = ""
+    host_id: str = ""
+    reason: str = ""
+    error_code: VmErrorCode | None = None
+    tried: set[str] = field(default_factory=set[str])
+    doubt: str = ""
+    waits_s: float = 0.0
+    recorded: tuple[VmState, str, int] | None = None
+
+    @property
+    def key(self) -> str:
+        """Its key in the registry: unmanaged domains of two hosts may share a UUID."""
+        return vm_key(self.vm_id, self.host_id, self.managed)
+
+
+def vm_key(vm_id: str, host_id: str, managed: bool) -> str:
+    """The registry's key of a VM."""
+    return vm_id if managed else f"{vm_id}@{host_id}"
+
+
+@dataclass(slots=True)
+class Registry:
+    """Managers, hosts and VMs by id, and managed VMs by name."""
+
+    managers: dict[str, ManagerEntry] = field(default_factory=dict[str, ManagerEntry])
+    hosts: dict[str, HostEntry] = field(default_factory=dict[str, HostEntry])
+    vms: dict[str, VmEntry] = field(default_factory=dict[str, VmEntry])
+    names: dict[str, str] = field(default_factory=dict[str, str])
+
+    def add_vm(self, vm: VmEntry) -> None:
+        """Put a VM in; a managed one takes its name."""
+        self.vms[vm.key] = vm
+        if vm.managed:
+            self.names[vm.name] = vm.key
+
+    def remove_vm(self, vm: VmEntry) -> None:
+        """Take a VM out, and its name with it."""
+        self.vms.pop(vm.key, None)
+        if self.names.get(vm.name) == vm.key:
+            del self.names[vm.name]
+
+    def find_vm(self, name_or_id: str) -> VmEntry | None:
+        """A VM by its name, its id, or (unmanaged) ``id@host``; managed ones first."""
+        key = self.names.get(name_or_id, name_or_id)
+        found = self.vms.get(key)
+        if found is not None:
+            return found
+        dashless = name_or_id.replace("-", "")
+        return self.vms.get(dashless) or next(
+            (
+                vm
+                for vm in self.vms.values()
+                if not vm.managed and name_or_id in {vm.name, vm.vm_id}
+            ),
+            None,
+        )
+
+    def find_host(self, id_or_name: str) -> HostEntry | None:
+        """A host by its id or hostname; a hostname that two hosts share finds none."""
+        if id_or_name in self.hosts:
+            return self.hosts[id_or_name]
+        named = [h for h in self.hosts.values() if h.description.hostname == id_or_name]
+        return named[0] if len(named) == 1 else None
+
+    def vms_of_host(self, host_id: str) -> Iterator[VmEntry]:
+        """The VMs on a host."""
+        return (vm for vm in self.vms.values() if vm.host_id == host_id)
+
+    def entry_of(self, status: VmStatus) -> VmEntry | None:
+        """The VM that a manager speaks of."""
+        return self.vms.get(vm_key(status.vm_id, status.host_id, status.managed))

@@ -1,0 +1,178 @@
+"""What the submission core is told, and what it orders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from snooze.common.errors import ErrorReport, Problem
+from snooze.common.records import TaskRecord, VmRecord
+from snooze.common.resources import Capacity
+from snooze.common.wire import PlacementAnswer, PlacementRequest, VmStatus
+from snooze.groupmanager.leader.membership_core import Announce
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One VM of a submission after its template was read.
+
+    ``problems`` are what is wrong with it by itself; ``host`` is the pin as the client wrote it;
+    ``template`` is packed.
+    """
+
+    vm_id: str
+    name: str
+    demand: Capacity
+    template: bytes = b""
+    image: str = ""
+    host: str = ""
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A client submits; ``now_ms`` is the time on the wall."""
+
+    request_id: int
+    task_id: str
+    candidates: Sequence[Candidate]
+    now_ms: int
+    key: str = ""
+    virtual_cluster: str = ""
+    partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RecordWritten:
+    """The record of a task is safe."""
+
+    task_id: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFailed:
+    """The record of a task could not be written: it does not exist."""
+
+    task_id: str
+    error: ErrorReport
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementAnswered:
+    """A manager said which VMs it takes."""
+
+    manager_id: str
+    answer: PlacementAnswer
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementFailed:
+    """A manager refused a request whole, or (``unknown``) did not answer it."""
+
+    manager_id: str
+    vm_ids: Sequence[str]
+    unknown: bool
+    error: ErrorReport
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class VmsReported:
+    """A manager reports VMs. With ``host_id``, these are all the VMs of that host."""
+
+    manager_id: str
+    statuses: Sequence[VmStatus]
+    now_ms: int
+    host_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerHeard:
+    """A manager joined, and all it has was reported: what it does not have, it did not place."""
+
+    manager_id: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateLoaded:
+    """What the record holds, read when the leader took over."""
+
+    tasks: Sequence[TaskRecord]
+    vms: Sequence[VmRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Destroyed:
+    """A client wants a VM gone that no host has: pending, or failed."""
+
+    vm_id: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time went by; ``settled``: the members have had time to join after a change of leader."""
+
+    now_ms: int
+    settled: bool
+
+
+SubmissionEvent = (
+    Submitted
+    | RecordWritten
+    | RecordFailed
+    | PlacementAnswered
+    | PlacementFailed
+    | VmsReported
+    | ManagerHeard
+    | StateLoaded
+    | Destroyed
+    | Ticked
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSubmission:
+    """Answer the client: the task's id, or why not."""
+
+    request_id: int
+    task_id: str = ""
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordTask:
+    """Write a new task with its VMs, in one transaction; answered by RecordWritten or Failed."""
+
+    task: TaskRecord
+    vms: Sequence[VmRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRecords:
+    """Bring records up to date; nobody waits for it. Removed ids are proven gone."""
+
+    tasks: Sequence[TaskRecord] = ()
+    vms: Sequence[VmRecord] = ()
+    removed_tasks: Sequence[str] = ()
+    removed_vms: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AskManager:
+    """Have a manager place VMs."""
+
+    manager_id: str
+    task_id: str
+    vms: Sequence[PlacementRequest]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMoved:
+    """A task got on; whoever waits for it may look."""
+
+    task_id: str
+
+
+SubmissionEffect = AnswerSubmission | RecordTask | UpdateRecords | AskManager | TaskMoved | Announce
