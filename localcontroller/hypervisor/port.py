@@ -116,7 +116,8 @@ class ChangeKind(StrEnum):
 class VmChange(msgspec.Struct, frozen=True):
     """Something that happened to a domain, by order or by itself.
 
-    ``state`` is the VM's state after it; ``reason`` is the hypervisor's word.
+    ``state`` is the VM's state on this host after it (``DESTROYED``: it is not here any more);
+    ``reason`` is the hypervisor's word.
     """
 
     vm_id: str

@@ -1,0 +1,464 @@
+"""The shipped fake: a hypervisor without guests, on a ``SimulatedWorld``.
+
+It keeps every promise of the port, checks templates as libvirt's driver does, and costs next to
+nothing, so that a thousand hosts live in one process.
+"""
+
+import asyncio
+import uuid
+from typing import Final
+
+from snooze.common.domain_template import compose, read_template
+from snooze.common.errors import (
+    Conflict,
+    ExecutionError,
+    InvalidRequest,
+    NotFound,
+    RemoteError,
+)
+from snooze.common.resources import KIB_PER_MIB, Capacity
+from snooze.common.template_policy import DEFAULT_POLICY, TemplatePolicy, judge
+from snooze.common.vm_lifecycle import VmState
+from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport, VmSpec, VmUsage
+from snooze.localcontroller.domain_xml import check_spec
+from snooze.localcontroller.hypervisor.port import (
+    ChangeCallback,
+    ChangeKind,
+    ConnectionCallback,
+    ConnectionChange,
+    Feature,
+    GuestSupport,
+    HypervisorDescription,
+    MigrationOffer,
+    MigrationOptions,
+    ProgressCallback,
+    VmChange,
+)
+from snooze.localcontroller.hypervisor.simulated_world import (
+    HostListener,
+    SimulatedHost,
+    SimulatedVm,
+    SimulatedWorld,
+)
+
+_FEATURES: Final = frozenset({Feature.LIVE_MIGRATION, Feature.MEASURED_USAGE, Feature.SHARED_STATE})
+_ACTIVE: Final = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.MIGRATING})
+
+
+class SimulatedHypervisor(HostListener):
+    """A ``Hypervisor`` on one host of a simulated world."""
+
+    def __init__(
+        self,
+        world: SimulatedWorld,
+        hostname: str,
+        capacity: Capacity | None = None,
+        policy: TemplatePolicy = DEFAULT_POLICY,
+    ) -> None:
+        self.world = world
+        self.host: SimulatedHost = world.host(hostname, capacity)
+        self._policy = policy
+        self._open = False
+        self._change_callbacks: list[ChangeCallback] = []
+        self._connection_callbacks: list[ConnectionCallback] = []
+
+    def on_change(self, callback: ChangeCallback) -> None:
+        """See the port."""
+        self._change_callbacks.append(callback)
+
+    def on_connection(self, callback: ConnectionCallback) -> None:
+        """See the port."""
+        self._connection_callbacks.append(callback)
+
+    async def open(self) -> None:
+        """See the port."""
+        if not self.host.up:
+            raise RemoteError(f"the hypervisor of {self.host.name} does not answer")
+        if not self._open:
+            self._open = True
+            self.host.listeners.append(self)
+
+    async def close(self) -> None:
+        """See the port."""
+        if self._open:
+            self._open = False
+            self.host.listeners.remove(self)
+
+    async def describe(self) -> HypervisorDescription:
+        """See the port."""
+        self._check_connected()
+        return HypervisorDescription(
+            kind="simulated",
+            version="1",
+            uri=f"simulated://{self.host.name}",
+            hostname=self.host.name,
+            host_uuid=uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.world.seed}.{self.host.name}").hex,
+            guests=(GuestSupport("x86_64", "hvm", ("kvm", "qemu", "test"), machines=("pc",)),),
+            features=_FEATURES,
+        )
+
+    async def capacity(self) -> Capacity:
+        """See the port."""
+        self._check_connected()
+        return self.host.capacity
+
+    async def inventory(self) -> list[VmReport]:
+        """See the port."""
+        self._check_connected()
+        await self.world.work(self.host, "inventory")
+        self._check_connected()
+        return [_report(vm) for vm in self.host.vms.values()]
+
+    async def start(self, spec: VmSpec) -> VmReport:
+        """See the port."""
+        self._check_connected()
+        if (present := self._present(spec)) is not None and present.state in _ACTIVE:
+            return _report(present)
+        new = self._make_vm(spec)
+        await self.world.work(self.host, "start")
+        self._check_connected()
+        present = self._present(spec)  # another call may have been quicker
+        if present is not None and present.state in _ACTIVE:
+            return _report(present)
+        self.host.drop(spec.vm_id)
+        self.host.put(new)
+        self._tell(new, ChangeKind.STARTED, "booted")
+        return self._answer("start", new)
+
+    async def start_again(self, vm_id: str) -> VmReport:
+        """See the port."""
+        vm = self._managed(vm_id)
+        if vm.state not in _ACTIVE:
+            await self.world.work(self.host, "start_again")
+            self._check_connected()
+            self._enter(vm, VmState.RUNNING, ChangeKind.STARTED, "booted")
+        return self._answer("start_again", vm)
+
+    async def suspend(self, vm_id: str) -> VmReport:
+        """See the port."""
+        return await self._switch(vm_id, "suspend", VmState.PAUSED, ChangeKind.PAUSED)
+
+    async def resume(self, vm_id: str) -> VmReport:
+        """See the port."""
+        return await self._switch(vm_id, "resume", VmState.RUNNING, ChangeKind.RESUMED)
+
+    async def shutdown(self, vm_id: str) -> VmReport:
+        """See the port; the simulated guest obeys at once."""
+        vm = self._managed(vm_id)
+        if vm.state in _ACTIVE:
+            self._check_settled(vm, "shut down")
+            await self.world.work(self.host, "shutdown")
+            self._check_connected()
+            self._enter(vm, VmState.STOPPED, ChangeKind.STOPPED, "shutdown")
+        return self._answer("shutdown", vm)
+
+    async def reboot(self, vm_id: str) -> VmReport:
+        """See the port."""
+        vm = self._managed(vm_id)
+        if vm.state is not VmState.RUNNING:
+            raise Conflict(f"cannot reboot VM {vm.spec.name!r}: it is {vm.state.value}")
+        await self.world.work(self.host, "reboot")
+        self._check_connected()
+        return self._answer("reboot", vm)
+
+    async def destroy(self, vm_id: str) -> None:
+        """See the port."""
+        self._check_connected()
+        if vm_id not in self.host.vms:
+            return
+        vm = self._managed(vm_id)
+        self._check_settled(vm, "destroy")
+        await self.world.work(self.host, "destroy")
+        self._check_connected()
+        if self.host.vms.get(vm_id) is vm:
+            if vm.state in _ACTIVE:
+                self._enter(vm, VmState.STOPPED, ChangeKind.STOPPED, "destroyed")
+            self.host.drop(vm_id)
+            vm.state = VmState.DESTROYED
+            self._tell(vm, ChangeKind.GONE, "undefined")
+        self._answer("destroy", vm)
+
+    async def resize(self, vm_id: str, vcpus: int, memory_kib: int) -> VmReport:
+        """See the port."""
+        vm = self._managed(vm_id)
+        if vcpus < 1 or memory_kib < 1 or vcpus > vm.max_vcpus or memory_kib > vm.max_memory_kib:
+            raise InvalidRequest(
+                f"VM {vm.spec.name!r} can have 1 to {vm.max_vcpus} vCPUs and 1 to "
+                f"{vm.max_memory_kib} KiB, not {vcpus} and {memory_kib}"
+            )
+        await self.world.work(self.host, "resize")
+        self._check_connected()
+        old = vm.spec
+        demand = Capacity(vcpus, memory_kib, old.demand.rx_kib_s, old.demand.tx_kib_s)
+        vm.spec = _with_demand(old, demand)
+        return self._answer("resize", vm)
+
+    async def offer(self, vm_id: str, options: MigrationOptions) -> MigrationOffer:
+        """See the port."""
+        vm = self._managed(vm_id)
+        if vm.state not in _ACTIVE:
+            raise Conflict(f"cannot migrate VM {vm.spec.name!r}: it is {vm.state.value}")
+        token = f"{self.host.generator.getrandbits(64):016x}"
+        source_uuid = (await self.describe()).host_uuid
+        return MigrationOffer(_report(vm), token, options.method, source_uuid)
+
+    async def prepare_incoming(self, offer: MigrationOffer) -> MigrationTicket:
+        """See the port."""
+        description = await self.describe()
+        report = offer.report
+        if offer.source_uuid == description.host_uuid:
+            raise Conflict(f"VM {report.name!r} is already on {self.host.name}")
+        if self.host.names.get(report.name) is not None:
+            raise Conflict(f"there is already a VM named {report.name!r} on {self.host.name}")
+        await self.world.work(self.host, "prepare_incoming")
+        self._check_connected()
+        self.host.incoming[offer.token] = report.vm_id
+        return MigrationTicket(report.vm_id, description.uri, token=offer.token)
+
+    async def migrate_out(
+        self,
+        vm_id: str,
+        ticket: MigrationTicket,
+        options: MigrationOptions,
+        on_progress: ProgressCallback,
+    ) -> None:
+        """See the port."""
+        self._check_connected()
+        if vm_id not in self.host.vms:
+            return
+        vm = self._managed(vm_id)
+        if vm.state not in _ACTIVE:
+            raise Conflict(f"cannot migrate VM {vm.spec.name!r}: it is {vm.state.value}")
+        self._check_settled(vm, "migrate")
+        before, vm.state = vm.state, VmState.MIGRATING
+        try:
+            await self._stream(vm, options, on_progress)
+            await self.world.work(self.host, "migrate_out")
+            self._check_connected()
+            self._hand_over(vm, before, ticket)
+        finally:
+            if vm.state is VmState.MIGRATING:
+                vm.state = before
+        self._answer("migrate_out", vm)
+
+    async def finish_incoming(self, vm_id: str, ticket: MigrationTicket) -> VmReport:
+        """See the port."""
+        self._check_connected()
+        await self.world.work(self.host, "finish_incoming")
+        self._check_connected()
+        vm = self.host.vms.get(vm_id)
+        if vm is None or vm.state not in _ACTIVE:
+            raise ExecutionError(f"VM {vm_id} has not arrived on {self.host.name}")
+        self.host.incoming.pop(ticket.token, None)
+        return self._answer("finish_incoming", vm)
+
+    async def abort_incoming(self, vm_id: str, ticket: MigrationTicket) -> None:
+        """See the port."""
+        self._check_connected()
+        self.host.incoming.pop(ticket.token, None)
+
+    async def usage(self) -> list[VmUsage]:
+        """See the port."""
+        self._check_connected()
+        await self.world.work(self.host, "usage")
+        self._check_connected()
+        now_s, taken_ms = self.world.clock.monotonic_s(), self.world.clock.wall_ms()
+        load = self.world.settings.load
+        return [
+            VmUsage(
+                vm_id,
+                taken_ms,
+                Capacity(memory_kib=vm.spec.demand.memory_kib)
+                if vm.state is VmState.PAUSED
+                else load(vm.spec, now_s - vm.born_s),
+            )
+            for vm_id, vm in self.host.vms.items()
+            if vm.state in _ACTIVE
+        ]
+
+    def connection_changed(self, connected: bool, reason: str) -> None:
+        """Pass on what the host says of its connection."""
+        change = ConnectionChange(connected, reason)
+        for callback in self._connection_callbacks:
+            callback(change)
+
+    def vm_crashed(self, vm: SimulatedVm) -> None:
+        """Pass on the crash."""
+        self._call_back(vm, ChangeKind.CRASHED)
+
+    def vm_stopped(self, vm: SimulatedVm) -> None:
+        """Pass on that the guest switched itself off."""
+        self._call_back(vm, ChangeKind.STOPPED)
+
+    def _check_connected(self) -> None:
+        if not self._open:
+            raise RemoteError(f"the connection to {self.host.name} is closed")
+        if not self.host.up:
+            raise RemoteError(f"the hypervisor of {self.host.name} does not answer")
+
+    def _managed(self, vm_id: str) -> SimulatedVm:
+        self._check_connected()
+        vm = self.host.vms.get(vm_id)
+        if vm is None:
+            raise NotFound(f"no VM {vm_id} on {self.host.name}")
+        if not vm.managed:
+            raise Conflict(f"domain {vm.spec.name!r} is not managed by us")
+        return vm
+
+    def _check_settled(self, vm: SimulatedVm, what: str) -> None:
+        if vm.state is VmState.MIGRATING:
+            raise Conflict(f"cannot {what} VM {vm.spec.name!r}: it is migrating")
+
+    def _present(self, spec: VmSpec) -> SimulatedVm | None:
+        """This VM if an earlier call left it here.
+
+        Raises:
+            Conflict: if the name is another's, or another generation forbids the start.
+        """
+        holder = self.host.names.get(spec.name)
+        if holder is not None and holder != spec.vm_id:
+            raise Conflict(f"there is already a VM named {spec.name!r} on {self.host.name}")
+        vm = self.host.vms.get(spec.vm_id)
+        if vm is None:
+            return None
+        present = vm.spec.generation
+        if not vm.managed or present > spec.generation:
+            raise Conflict(f"VM {spec.name!r} is here with generation {present}, which is higher")
+        if present < spec.generation and vm.state in _ACTIVE:
+            raise Conflict(f"VM {spec.name!r} still runs here with generation {present}")
+        return vm
+
+    def _make_vm(self, spec: VmSpec) -> SimulatedVm:
+        check_spec(spec)
+        xml = spec.libvirt_xml or compose(
+            spec.name, spec.vcpus, spec.memory_kib, spec.image, mac_address=spec.mac_address
+        )
+        template = read_template(xml)
+        problems = judge(template, self._policy)
+        if problems:
+            message = "; ".join(problem.message for problem in problems)
+            raise InvalidRequest(f"the template is not allowed: {message}", problems=problems)
+        macs = [nic.mac_address for nic in template.interfaces]
+        return SimulatedVm(
+            spec,
+            VmState.RUNNING,
+            xml,
+            self.world.clock.monotonic_s(),
+            mac_address=spec.mac_address or next(iter(macs), ""),
+            max_vcpus=max(template.max_vcpus, spec.vcpus),
+            max_memory_kib=max(template.memory_kib, spec.memory_kib),
+        )
+
+    async def _switch(self, vm_id: str, method: str, target: VmState, kind: ChangeKind) -> VmReport:
+        vm = self._managed(vm_id)
+        if vm.state is not target:
+            if vm.state not in (VmState.RUNNING, VmState.PAUSED):
+                raise Conflict(f"cannot {method} VM {vm.spec.name!r}: it is {vm.state.value}")
+            await self.world.work(self.host, method)
+            self._check_connected()
+            if vm.state in (VmState.RUNNING, VmState.PAUSED):
+                self._enter(vm, target, kind, "by order")
+        return self._answer(method, vm)
+
+    async def _stream(
+        self, vm: SimulatedVm, options: MigrationOptions, on_progress: ProgressCallback
+    ) -> None:
+        """Let the memory travel, within the time-out."""
+        settings = self.world.settings
+        rate_kib_s = settings.migration_kib_s
+        if options.bandwidth_mib_s:
+            rate_kib_s = min(rate_kib_s, float(options.bandwidth_mib_s * KIB_PER_MIB))
+        total = round(vm.spec.demand.memory_kib) * 1024
+        step_s = total / 1024 / rate_kib_s / settings.migration_steps
+        for step in range(1, settings.migration_steps + 1):
+            if step * step_s > options.timeout_s:
+                raise ExecutionError(
+                    f"the migration of {vm.spec.name!r} took longer than {options.timeout_s:g} s "
+                    "and was aborted; it still runs where it was"
+                )
+            await self.world.sleep(step_s)
+            self._check_connected()
+            if vm.state is not VmState.MIGRATING:
+                raise ExecutionError(f"VM {vm.spec.name!r} stopped while it was migrating")
+            done = total * step // settings.migration_steps
+            on_progress(
+                MigrationProgress(
+                    vm.spec.vm_id,
+                    elapsed_ms=round(step * step_s * 1000),
+                    total_bytes=total,
+                    processed_bytes=done,
+                    remaining_bytes=total - done,
+                    downtime_ms=settings.downtime_ms,
+                    iteration=1,
+                )
+            )
+
+    def _hand_over(self, vm: SimulatedVm, state: VmState, ticket: MigrationTicket) -> None:
+        """The instant at which the guest is no longer here but there."""
+        target = self.world.find(ticket.uri.removeprefix("simulated://"))
+        if target is None or not target.up or ticket.token not in target.incoming:
+            raise ExecutionError(
+                f"the destination of {vm.spec.name!r} is not ready; it still runs where it was"
+            )
+        self.host.drop(vm.spec.vm_id)
+        vm.state = state
+        target.put(vm)
+        self._tell(vm, ChangeKind.MIGRATED_AWAY, "migrated")
+        for listener in tuple(target.listeners):
+            if isinstance(listener, SimulatedHypervisor):
+                listener._call_back(vm, ChangeKind.STARTED)
+
+    def _enter(self, vm: SimulatedVm, state: VmState, kind: ChangeKind, reason: str) -> None:
+        vm.state, vm.reason = state, ""
+        self._tell(vm, kind, reason)
+
+    def _tell(self, vm: SimulatedVm, kind: ChangeKind, reason: str) -> None:
+        for listener in tuple(self.host.listeners):
+            if isinstance(listener, SimulatedHypervisor):
+                listener._call_back(vm, kind, reason)
+
+    def _call_back(self, vm: SimulatedVm, kind: ChangeKind, reason: str = "") -> None:
+        if not self._change_callbacks:
+            return
+        state = VmState.DESTROYED if kind is ChangeKind.MIGRATED_AWAY else vm.state
+        change = VmChange(vm.spec.vm_id, vm.spec.name, kind, state, vm.managed, reason or vm.reason)
+        loop = asyncio.get_running_loop()
+        for callback in self._change_callbacks:
+            loop.call_soon(callback, change)
+
+    def _answer(self, method: str, vm: SimulatedVm) -> VmReport:
+        """The report, or the error that was ordered for after the work."""
+        error = self.host.take_failure(method, after=True)
+        if error is not None:
+            raise error
+        return _report(vm)
+
+
+def _with_demand(spec: VmSpec, demand: Capacity) -> VmSpec:
+    return VmSpec(
+        spec.vm_id,
+        spec.name,
+        demand,
+        spec.generation,
+        spec.libvirt_xml,
+        spec.image,
+        spec.ip_address,
+        spec.mac_address,
+    )
+
+
+def _report(vm: SimulatedVm) -> VmReport:
+    spec = vm.spec
+    return VmReport(
+        spec.vm_id,
+        spec.name,
+        vm.state,
+        spec.demand,
+        spec.generation,
+        vm.managed,
+        spec.ip_address,
+        vm.mac_address,
+        spec.image,
+        vm.xml,
+        vm.reason,
+    )
