@@ -127,14 +127,13 @@ def ext_hook(code: int, data: memoryview) -> object:
 
 
 def decode_hook(kind: Any, value: object) -> object:
-    """Hold a field typed ``NDArray[dtype]`` to its dtype."""
+    """Hold a field typed ``NDArray[dtype]`` to its dtype; msgspec adds the path to the error."""
     if not _is_array(value):
-        raise msgspec.ValidationError(f"Expected an array, got {type(value).__name__}")
-    if get_origin(kind) is np.ndarray:
-        (wanted,) = get_args(get_args(kind)[1])
-        dtype: np.dtype[Any] = value.dtype
-        if isinstance(wanted, type) and not issubclass(dtype.type, wanted):
-            raise msgspec.ValidationError(f"Expected {wanted.__name__}, got {dtype}")
+        raise ValueError(f"Expected an array, got {type(value).__name__}")
+    wanted = get_args(get_args(kind)[1]) if get_origin(kind) is np.ndarray else ()
+    dtype: np.dtype[Any] = value.dtype
+    if wanted and isinstance(wanted[0], type) and not issubclass(dtype.type, wanted[0]):
+        raise ValueError(f"Expected {wanted[0].__name__}, got {dtype}")
     return value
 
 

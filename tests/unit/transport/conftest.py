@@ -1,0 +1,14 @@
+"""Everything below runs on both event loops: asyncio's own and uvloop's."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import pytest
+import uvloop
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    del config, item
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
