@@ -1,0 +1,369 @@
+"""One live migration, step by step; each step is an order, its answer the next decision.
+
+::
+
+    step      order to     done                 refused                not answered
+    offer     source       prepare              it failed              it failed
+    prepare   destination  move                 it failed              abort, it failed
+    move      source       finish               abort, it failed       look at the source
+    look      source       there: abort, it     finish                 finish
+                           failed; else finish
+    finish    destination  it is over           it failed (the source  tried again, at most
+                                                has it, or nobody)     ``MAX_FINISHES`` times
+
+Rules:
+
+1. From ``prepare`` to the end the VM holds room on both hosts.
+2. A destination under another manager is reached through the leader (*relayed* orders): that
+   manager reserves the room at ``prepare`` and takes the VM at ``finish``.
+3. While a VM moves, what hosts say of it by themselves is not heard: the steps tell.
+4. "It failed" leaves the VM running at the source. Only if neither side has it, or nobody answers,
+   is it ``UNREACHABLE``.
+
+Invariant: one migration a VM; a VM that has one is ``MIGRATING``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from snooze.common.errors import Conflict, ErrorReport, ExecutionError, NoCapacity, SnoozeError
+from snooze.common.resources import Capacity, FloatArray
+from snooze.common.vm_lifecycle import VmState
+from snooze.common.vms import MigrationTicket, VmReport
+from snooze.common.wire import (
+    AbortIncoming,
+    FinishIncoming,
+    HostAnswer,
+    HostOrder,
+    Inventory,
+    MigrateOut,
+    OfferIssued,
+    OfferVm,
+    OrderDone,
+    PrepareIncoming,
+    RelayedAnswer,
+    TakeInventory,
+    TicketIssued,
+    VmOrder,
+    VmOrderDone,
+)
+from snooze.groupmanager.manager.host_table import HostTable, VmEntry
+from snooze.groupmanager.manager.manager_events import (
+    AnswerLeader,
+    ManagerEffect,
+    RelayAsked,
+)
+
+MAX_FINISHES: Final = 3
+
+Outcome = HostAnswer | ErrorReport
+Then = Callable[[Outcome, bool], list[ManagerEffect]]
+
+
+class GiveOrder(Protocol):
+    """How a step is ordered; see ``ManagerCore.order``."""
+
+    def __call__(
+        self,
+        host_id: str,
+        make: Callable[[int], HostOrder],
+        then: Then,
+        relayed: bool = False,
+    ) -> list[ManagerEffect]:
+        """Order something of a host."""
+        ...
+
+
+Report = Callable[[VmEntry, str], list[ManagerEffect]]
+
+
+@dataclass(slots=True)
+class Migration:
+    """One migration under way."""
+
+    vm: VmEntry
+    source: str
+    destination: str
+    relayed: bool
+    request_id: int
+    cause: str
+    report: VmReport
+    ticket: MigrationTicket | None = None
+    finishes: int = 0
+    promised_epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """The receiving end of another manager's migration."""
+
+    host_id: str
+    promised_epoch: int
+    report: VmReport
+
+
+class Migrations:
+    """All migrations from this manager's hosts, and the incoming ends of other managers'."""
+
+    def __init__(
+        self, table: HostTable, limit: FloatArray, order: GiveOrder, report: Report
+    ) -> None:
+        self._table = table
+        self._limit = limit
+        self._order = order
+        self._report = report
+        self._open: dict[str, Migration] = {}
+        self._incoming: dict[str, Incoming] = {}
+
+    def moves(self, key: str) -> bool:
+        """Whether the VM is on its way, out of here or in."""
+        return key in self._open or key in self._incoming
+
+    def touch(self, host_id: str) -> bool:
+        """Whether a migration starts or ends at the host."""
+        return any(host_id in {m.source, m.destination} for m in self._open.values()) or any(
+            incoming.host_id == host_id for incoming in self._incoming.values()
+        )
+
+    # ------------------------------------------------------------ the steps
+
+    def start(self, request_id: int, vm: VmEntry, order: VmOrder) -> list[ManagerEffect]:
+        """Begin.
+
+        Raises:
+            Conflict: the destination is the host it is on, or is being given away.
+            NoCapacity: the destination has no room.
+        """
+        destination = order.destination
+        if destination == vm.host_id:
+            raise Conflict(f"VM {vm.report.name!r} is on that host already")
+        local = destination in self._table.hosts
+        if local:
+            self._require_room(destination, vm)
+        migration = Migration(
+            vm, vm.host_id, destination, not local, request_id, order.cause, vm.report
+        )
+        self._open[vm.key] = migration
+        self._table.set_state(vm, VmState.MIGRATING)
+        if local:
+            migration.promised_epoch = self._table.hosts[destination].epoch
+            self._table.promise(destination, vm.demand, 1.0)
+        return self._report(vm, order.cause) + self._order(
+            vm.host_id,
+            lambda epoch: OfferVm(epoch, order.cause, vm.report.vm_id),
+            lambda outcome, unknown: self._offered(migration, outcome),
+        )
+
+    def _require_room(self, host_id: str, vm: VmEntry) -> None:
+        host = self._table.hosts[host_id]
+        if host.leaving is not None:
+            raise Conflict(f"host {host_id} is being given to another group manager; try again")
+        if not self._table.fits(host_id, vm.demand, self._limit):
+            raise NoCapacity(
+                f"host {host.description.hostname} has no room for VM {vm.report.name!r}"
+            )
+
+    def _offered(self, migration: Migration, outcome: Outcome) -> list[ManagerEffect]:
+        if not isinstance(outcome, OfferIssued):
+            return self._failed(migration, outcome)
+        migration.report = outcome.report
+        offer = outcome.offer
+        return self._order(
+            migration.destination,
+            lambda epoch: PrepareIncoming(epoch, migration.cause, migration.report, offer),
+            lambda answer, unknown: self._prepared(migration, answer, unknown),
+            migration.relayed,
+        )
+
+    def _prepared(
+        self, migration: Migration, outcome: Outcome, unknown: bool
+    ) -> list[ManagerEffect]:
+        if not isinstance(outcome, TicketIssued):
+            abort = self._abort(migration) if unknown else []
+            return abort + self._failed(migration, outcome)
+        migration.ticket = ticket = outcome.ticket
+        return self._order(
+            migration.source,
+            lambda epoch: MigrateOut(epoch, migration.cause, migration.vm.report.vm_id, ticket),
+            lambda answer, lost: self._moved(migration, answer, lost),
+        )
+
+    def _moved(self, migration: Migration, outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
+        if not isinstance(outcome, ErrorReport):
+            return self._finish(migration)
+        if not unknown:
+            return self._abort(migration) + self._failed(migration, outcome)
+        if migration.source not in self._table.hosts:
+            return self._finish(migration)
+        return self._order(
+            migration.source,
+            lambda epoch: TakeInventory(epoch, migration.cause),
+            lambda answer, _: self._looked(migration, answer, outcome),
+        )
+
+    def _looked(
+        self, migration: Migration, outcome: Outcome, error: ErrorReport
+    ) -> list[ManagerEffect]:
+        vm_id = migration.vm.report.vm_id
+        if isinstance(outcome, Inventory) and any(
+            report.vm_id == vm_id and report.state in {VmState.RUNNING, VmState.PAUSED}
+            for report in outcome.vms
+        ):
+            return self._abort(migration) + self._failed(migration, error)
+        return self._finish(migration)
+
+    def _finish(self, migration: Migration) -> list[ManagerEffect]:
+        ticket = migration.ticket
+        if ticket is None:
+            return self._failed(migration, None)
+        migration.finishes += 1
+        return self._order(
+            migration.destination,
+            lambda epoch: FinishIncoming(epoch, migration.cause, migration.vm.report.vm_id, ticket),
+            lambda answer, unknown: self._finished(migration, answer, unknown),
+            migration.relayed,
+        )
+
+    def _finished(
+        self, migration: Migration, outcome: Outcome, unknown: bool
+    ) -> list[ManagerEffect]:
+        vm = migration.vm
+        if isinstance(outcome, OrderDone) and outcome.report is not None:
+            return self._over(migration, outcome.report)
+        if unknown and migration.finishes < MAX_FINISHES:
+            return self._finish(migration)
+        error = outcome if isinstance(outcome, ErrorReport) else None
+        effects = self._failed(migration, error)
+        if self._table.vms.get(vm.key) is vm:
+            self._table.set_state(vm, VmState.UNREACHABLE)
+            vm.reason = f"lost between {migration.source} and {migration.destination}"
+            effects += self._report(vm, migration.cause)
+        return effects
+
+    def _over(self, migration: Migration, report: VmReport) -> list[ManagerEffect]:
+        """The VM runs at the destination."""
+        vm = migration.vm
+        self._close(migration)
+        if self._table.vms.get(vm.key) is vm:
+            self._table.remove_vm(vm)
+        moved = VmEntry(report, migration.destination, report.state, report.demand, migration.cause)
+        effects: list[ManagerEffect] = []
+        if migration.destination in self._table.hosts:
+            self._table.put_vm(moved)
+            effects += self._report(moved, migration.cause)
+        return [*effects, AnswerLeader(migration.request_id, VmOrderDone(moved.status()))]
+
+    def _abort(self, migration: Migration) -> list[ManagerEffect]:
+        """Give the room at the destination back; if that is not heard, its agent will find out."""
+        return self._order(
+            migration.destination,
+            lambda epoch: AbortIncoming(
+                epoch, migration.cause, migration.vm.report.vm_id, migration.ticket
+            ),
+            lambda outcome, unknown: [],
+            migration.relayed,
+        )
+
+    def _failed(self, migration: Migration, error: object) -> list[ManagerEffect]:
+        """The VM stays at the source."""
+        vm = migration.vm
+        self._close(migration)
+        report = (
+            error
+            if isinstance(error, ErrorReport)
+            else ErrorReport.of(ExecutionError("the migration stopped half-way"))
+        )
+        effects: list[ManagerEffect] = []
+        if self._table.vms.get(vm.key) is vm:
+            self._table.set_state(vm, migration.report.state)
+            effects += self._report(vm, migration.cause)
+        return [*effects, AnswerLeader(migration.request_id, report)]
+
+    def _close(self, migration: Migration) -> None:
+        self._open.pop(migration.vm.key, None)
+        self._give_back(migration.destination, migration.promised_epoch, migration.vm.demand)
+
+    def _give_back(self, host_id: str, promised_epoch: int, demand: Capacity) -> None:
+        """End a promise, unless the host has joined anew since: then it is forgotten already."""
+        host = self._table.hosts.get(host_id)
+        if host is not None and host.epoch == promised_epoch:
+            self._table.promise(host_id, demand, -1.0)
+
+    # ------------------------------------------------------------ the other end
+
+    def relayed(self, event: RelayAsked) -> list[ManagerEffect]:
+        """A step of another manager's migration on a host of ours."""
+        request_id, message = event.request_id, event.message
+        try:
+            return self._relayed_step(request_id, message.host_id, message.order)
+        except SnoozeError as error:
+            return [AnswerLeader(request_id, ErrorReport.of(error))]
+
+    def _relayed_step(self, request_id: int, host_id: str, order: HostOrder) -> list[ManagerEffect]:
+        if host_id not in self._table.hosts:
+            raise Conflict(f"host {host_id} is not with this group manager any more")
+        match order:
+            case PrepareIncoming():
+                self._accept_incoming(host_id, order)
+                vm_id = order.report.vm_id
+            case FinishIncoming() | AbortIncoming():
+                vm_id = order.vm_id
+            case _:
+                raise Conflict(f"{type(order).__name__} is no step of an incoming migration")
+
+        def make(epoch: int) -> HostOrder:
+            match order:
+                case PrepareIncoming():
+                    return PrepareIncoming(epoch, order.cause, order.report, order.offer)
+                case FinishIncoming():
+                    return FinishIncoming(epoch, order.cause, order.vm_id, order.ticket)
+                case _:
+                    return AbortIncoming(epoch, order.cause, vm_id, order.ticket)
+
+        def done(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
+            effects = self._incoming_step_done(vm_id, host_id, order, outcome, unknown)
+            answer = outcome if isinstance(outcome, ErrorReport) else RelayedAnswer(outcome)
+            return [*effects, AnswerLeader(request_id, answer)]
+
+        return self._order(host_id, make, done)
+
+    def _accept_incoming(self, host_id: str, order: PrepareIncoming) -> None:
+        vm_id = order.report.vm_id
+        if vm_id in self._incoming:
+            return
+        host = self._table.hosts[host_id]
+        if host.leaving is not None:
+            raise Conflict(f"host {host_id} is being given to another group manager; try again")
+        if not self._table.fits(host_id, order.report.demand, self._limit):
+            raise NoCapacity(
+                f"host {host.description.hostname} has no room for VM {order.report.name!r}"
+            )
+        self._incoming[vm_id] = Incoming(host_id, host.epoch, order.report)
+        self._table.promise(host_id, order.report.demand, 1.0)
+
+    def _incoming_step_done(
+        self, vm_id: str, host_id: str, order: HostOrder, outcome: Outcome, unknown: bool
+    ) -> list[ManagerEffect]:
+        failed = isinstance(outcome, ErrorReport)
+        match order:
+            case PrepareIncoming() if failed and not unknown:
+                self._end_incoming(vm_id)
+            case AbortIncoming():
+                self._end_incoming(vm_id)
+            case FinishIncoming() if isinstance(outcome, OrderDone) and outcome.report is not None:
+                self._end_incoming(vm_id)
+                vm = VmEntry(outcome.report, host_id, outcome.report.state, outcome.report.demand)
+                if host_id in self._table.hosts:
+                    self._table.put_vm(vm)
+                    return self._report(vm, order.cause)
+            case FinishIncoming() if failed and not unknown:
+                self._end_incoming(vm_id)
+            case _:
+                pass
+        return []
+
+    def _end_incoming(self, vm_id: str) -> None:
+        incoming = self._incoming.pop(vm_id, None)
+        if incoming is not None:
+            self._give_back(incoming.host_id, incoming.promised_epoch, incoming.report.demand)
