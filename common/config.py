@@ -5,12 +5,14 @@ environment (``SNOOZE_SECTION__KEY``), the overrides handed in by a program. All
 them are reported at once.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from snooze.common import config_reader
+from snooze.common import config_reader, legacy_config
+from snooze.common.config_reader import Document
 from snooze.common.errors import Problem, SettingsError
 from snooze.common.settings import (
     BootstrapSettings,
@@ -90,6 +92,8 @@ ROOTS: dict[Role, type[Settings]] = {
 }
 """The settings type of each role."""
 
+_LOG = logging.getLogger(__name__)
+
 
 def parse(
     text: str,
@@ -99,7 +103,7 @@ def parse(
     overrides: Mapping[str, object] | None = None,
     name: str = "settings",
 ) -> RootT:
-    """Read settings from TOML.
+    """Read settings from TOML, or from an original ``snooze_node.cfg``.
 
     Args:
         text: the file's content.
@@ -111,13 +115,28 @@ def parse(
     Raises:
         SettingsError: with every mistake in ``problems``, each naming its key.
     """
-    document = config_reader.read_toml(text)
+    document = _read(text, root, name)
     config_reader.merge_environment(document, root, environment or {}, others=ROOTS.values())
     config_reader.merge(document, overrides or {}, "set by the program")
     settings, problems = config_reader.build(document, root)
     if settings is None:
         raise settings_error(name, problems)
     return settings
+
+
+def _read(text: str, root: type[Settings], name: str) -> Document:
+    """The values in the text, be it TOML or an original ``snooze_node.cfg``."""
+    if not legacy_config.is_legacy(text):
+        return config_reader.read_toml(text)
+    legacy = legacy_config.read_legacy(text, root().role, ROOTS)
+    ignored = sum(note.kind == "ignored" for note in legacy.notes)
+    _LOG.warning(
+        "%s is an original Snooze file: %d of its keys have no meaning here; "
+        "'snooze check-config' names them",
+        name,
+        ignored,
+    )
+    return legacy.document
 
 
 def load(
@@ -152,10 +171,14 @@ def read_text(path: str | Path) -> str:
             content = file.read(config_reader.MAX_FILE_BYTES + 1)
         if len(content) > config_reader.MAX_FILE_BYTES:
             raise SettingsError(f"{path}: longer than {config_reader.MAX_FILE_BYTES} bytes")
-        return content.decode()
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror or error}") from error
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        # Java properties files are Latin-1 by definition.
+        if legacy_config.is_legacy(text := content.decode("latin-1")):
+            return text
         raise SettingsError(f"{path}: not UTF-8 text (byte {error.start})") from error
 
 

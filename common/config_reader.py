@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeGuard, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec import inspect
@@ -17,28 +17,18 @@ from msgspec import inspect
 from snooze.common.errors import Problem
 from snooze.common.redaction import HIDDEN
 from snooze.common.settings_schema import FieldInfo, Section, expectation, fields_of, leaves
+from snooze.common.toml_values import Tables, is_array, is_table
 
 MAX_FILE_BYTES = 1 << 20
 MAX_SYNTAX_ERRORS = 20
 ENVIRONMENT_PREFIX = "SNOOZE_"
 
-Tables = dict[str, object]
 SectionT = TypeVar("SectionT", bound=Section)
 
 _UNREADABLE = "__unreadable_table_"
 _HEADER = re.compile(r"\s*\[(?P<path>[^\[\]]+)\]\s*(#.*)?$")
 _KEY = re.compile(r"""\s*(?P<path>[A-Za-z0-9_.\-"' ]+?)\s*=""")
 _POSITION = re.compile(r"\s*\(at line (?P<line>\d+), column (?P<column>\d+)\)$")
-
-
-def is_table(value: object) -> TypeGuard[Tables]:
-    """True for a TOML table."""
-    return isinstance(value, dict)
-
-
-def is_array(value: object) -> TypeGuard[Sequence[object]]:
-    """True for a TOML array, and for the tuple it becomes."""
-    return isinstance(value, list | tuple)
 
 
 @dataclass
@@ -109,9 +99,9 @@ def _split_path(path: str) -> tuple[str, ...]:
     return tuple(part.strip().strip("\"'") for part in path.split("."))
 
 
-def merge(document: Document, values: Mapping[str, object], origin: str, prefix: str = "") -> None:
-    """Lay ``values`` (tables in tables) over the document's own."""
-    _merge_into(document.tables, values, document.origins, origin, prefix)
+def merge(document: Document, values: Mapping[str, object], origin: str) -> None:
+    """Lay ``values`` (tables in tables) over the document's own; ``origin`` says whose they are."""
+    _merge_into(document.tables, values, document.origins, origin, "")
 
 
 def _merge_into(
@@ -151,14 +141,19 @@ def merge_environment(
             continue
         if name in known:
             path, info = known[name]
-            values: Tables = {path[-1]: _from_text(text, info)}
-            for part in reversed(path[:-1]):
-                values = {part: values}
-            merge(document, values, f"environment {name}")
+            merge(document, nested(path, from_text(text, info)), f"environment {name}")
         elif name not in elsewhere:
             document.problems.append(
                 Problem(name, "names no setting" + suggestion(name, known), "unknown_key")
             )
+
+
+def nested(path: Sequence[str], value: object) -> Tables:
+    """Tables in tables, with ``value`` at ``path``."""
+    values: Tables = {path[-1]: value}
+    for part in reversed(path[:-1]):
+        values = {part: values}
+    return values
 
 
 def _variables(root: type[Section]) -> dict[str, tuple[tuple[str, ...], FieldInfo]]:
@@ -169,7 +164,8 @@ def _variables(root: type[Section]) -> dict[str, tuple[tuple[str, ...], FieldInf
     }
 
 
-def _from_text(text: str, info: FieldInfo) -> object:
+def from_text(text: str, info: FieldInfo) -> object:
+    """What a bare text stands for: as it is, a list by its commas, all else as TOML writes it."""
     if info.choices or isinstance(info.kind, inspect.StrType):
         return text
     if isinstance(info.kind, inspect.VarTupleType) and not text.lstrip().startswith("["):

@@ -7,43 +7,15 @@ Both are made from the types, so neither can fall behind them::
 writes them anew after a change.
 """
 
-import json
-import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 from snooze.common.config import ROOTS, Role
-from snooze.common.config_reader import is_array, is_table
 from snooze.common.settings_schema import Section, expectation, fields_of
+from snooze.common.toml_values import toml_value
 
 WIDTH = 96
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-
-
-def toml_value(value: object) -> str:
-    """A value as TOML writes it.
-
-    Raises:
-        TypeError: if it is none that settings have.
-    """
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if is_table(value):
-        inside = ", ".join(f"{toml_key(key)} = {toml_value(item)}" for key, item in value.items())
-        return f"{{ {inside} }}" if inside else "{}"
-    if is_array(value):
-        return f"[{', '.join(toml_value(item) for item in value)}]"
-    raise TypeError(f"{type(value).__name__} has no form in TOML")
-
-
-def toml_key(key: str) -> str:
-    """A key as TOML writes it: quoted if need be."""
-    return key if _BARE_KEY.fullmatch(key) else toml_value(key)
 
 
 def toml_text(settings: Section) -> str:
