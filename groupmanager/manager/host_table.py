@@ -36,7 +36,7 @@ class VmEntry:
     """A VM on a host of this manager.
 
     ``demand`` is what is reserved for it while its state holds capacity. ``cause`` is the task
-    behind its last change.
+    behind its last change. ``ordered``: its start is an open order of ours.
     """
 
     report: VmReport
@@ -45,6 +45,7 @@ class VmEntry:
     demand: Capacity
     cause: str = ""
     reason: str = ""
+    ordered: bool = False
 
     @property
     def key(self) -> str:

@@ -303,11 +303,12 @@ class ManagerCore:
             mac_address=spec.mac_address,
             image=spec.image,
         )
-        vm = VmEntry(report, host_id, VmState.STARTING, spec.demand, cause)
+        vm = VmEntry(report, host_id, VmState.STARTING, spec.demand, cause, ordered=True)
         self.table.put_vm(vm)
 
         def started(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
             current = self.table.vms.get(spec.vm_id)
+            vm.ordered = False
             if current is not vm or vm.state is not VmState.STARTING:
                 return []
             if isinstance(outcome, OrderDone) and outcome.report is not None:
@@ -478,15 +479,17 @@ class ManagerCore:
             return self._new_vm(event)
         if vm.host_id != event.host_id or self._migrations.moves(vm.key):
             return []
+        if vm.ordered or vm.state is VmState.DESTROYING:
+            return []
         if event.notice.gone:
-            if vm.state in {VmState.STARTING, VmState.DESTROYING}:
-                return []
+            if vm.state is VmState.STARTING:
+                return self._start_failed(vm, "it did not start while its manager changed", "")
             self.table.remove_vm(vm)
             vm.state, vm.reason = VmState.DESTROYED, report.reason
             return self.report(vm, "")
         seen = _SEEN.get(report.state)
         target = TRANSITIONS.get((vm.state, seen)) if seen is not None else None
-        if target is None or vm.state in {VmState.STARTING, VmState.DESTROYING}:
+        if target is None:
             return []
         if target is vm.state and report.demand == vm.demand:
             vm.report = report

@@ -1,0 +1,342 @@
+"""Carrying out a manager's orders on the hypervisor, and telling what happens on it.
+
+One order at a time per VM; different VMs at the same time. An order is carried out to its end even
+if the link it came by closes: its outcome then reaches the next manager as a change of the VM.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import assert_never
+
+import msgspec
+
+from snooze.common.errors import InvalidRequest, SnoozeError
+from snooze.common.resources import Capacity
+from snooze.common.vm_lifecycle import VmCommand, VmState
+from snooze.common.vms import MigrationProgress, VmReport
+from snooze.common.wire import (
+    AbortIncoming,
+    CommandVm,
+    FinishIncoming,
+    HostAnswer,
+    HostNotice,
+    HostOrder,
+    Inventory,
+    MigrateOut,
+    MigrationMoved,
+    MoveToManager,
+    OfferIssued,
+    OfferVm,
+    OrderDone,
+    PrepareIncoming,
+    ResizeVm,
+    StartVm,
+    TakeInventory,
+    TicketIssued,
+    VmChanged,
+)
+from snooze.localcontroller.hypervisor.port import (
+    ChangeKind,
+    Hypervisor,
+    MigrationOffer,
+    MigrationOptions,
+    VmChange,
+)
+
+logger = logging.getLogger(__name__)
+
+Tell = Callable[[HostNotice], None]
+
+_QUIET = {ChangeKind.MIGRATED_AWAY}
+"""Changes that the steps of a migration already tell."""
+
+
+class Orders:
+    """The hands of a local controller.
+
+    ``tell`` passes a notice to the manager, if there is one. ``epoch`` is that of the present
+    assignment: the outcome of an order with another one is told to the manager unasked.
+    """
+
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        migration: MigrationOptions,
+        max_migrations: int,
+        tell: Tell,
+    ) -> None:
+        self._hypervisor = hypervisor
+        self._migration = migration
+        self._migrating = asyncio.Semaphore(max_migrations)
+        self._tell = tell
+        self.epoch = 0
+        self._known: dict[str, VmReport] = {}
+        self._starting: dict[str, VmReport] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._waiting: Counter[str] = Counter()
+        self._moving: Counter[str] = Counter()
+        self._refreshing = False
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    # ------------------------------------------------------------ what is here
+
+    async def inventory(self) -> list[VmReport]:
+        """Every domain, and the VMs whose start is under way."""
+        reports = await self._hypervisor.inventory()
+        self._known = {report.vm_id: report for report in reports}
+        pending = [r for vm_id, r in self._starting.items() if vm_id not in self._known]
+        return reports + pending
+
+    @property
+    def vm_ids(self) -> list[str]:
+        """The domains known now."""
+        return list(self._known)
+
+    async def reconcile(self) -> None:
+        """Tell of every difference between what the manager was told and what is there."""
+        before = dict(self._known)
+        touched = set(self._waiting) | set(self._moving)
+        reports = await self._hypervisor.inventory()
+        after = {report.vm_id: report for report in reports}
+        touched |= set(self._waiting) | set(self._moving)
+        self._known = after
+        for vm_id, report in after.items():
+            former = before.get(vm_id)
+            if vm_id not in touched and (former is None or _differs(former, report)):
+                self._tell(VmChanged(report))
+        for vm_id, former in before.items():
+            if vm_id not in after and vm_id not in touched:
+                self._tell(VmChanged(former, gone=True))
+
+    # ------------------------------------------------------------ orders
+
+    async def carry_out(self, order: HostOrder) -> HostAnswer:
+        """Do what is ordered, to its end, even if the caller is cancelled meanwhile.
+
+        Raises:
+            SnoozeError: as the hypervisor port says; the order's outcome is told by the class.
+        """
+        task: asyncio.Task[HostAnswer] = asyncio.ensure_future(self._do(order))
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    def _finished(self, task: "asyncio.Task[HostAnswer]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def close(self, timeout_s: float) -> None:
+        """Let orders under way end, for a bounded time; then let go of them."""
+        if self._tasks:
+            _, late = await asyncio.wait(set(self._tasks), timeout=timeout_s)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=timeout_s)
+
+    async def _do(self, order: HostOrder) -> HostAnswer:
+        match order:
+            case StartVm():
+                return await self._start(order)
+            case CommandVm():
+                async with self._turn(order.vm_id):
+                    return await self._command(order)
+            case ResizeVm():
+                async with self._turn(order.vm_id):
+                    return await self._resize(order)
+            case OfferVm():
+                offer = await self._hypervisor.offer(order.vm_id, self._migration)
+                return OfferIssued(offer.report, msgspec.msgpack.encode(offer))
+            case PrepareIncoming():
+                return await self._prepare(order)
+            case MigrateOut():
+                return await self._migrate_out(order)
+            case FinishIncoming():
+                return await self._finish(order)
+            case AbortIncoming():
+                return await self._abort(order)
+            case TakeInventory():
+                return Inventory(await self.inventory())
+            case MoveToManager():
+                raise InvalidRequest("a host moves by its agent, not by its hypervisor")
+            case _:
+                assert_never(order)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, vm_id: str) -> AsyncIterator[None]:
+        """One order at a time per VM."""
+        lock = self._locks.setdefault(vm_id, asyncio.Lock())
+        self._waiting[vm_id] += 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._waiting[vm_id] -= 1
+            if not self._waiting[vm_id]:
+                del self._waiting[vm_id]
+                self._locks.pop(vm_id, None)
+
+    async def _start(self, order: StartVm) -> HostAnswer:
+        spec = order.spec
+        self._starting[spec.vm_id] = VmReport(
+            vm_id=spec.vm_id,
+            name=spec.name,
+            state=VmState.STARTING,
+            demand=spec.demand,
+            generation=spec.generation,
+            ip_address=spec.ip_address,
+            mac_address=spec.mac_address,
+            image=spec.image,
+        )
+        try:
+            async with self._turn(spec.vm_id):
+                report = await self._hypervisor.start(spec)
+        except SnoozeError:
+            if order.epoch != self.epoch:
+                self._tell(VmChanged(self._starting[spec.vm_id], gone=True))
+            raise
+        finally:
+            self._starting.pop(spec.vm_id, None)
+        if order.epoch != self.epoch:
+            self._tell(VmChanged(report))
+        return self._note(report)
+
+    async def _command(self, order: CommandVm) -> HostAnswer:
+        hypervisor, vm_id = self._hypervisor, order.vm_id
+        match order.command:
+            case VmCommand.START:
+                return self._note(await hypervisor.start_again(vm_id))
+            case VmCommand.SUSPEND:
+                return self._note(await hypervisor.suspend(vm_id))
+            case VmCommand.RESUME:
+                return self._note(await hypervisor.resume(vm_id))
+            case VmCommand.SHUTDOWN:
+                return self._note(await hypervisor.shutdown(vm_id))
+            case VmCommand.REBOOT:
+                return self._note(await hypervisor.reboot(vm_id))
+            case VmCommand.DESTROY:
+                await hypervisor.destroy(vm_id)
+                self._known.pop(vm_id, None)
+                return OrderDone()
+            case VmCommand.RESIZE | VmCommand.MIGRATE:
+                raise InvalidRequest(f"{order.command.value} is an order of its own")
+            case _:
+                assert_never(order.command)
+
+    async def _resize(self, order: ResizeVm) -> HostAnswer:
+        demand = order.demand
+        report = await self._hypervisor.resize(
+            order.vm_id, max(1, round(demand.cpu_cores)), round(demand.memory_kib)
+        )
+        if report.demand != demand:
+            report = msgspec.structs.replace(report, demand=_network_of(report.demand, demand))
+        return self._note(report)
+
+    # ------------------------------------------------------------ migration
+
+    async def _prepare(self, order: PrepareIncoming) -> HostAnswer:
+        try:
+            offer = msgspec.msgpack.decode(order.offer, type=MigrationOffer)
+        except msgspec.MsgspecError as error:
+            raise InvalidRequest(f"the source's offer cannot be read: {error}") from None
+        vm_id = order.report.vm_id
+        self._moving[vm_id] += 1
+        try:
+            return TicketIssued(await self._hypervisor.prepare_incoming(offer))
+        except SnoozeError:
+            self._moved(vm_id)
+            raise
+
+    async def _migrate_out(self, order: MigrateOut) -> HostAnswer:
+        vm_id = order.vm_id
+        self._moving[vm_id] += 1
+
+        def on_progress(progress: MigrationProgress) -> None:
+            self._tell(MigrationMoved(order.cause, progress))
+
+        try:
+            async with self._migrating:
+                await self._hypervisor.migrate_out(
+                    vm_id, order.ticket, self._migration, on_progress
+                )
+            self._known.pop(vm_id, None)
+        finally:
+            self._moved(vm_id)
+        return OrderDone()
+
+    async def _finish(self, order: FinishIncoming) -> HostAnswer:
+        report = await self._hypervisor.finish_incoming(order.vm_id, order.ticket)
+        self._moved(order.vm_id)
+        return self._note(report)
+
+    async def _abort(self, order: AbortIncoming) -> HostAnswer:
+        if order.ticket is not None:
+            await self._hypervisor.abort_incoming(order.vm_id, order.ticket)
+        self._moved(order.vm_id)
+        return OrderDone()
+
+    def _moved(self, vm_id: str) -> None:
+        self._moving[vm_id] -= 1
+        if self._moving[vm_id] <= 0:
+            del self._moving[vm_id]
+
+    # ------------------------------------------------------------ what happens by itself
+
+    def _note(self, report: VmReport) -> OrderDone:
+        self._known[report.vm_id] = report
+        return OrderDone(report)
+
+    def on_change(self, change: VmChange) -> None:
+        """A domain changed, by an order or by itself (called by the hypervisor's driver)."""
+        vm_id = change.vm_id
+        if vm_id in self._starting or vm_id in self._moving or change.kind in _QUIET:
+            return
+        known = self._known.get(vm_id)
+        if change.kind is ChangeKind.GONE:
+            gone = self._known.pop(vm_id, None)
+            if gone is not None:
+                self._tell(VmChanged(gone, gone=True))
+            return
+        if known is None:
+            self._refresh()
+            return
+        report = msgspec.structs.replace(known, state=change.state, reason=change.reason)
+        self._known[vm_id] = report
+        self._tell(VmChanged(report))
+
+    def _refresh(self) -> None:
+        """Look at everything, once, soon: there is a domain that we do not know."""
+        if self._refreshing:
+            return
+        self._refreshing = True
+
+        async def look() -> None:
+            try:
+                await self.reconcile()
+            except SnoozeError as error:
+                logger.warning("the hypervisor could not be asked", extra={"error": error.message})
+            finally:
+                self._refreshing = False
+
+        task = asyncio.ensure_future(look())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _differs(former: VmReport, report: VmReport) -> bool:
+    """Whether a manager would want to hear of it; the XML may change its order by itself."""
+    return (former.state, former.demand, former.name, former.generation) != (
+        report.state,
+        report.demand,
+        report.name,
+        report.generation,
+    )
+
+
+def _network_of(measured: Capacity, asked: Capacity) -> Capacity:
+    """The size that the hypervisor reports, with the network that was asked for."""
+    return Capacity(measured.cpu_cores, measured.memory_kib, asked.rx_kib_s, asked.tx_kib_s)
