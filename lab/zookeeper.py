@@ -1,0 +1,299 @@
+"""Real ZooKeeper servers on this machine's loopback, for tests, benchmarks and the all-in-one lab.
+
+    async with zookeeper_server(tick_ms=500) as server:
+        ZooKeeperCoordinator(server.hosts, session_timeout_s=1.0)
+
+    async with zookeeper_ensemble(3) as ensemble:
+        leader = await ensemble.leader()
+        await leader.kill()
+
+Each server is a process of its own with its own temporary directory: no systemd, no privileges,
+no fixed ports. Servers are ended by their process id when the context ends, when the interpreter
+exits, and by the kernel should the interpreter be killed.
+"""
+
+import asyncio
+import atexit
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from snooze.common.errors import ExecutionError, PreconditionError
+
+_JAR = Path("/usr/share/java/zookeeper.jar")  # Its manifest names the other jars it needs.
+_LOG_BINDING = Path("/usr/share/java/slf4j-simple.jar")  # Without one, the servers log nothing.
+_READY_TIMEOUT_S = 60.0  # 0.6 s on an idle machine, 2.4 s on a busy one; an ensemble thrice that.
+_STOP_TIMEOUT_S = 5.0
+_POLL_S = 0.02
+
+# Below the kernel's range of ephemeral ports, so that no outgoing connection takes the port of a
+# server that is down for a while.
+_PORTS = range(20_001, 32_000)
+
+
+class _Ports:
+    """Hands out ports that nobody listens on, each once in this process."""
+
+    def __init__(self) -> None:
+        self._next = _PORTS.start + os.getpid() * 97 % len(_PORTS)
+
+    def take(self) -> int:
+        for _ in _PORTS:
+            port = self._next
+            self._next = port + 1 if port + 1 in _PORTS else _PORTS.start
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+                return port
+        raise ExecutionError(f"no free port on 127.0.0.1 in {_PORTS}")
+
+
+_ports = _Ports()
+_running: set["ZooKeeperServer"] = set()
+
+
+@atexit.register
+def _end_all() -> None:
+    for server in list(_running):
+        server.end()
+
+
+def require_zookeeper() -> None:
+    """Raises: PreconditionError, naming what to install, when there is no Java or no ZooKeeper."""
+    missing: list[str] = []
+    if shutil.which("java") is None:
+        missing.append("default-jre-headless")
+    if not _JAR.exists():
+        missing.append("libzookeeper-java")
+    if missing:
+        raise PreconditionError(
+            f"cannot run ZooKeeper servers: apt-get install --no-install-recommends "
+            f"{' '.join(missing)}"
+        )
+
+
+class ZooKeeperServer:
+    """One server process that can be killed, restarted on its data, frozen and thawed."""
+
+    def __init__(self, directory: Path, client_port: int, settings: Sequence[str]) -> None:
+        self.port = client_port
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_member = any(line.startswith("server.") for line in settings)
+        lines = [f"dataDir={directory / 'data'}", f"clientPort={client_port}", *settings]
+        (directory / "data").mkdir(parents=True)
+        (directory / "zoo.cfg").write_text("\n".join(lines) + "\n")
+
+    @property
+    def hosts(self) -> str:
+        """The connection string of this server alone."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Its process id. Raises: PreconditionError when it is down."""
+        if self._process is None:
+            raise PreconditionError(f"ZooKeeper server {self.hosts} is down")
+        return self._process.pid
+
+    def launch(self) -> None:
+        """Start the process; it serves a little later (``wait_ready``)."""
+        if self._process is not None:
+            raise PreconditionError(f"ZooKeeper server {self.hosts} is up already")
+        main = "quorum.QuorumPeerMain" if self._is_member else "ZooKeeperServerMain"
+        class_path = ":".join(str(jar) for jar in (_JAR, _LOG_BINDING) if jar.exists())
+        command = [
+            *_die_with_parent(),
+            *("java", "-Xmx64m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"),
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            *("-cp", class_path),
+            f"org.apache.zookeeper.server.{main}",
+            str(self._directory / "zoo.cfg"),
+        ]
+        with (self._directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._directory
+            )
+        _running.add(self)
+
+    async def start(self) -> None:
+        """Start it and wait until it serves. Raises: ExecutionError with the end of its log."""
+        self.launch()
+        await self.wait_ready()
+
+    async def wait_ready(self) -> None:
+        """Wait until it serves clients, which in an ensemble takes a quorum."""
+        deadline_s = time.monotonic() + _READY_TIMEOUT_S
+        while await self.mode() is None:
+            if self._process is None or self._process.poll() is not None:
+                raise ExecutionError(f"ZooKeeper server {self.hosts} ended:\n{self._log_tail()}")
+            if time.monotonic() > deadline_s:
+                raise ExecutionError(
+                    f"ZooKeeper server {self.hosts} does not serve after "
+                    f"{_READY_TIMEOUT_S:g} s:\n{self._log_tail()}"
+                )
+            await asyncio.sleep(_POLL_S)
+
+    async def mode(self) -> str | None:
+        """``standalone``, ``leader`` or ``follower``; None while it does not serve."""
+        answer = await self.ask("srvr")
+        for line in answer.splitlines():
+            key, _, value = line.partition(": ")
+            if key == "Mode":
+                return value.strip()
+        return None
+
+    async def ask(self, word: str, timeout_s: float = 1.0) -> str:
+        """Its answer to a four-letter word; empty when it does not answer."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                try:
+                    writer.write(word.encode())
+                    return (await reader.read(65_536)).decode()
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return ""
+
+    async def stop(self) -> None:
+        """End it gently, or by force if it does not hurry; its data stay for a later ``start``."""
+        process = self._process
+        if process is None:
+            return
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        for _ in range(round(_STOP_TIMEOUT_S / _POLL_S)):
+            if process.poll() is not None:
+                break
+            await asyncio.sleep(_POLL_S)
+        self.end()
+
+    async def kill(self) -> None:
+        """End it as a power cut would; its data stay for a later ``start``."""
+        self.end()
+
+    def end(self) -> None:
+        """Kill it and wait for its end. Harmless when it is down."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        _running.discard(self)
+
+    def pause(self) -> None:
+        """Freeze it (SIGSTOP): its connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Thaw it (SIGCONT)."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def _log_tail(self) -> str:
+        lines = (self._directory / "log").read_text(errors="replace").splitlines()
+        return "\n".join(lines[-20:]) or "(its log is empty)"
+
+
+class ZooKeeperEnsemble:
+    """Servers that form one ensemble, in the order of their ids."""
+
+    def __init__(self, servers: Sequence[ZooKeeperServer]) -> None:
+        self.servers = tuple(servers)
+
+    @property
+    def hosts(self) -> str:
+        """The connection string of all of them."""
+        return ",".join(server.hosts for server in self.servers)
+
+    async def leader(self) -> ZooKeeperServer:
+        """The server that leads the ensemble, once there is one. Raises: ExecutionError."""
+        deadline_s = time.monotonic() + _READY_TIMEOUT_S
+        while time.monotonic() < deadline_s:
+            for server in self.servers:
+                if await server.mode() == "leader":
+                    return server
+            await asyncio.sleep(_POLL_S)
+        raise ExecutionError(f"the ensemble {self.hosts} has no leader")
+
+    async def followers(self) -> list[ZooKeeperServer]:
+        """The servers that follow it just now."""
+        return [server for server in self.servers if await server.mode() == "follower"]
+
+
+@asynccontextmanager
+async def zookeeper_server(
+    *, tick_ms: int = 500, fsync: bool = False
+) -> AsyncGenerator[ZooKeeperServer, None]:
+    """One server, serving. Sessions may last from 2 to 120 ticks.
+
+    ``fsync=False`` spares the disk: after a power cut of the machine, not of the server, commits
+    may be missing.
+    """
+    require_zookeeper()
+    with tempfile.TemporaryDirectory(prefix="snooze-zookeeper-") as directory:
+        server = ZooKeeperServer(Path(directory) / "1", _ports.take(), _settings(tick_ms, fsync))
+        try:
+            await server.start()
+            yield server
+        finally:
+            server.end()
+
+
+@asynccontextmanager
+async def zookeeper_ensemble(
+    count: int = 3, *, tick_ms: int = 500, fsync: bool = False
+) -> AsyncGenerator[ZooKeeperEnsemble, None]:
+    """An ensemble of ``count`` servers, all serving. Sessions as with ``zookeeper_server``."""
+    require_zookeeper()
+    members = [
+        f"server.{number}=127.0.0.1:{_ports.take()}:{_ports.take()}"
+        for number in range(1, count + 1)
+    ]
+    settings = [*_settings(tick_ms, fsync), "initLimit=20", "syncLimit=4", *members]
+    with tempfile.TemporaryDirectory(prefix="snooze-zookeeper-") as directory:
+        servers: list[ZooKeeperServer] = []
+        try:
+            for number in range(1, count + 1):
+                server = ZooKeeperServer(Path(directory) / str(number), _ports.take(), settings)
+                servers.append(server)
+                _set_id(Path(directory) / str(number), number)
+                server.launch()
+            for server in servers:
+                await server.wait_ready()
+            yield ZooKeeperEnsemble(servers)
+        finally:
+            for server in servers:
+                server.end()
+
+
+def _settings(tick_ms: int, fsync: bool) -> list[str]:
+    return [
+        "clientPortAddress=127.0.0.1",
+        f"tickTime={tick_ms}",
+        f"minSessionTimeout={2 * tick_ms}",
+        f"maxSessionTimeout={120 * tick_ms}",
+        "maxClientCnxns=0",
+        "admin.enableServer=false",
+        "4lw.commands.whitelist=*",
+        f"forceSync={'yes' if fsync else 'no'}",
+        "preAllocSize=64",
+    ]
+
+
+def _set_id(directory: Path, number: int) -> None:
+    (directory / "data" / "myid").write_text(f"{number}\n")
+
+
+def _die_with_parent() -> list[str]:
+    setpriv = shutil.which("setpriv")
+    return [] if setpriv is None else [setpriv, "--pdeathsig", "KILL"]

@@ -1,0 +1,56 @@
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+from kazoo.handlers.threading import SequentialThreadingHandler
+from kazoo.interfaces import IAsyncResult
+from kazoo.protocol.connection import ConnectionHandler
+from kazoo.protocol.states import WatchedEvent, ZnodeStat
+from kazoo.retry import KazooRetry
+
+_Watcher = Callable[[WatchedEvent], object]
+
+class TransactionRequest:
+    def create(
+        self, path: str, value: bytes = b"", *, ephemeral: bool = False, sequence: bool = False
+    ) -> None: ...
+    def delete(self, path: str, version: int = -1) -> None: ...
+    def set_data(self, path: str, value: bytes, version: int = -1) -> None: ...
+    def check(self, path: str, version: int) -> None: ...
+    def commit_async(
+        self,
+    ) -> IAsyncResult[list[str | bool | ZnodeStat | Exception]]: ...
+
+class KazooClient:
+    handler: SequentialThreadingHandler
+    hosts: list[tuple[str, int]]
+    logger: logging.Logger
+    _connection: ConnectionHandler
+    _conn_retry: KazooRetry
+    def __init__(
+        self,
+        hosts: str,
+        timeout: float = 10.0,
+        *,
+        handler: SequentialThreadingHandler | None = None,
+        connection_retry: KazooRetry | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None: ...
+    @property
+    def client_id(self) -> tuple[int, bytes] | None: ...
+    def add_listener(self, listener: Callable[[str], object]) -> None: ...
+    def start_async(self) -> object: ...
+    def stop(self) -> None: ...
+    def close(self) -> None: ...
+    def sync_async(self, path: str) -> IAsyncResult[str]: ...
+    def create_async(self, path: str, value: bytes = b"") -> IAsyncResult[str]: ...
+    def exists_async(
+        self, path: str, watch: _Watcher | None = None
+    ) -> IAsyncResult[ZnodeStat | None]: ...
+    def get_async(
+        self, path: str, watch: _Watcher | None = None
+    ) -> IAsyncResult[tuple[bytes, ZnodeStat]]: ...
+    def get_children_async(
+        self, path: str, watch: _Watcher | None = None, *, include_data: Literal[True]
+    ) -> IAsyncResult[tuple[list[str], ZnodeStat]]: ...
+    def transaction(self) -> TransactionRequest: ...
