@@ -1,0 +1,187 @@
+"""Commands of clients on one VM: from the call to the manager's answer, as a task.
+
+Commands are not recorded: they are idempotent, and a client whose leader died asks again.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+
+from snooze.common.api import CommandRequest, TaskState
+from snooze.common.clock import Clock
+from snooze.common.errors import Conflict, ErrorReport, InvalidRequest, NotFound, SnoozeError
+from snooze.common.records import TaskVmRecord
+from snooze.common.resources import Capacity
+from snooze.common.vm_lifecycle import VmCommand, VmState, check_command
+from snooze.common.wire import VmOrder, VmStatus
+from snooze.groupmanager.leader.registry import Registry, VmEntry
+from snooze.groupmanager.leader.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+AskManager = Callable[[str, VmOrder], Awaitable[VmStatus]]
+"""Passes an order to a manager and brings back the VM as it is when it was carried out."""
+
+
+class Commands:
+    """Turns commands into tasks and orders."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        clock: Clock,
+        epoch: int,
+        ask: AskManager,
+        started: Callable[[Task], None],
+        moved: Callable[[Task], None],
+        destroy_unplaced: Callable[[str], None],
+    ) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._epoch = epoch
+        self._ask = ask
+        self._started = started
+        self._moved = moved
+        self._destroy_unplaced = destroy_unplaced
+        self._running: set[asyncio.Task[None]] = set()
+
+    def start(self, name: str, command: VmCommand, request: CommandRequest) -> Task:
+        """Check a command and set it going.
+
+        Raises:
+            NotFound, Conflict, InvalidRequest: as the VM and the request are; nothing was done.
+        """
+        vm = self._registry.find_vm(name)
+        if vm is None:
+            raise NotFound(f"no VM is called {name!r}")
+        if not vm.managed:
+            raise Conflict(
+                f"{vm.name!r} was not started by Snooze: it is shown and counted, not touched"
+            )
+        order = self._order(vm, command, request)
+        task = Task(
+            uuid.uuid4().hex,
+            command.value,
+            self._clock.wall_ms(),
+            {vm.vm_id: _outcome(vm)},
+            state=TaskState.RUNNING,
+            open_vms={vm.vm_id},
+        )
+        has_work = check_command(command, vm.state, vm.name)
+        if command is VmCommand.DESTROY and vm.state is VmState.PENDING and vm.doubt:
+            raise Conflict(f"{vm.name!r} is just being given to a host; try again")
+        self._started(task)
+        if not has_work:
+            self._end(task, _outcome(vm))
+        elif not vm.host_id:
+            self._destroy_unplaced(vm.vm_id)
+            self._end(task, _outcome(vm))
+        else:
+            running = asyncio.create_task(self._carry_out(task, vm, order))
+            self._running.add(running)
+            running.add_done_callback(self._running.discard)
+        return task
+
+    def _order(self, vm: VmEntry, command: VmCommand, request: CommandRequest) -> VmOrder:
+        match command:
+            case VmCommand.RESIZE:
+                return VmOrder(
+                    self._epoch, "", vm.vm_id, command, demand=_resized(vm.demand, request)
+                )
+            case VmCommand.MIGRATE:
+                return VmOrder(
+                    self._epoch, "", vm.vm_id, command, destination=self._target(vm, request)
+                )
+            case _:
+                if request != CommandRequest():
+                    raise InvalidRequest(f"{command.value} takes nothing but the VM's name")
+                return VmOrder(self._epoch, "", vm.vm_id, command)
+
+    def _target(self, vm: VmEntry, request: CommandRequest) -> str:
+        if not request.host:
+            raise InvalidRequest("a migration needs the host to go to (its id or hostname)")
+        host = self._registry.find_host(request.host)
+        if host is None:
+            raise NotFound(f"no host is called {request.host!r}")
+        host_id = host.description.host_id
+        if host_id == vm.host_id:
+            raise Conflict(f"VM {vm.name!r} is on {host.description.hostname} already")
+        if not host.joined:
+            raise Conflict(f"host {host.description.hostname} is out of reach at present")
+        return host_id
+
+    async def _carry_out(self, task: Task, vm: VmEntry, order: VmOrder) -> None:
+        order = VmOrder(
+            order.epoch, task.task_id, order.vm_id, order.command, order.demand, order.destination
+        )
+        host = self._registry.hosts.get(vm.host_id)
+        try:
+            if host is None or not host.joined:
+                raise Conflict(
+                    f"the host of {vm.name!r} is out of reach; try again when it is back"
+                )
+            status = await self._ask(host.manager_id, order)
+        except SnoozeError as error:
+            self._end(task, _outcome(vm), ErrorReport.of(error))
+        except asyncio.CancelledError:
+            self._end(
+                task, _outcome(vm), ErrorReport("not_leader", "the leader changed; ask again")
+            )
+            raise
+        else:
+            self._end(
+                task,
+                TaskVmRecord(vm.vm_id, vm.name, status.state, status.host_id, vm.ip_address),
+            )
+
+    def _end(self, task: Task, outcome: TaskVmRecord, error: ErrorReport | None = None) -> None:
+        task.error = error
+        task.settle(
+            TaskVmRecord(
+                outcome.vm_id,
+                outcome.name,
+                outcome.state,
+                outcome.host_id,
+                outcome.ip_address,
+                error,
+            )
+        )
+        task.end_if_settled(self._clock.wall_ms())
+        self._moved(task)
+
+    async def close(self) -> None:
+        """End every command under way; what managers were asked may still happen."""
+        for running in self._running:
+            running.cancel()
+        if self._running:
+            await asyncio.wait(set(self._running))
+
+
+def _outcome(vm: VmEntry) -> TaskVmRecord:
+    return TaskVmRecord(vm.vm_id, vm.name, vm.state, vm.host_id, vm.ip_address)
+
+
+def _resized(demand: Capacity, request: CommandRequest) -> Capacity:
+    """The new size: what is not given stays.
+
+    Raises:
+        InvalidRequest: nothing is given, or it is no size a VM can have.
+    """
+    if request.host:
+        raise InvalidRequest("a resize takes no host")
+    given = (request.vcpus, request.memory_kib, request.rx_kib_s, request.tx_kib_s)
+    if all(value is None for value in given):
+        raise InvalidRequest("a resize needs at least one of vcpus, memory_kib, rx_kib_s, tx_kib_s")
+    size = Capacity.of(
+        have if value is None else float(value)
+        for have, value in zip(demand.as_tuple(), given, strict=True)
+    )
+    problems = size.problems()
+    if size.cpu_cores < 1:
+        problems.append("vcpus must be at least 1")
+    if size.memory_kib < 1024:
+        problems.append("memory_kib must be at least 1024")
+    if problems:
+        raise InvalidRequest("not a size a VM can have: " + "; ".join(problems))
+    return size

@@ -1,0 +1,65 @@
+"""The cluster's list of events, and those who follow it."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+
+from snooze.common.api import EventView
+from snooze.common.clock import Clock
+
+MAX_EVENTS = 10_000
+MAX_FOLLOWERS = 256
+
+
+class EventLog:
+    """The latest events, numbered from one; older ones are dropped."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._events: deque[EventView] = deque(maxlen=MAX_EVENTS)
+        self._last = 0
+        self._grown = asyncio.Event()
+        self.followers = 0
+        self._closed = False
+
+    def add(
+        self, kind: str, subject: str, message: str, cause: str = "", at_ms: int | None = None
+    ) -> None:
+        """Append an event and wake its followers."""
+        self._last += 1
+        at_ms = self._clock.wall_ms() if at_ms is None else at_ms
+        self._events.append(EventView(self._last, at_ms, kind, subject, message, cause))
+        self._grown.set()
+        self._grown = asyncio.Event()
+
+    def after(self, seq: int, limit: int) -> list[EventView]:
+        """Up to ``limit`` events with a number above ``seq``, oldest first."""
+        if not self._events or seq >= self._last:
+            return []
+        first = self._events[0].seq
+        start = max(0, seq + 1 - first)
+        stop = min(len(self._events), start + limit)
+        return [self._events[index] for index in range(start, stop)]
+
+    async def follow(self, seq: int) -> AsyncIterator[EventView]:
+        """Every event above ``seq`` as it comes, until the log is closed.
+
+        A follower that is too slow misses what was dropped meanwhile; the numbers show it.
+        """
+        self.followers += 1
+        try:
+            while not self._closed:
+                grown = self._grown
+                batch = self.after(seq, 100)
+                for event in batch:
+                    seq = event.seq
+                    yield event
+                if not batch:
+                    await grown.wait()
+        finally:
+            self.followers -= 1
+
+    def close(self) -> None:
+        """Let every follower end."""
+        self._closed = True
+        self._grown.set()

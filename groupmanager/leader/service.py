@@ -1,0 +1,571 @@
+"""The leader's shell: links to managers, the journal, timers; it decides nothing itself.
+
+One ``LeaderService`` lives from an election to its end. It serves once it has read the record;
+``settled`` once the managers have had time to join it.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+
+import msgspec
+
+from snooze.common import records
+from snooze.common.api import TASK_ENDED, ClusterView, CommandRequest, TaskState
+from snooze.common.clock import Clock
+from snooze.common.coordination.port import Check, Coordinator, Create, Delete, Operation, Put
+from snooze.common.core_runner import CoreRunner
+from snooze.common.errors import (
+    ErrorReport,
+    NotFound,
+    NotLeader,
+    RemoteError,
+    SnoozeError,
+    TooBusy,
+)
+from snooze.common.resources import Capacity
+from snooze.common.settings_groupmanager import GroupManagerSettings
+from snooze.common.transport.link import Link, Service, was_sent
+from snooze.common.transport.link_server import Accepted as LinkAccepted
+from snooze.common.vm_lifecycle import VmCommand
+from snooze.common.vms import MigrationProgress
+from snooze.common.wire import (
+    Accepted,
+    Assignment,
+    AssignmentRequest,
+    DescribeHosts,
+    ForgetHost,
+    Happened,
+    HostDetail,
+    HostDetails,
+    HostGone,
+    HostJoined,
+    LeaderOrder,
+    ManagerDescription,
+    ManagerHello,
+    ManagerNotice,
+    ManagerSummary,
+    ManagerWelcome,
+    PlacementAnswer,
+    PlaceVms,
+    RelayedAnswer,
+    RelayedOrder,
+    RelayToHost,
+    ReleaseHost,
+    VmMigrationMoved,
+    VmOrder,
+    VmOrderDone,
+    VmsChanged,
+    VmStatus,
+)
+from snooze.groupmanager.leader import membership_core as membership
+from snooze.groupmanager.leader import submission_events as submissions
+from snooze.groupmanager.leader.address_leases import AddressLeases
+from snooze.groupmanager.leader.commands import Commands
+from snooze.groupmanager.leader.events import EventLog
+from snooze.groupmanager.leader.journal import Journal
+from snooze.groupmanager.leader.registry import ManagerEntry, Registry
+from snooze.groupmanager.leader.submission_core import SubmissionCore
+from snooze.groupmanager.leader.tasks import Task
+from snooze.scheduling.assignment import AssignmentPolicy
+from snooze.scheduling.dispatching import DispatchPolicy
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.25
+SETTLE_S = 3.0
+"""After an election, time for managers and hosts to join before lost work is taken up again."""
+PLACE_TIMEOUT_S = 10.0
+DESCRIBE_TIMEOUT_S = 3.0
+COMMAND_TIMEOUT_S = 86_400.0
+RELAY_TIMEOUT_S = 3600.0
+FLUSH_S = 0.4
+
+
+class LeaderService:
+    """What the elected group leader does."""
+
+    def __init__(
+        self,
+        settings: GroupManagerSettings,
+        identity: ManagerDescription,
+        epoch: int,
+        coordinator: Coordinator,
+        fence: Check,
+        clock: Clock,
+        is_leader: Callable[[], bool],
+        step_down: Callable[[], None],
+    ) -> None:
+        self.identity = identity
+        self.epoch = epoch
+        self._clock = clock
+        self._coordinator = coordinator
+        self._is_leader = is_leader
+        self._started_s = clock.monotonic_s()
+        self.registry = Registry()
+        self.events = EventLog(clock)
+        self._journal = Journal(coordinator, fence, step_down)
+        leases = AddressLeases(settings.addresses.subnets, settings.addresses.quarantine_s)
+        self.tasks = SubmissionCore(
+            self.registry,
+            leases,
+            dispatch_policy=DispatchPolicy(settings.leader.dispatching_policy),
+            encode_mac=settings.addresses.mac_encoding == "snooze",
+            max_pending_tasks=settings.submission.max_pending_tasks,
+            retention_ms=int(settings.submission.task_retention_s * 1000),
+            start_timeout_s=settings.submission.start_timeout_s,
+        )
+        self._membership = CoreRunner(
+            membership.MembershipCore(
+                self.registry,
+                identity.manager_id,
+                epoch,
+                AssignmentPolicy(settings.leader.assignment_policy),
+                manages_alone=settings.leader.manages_hosts == "alone",
+            ),
+            self._perform_membership,
+            clock,
+        )
+        self._submissions = CoreRunner(self.tasks, self._perform_submission, clock)
+        self.commands = Commands(
+            self.registry,
+            clock,
+            epoch,
+            self._ask_command,
+            self._task_started,
+            self._task_moved,
+            lambda vm_id: self._submissions.feed(submissions.Destroyed(vm_id, clock.wall_ms())),
+        )
+        self._links: dict[str, Link] = {}
+        self._requests = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[object]] = {}
+        self._waiters: dict[str, set[asyncio.Future[None]]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self.ready = False
+
+    # ------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        """Read the record and begin to serve.
+
+        Raises:
+            RemoteError: the store does not answer.
+            ExecutionError: the record cannot be read.
+        """
+        hosts = await self._load(records.HOSTS, records.HostRecord)
+        vms = await self._load(records.VMS, records.VmRecord)
+        tasks = await self._load(records.TASKS, records.TaskRecord)
+        tasks.sort(key=lambda task: (task.ended_ms, task.task_id))
+        self._journal.start()
+        self._membership.feed(membership.RecordsLoaded(hosts))
+        self._submissions.feed(submissions.StateLoaded(tasks, vms))
+        self.events.add(
+            "leader.elected",
+            self.identity.manager_id,
+            f"group manager {self.identity.hostname} ({self.identity.control}) leads, "
+            f"epoch {self.epoch}",
+        )
+        self._spawn(self._tick())
+        self.ready = True
+
+    async def _load(self, path: str, kind: type[records.T]) -> list[records.T]:
+        entries = await self._coordinator.read_children(path)
+        return [records.decode(entry.data, kind) for entry in entries.values()]
+
+    async def close(self, *, flush: bool) -> None:
+        """Stop leading; with ``flush`` (a clean stop), queued records are written first."""
+        self.ready = False
+        for link in list(self._links.values()):
+            link.close("this group manager no longer leads")
+        await self.commands.close()
+        await self._journal.close(FLUSH_S if flush else 0.0)
+        for task in list(self._running):
+            task.cancel()
+        if self._running:
+            await asyncio.wait(set(self._running))
+        gone = NotLeader("this group manager stopped leading; ask again", retry_after_s=0.5)
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(gone)
+        for waiting in list(self._waiters.values()):
+            for waiter in waiting:
+                if not waiter.done():
+                    waiter.set_result(None)
+        self.events.close()
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def require(self) -> None:
+        """Refuse to serve while not leading.
+
+        Raises:
+            NotLeader: the session is suspended or lost, or the record not yet read.
+        """
+        if not self.ready or not self._is_leader():
+            raise NotLeader("there is no leader at this moment; try again", retry_after_s=0.5)
+
+    @property
+    def settled(self) -> bool:
+        """Whether managers and hosts have had time to join this leader."""
+        return self._clock.monotonic_s() - self._started_s > SETTLE_S
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self._is_leader():
+                self._membership.feed(membership.Ticked())
+                self._submissions.feed(submissions.Ticked(self._clock.wall_ms(), self.settled))
+
+    # ------------------------------------------------------------ managers
+
+    def accept(self, hello: ManagerHello) -> LinkAccepted:
+        """Let a manager in.
+
+        Raises:
+            NotLeader: we do not lead.
+        """
+        self.require()
+        manager = hello.manager
+
+        def opened(link: Link) -> None:
+            former = self._links.get(manager.manager_id)
+            if former is not None:
+                self._manager_gone(manager.manager_id, former, "it joined again")
+                former.close("this group manager joined again")
+            self._links[manager.manager_id] = link
+            self._membership.feed(membership.ManagerJoined(manager, hello.hosts))
+            now_ms = self._clock.wall_ms()
+            for state in hello.hosts:
+                host_id = state.host.host_id
+                self._submissions.feed(
+                    submissions.VmsReported(manager.manager_id, state.vms, now_ms, host_id)
+                )
+            self._submissions.feed(submissions.ManagerHeard(manager.manager_id, now_ms))
+            link.closed.add_done_callback(
+                lambda closed: (
+                    self._manager_gone(manager.manager_id, link, str(closed.result()))
+                    if not closed.cancelled()
+                    else None
+                )
+            )
+
+        service = Service(
+            requests=RelayToHost,
+            answer=self._relay,
+            notifications=ManagerNotice,
+            on_notification=lambda notice: self._on_notice(manager.manager_id, notice),
+        )
+        return LinkAccepted(ManagerWelcome(self.identity.manager_id, self.epoch), service, opened)
+
+    def _manager_gone(self, manager_id: str, link: Link, reason: str) -> None:
+        if self._links.get(manager_id) is not link:
+            return
+        del self._links[manager_id]
+        self._membership.feed(membership.ManagerLeft(manager_id, reason))
+
+    def _on_notice(self, manager_id: str, notice: ManagerNotice) -> None:
+        now_ms = self._clock.wall_ms()
+        match notice:
+            case VmsChanged():
+                self._submissions.feed(submissions.VmsReported(manager_id, notice.vms, now_ms))
+            case HostJoined():
+                self._membership.feed(membership.HostReported(manager_id, notice.state))
+                host_id = notice.state.host.host_id
+                self._submissions.feed(
+                    submissions.VmsReported(manager_id, notice.state.vms, now_ms, host_id)
+                )
+            case HostGone():
+                self._membership.feed(membership.HostLeft(manager_id, notice))
+            case ManagerSummary():
+                self._membership.feed(membership.SummaryArrived(manager_id, notice))
+            case Happened():
+                self.events.add(
+                    notice.kind, notice.subject, notice.message, notice.cause, notice.at_ms
+                )
+            case VmMigrationMoved():
+                self._migration_moved(notice.cause, notice.progress)
+
+    def _migration_moved(self, task_id: str, progress: MigrationProgress) -> None:
+        task = self.tasks.tasks.get(task_id)
+        if task is not None and not task.ended:
+            task.progress = progress
+            self._wake(task_id)
+
+    async def _relay(self, message: RelayToHost) -> msgspec.Struct:
+        """A manager's migration takes a step on another manager's host."""
+        self.require()
+        host = self.registry.hosts.get(message.host_id)
+        if host is None or not host.joined:
+            raise NotFound(f"host {message.host_id} is not in reach")
+        order = RelayedOrder(self.epoch, message.cause, message.host_id, message.order)
+        answer = await self._link_of(host.manager_id).request(order, RelayedAnswer, RELAY_TIMEOUT_S)
+        return answer
+
+    def _link_of(self, manager_id: str) -> Link:
+        link = self._links.get(manager_id)
+        if link is None:
+            raise TooBusy(f"group manager {manager_id} is not in reach", retry_after_s=1.0)
+        return link
+
+    async def _ask_command(self, manager_id: str, order: VmOrder) -> VmStatus:
+        answer = await self._link_of(manager_id).request(order, VmOrderDone, COMMAND_TIMEOUT_S)
+        self._submissions.feed(
+            submissions.VmsReported(manager_id, [answer.status], self._clock.wall_ms())
+        )
+        return answer.status
+
+    async def _place(self, effect: submissions.AskManager) -> None:
+        """Ask a manager to place VMs; the outcome is an event."""
+        message = PlaceVms(self.epoch, effect.task_id, list(effect.vms))
+        ids = [request.spec.vm_id for request in effect.vms]
+        try:
+            link = self._links.get(effect.manager_id)
+            if link is None:
+                raise TooBusy("the group manager has just left")
+            answer = await link.request(message, PlacementAnswer, PLACE_TIMEOUT_S)
+        except SnoozeError as error:
+            unknown = isinstance(error, RemoteError) and was_sent(error)
+            self._submissions.feed(
+                submissions.PlacementFailed(
+                    effect.manager_id, ids, unknown, ErrorReport.of(error), self._clock.wall_ms()
+                )
+            )
+        else:
+            self._submissions.feed(
+                submissions.PlacementAnswered(effect.manager_id, answer, self._clock.wall_ms())
+            )
+
+    async def describe(
+        self, request: DescribeHosts, manager_ids: Sequence[str] | None = None
+    ) -> dict[str, list[HostDetail]]:
+        """What managers say of their hosts, by manager; one that does not answer is left out."""
+        links = {
+            manager_id: link
+            for manager_id, link in self._links.items()
+            if manager_ids is None or manager_id in manager_ids
+        }
+
+        async def ask(link: Link) -> list[HostDetail] | None:
+            with contextlib.suppress(SnoozeError):
+                details = await link.request(request, HostDetails, DESCRIBE_TIMEOUT_S)
+                return details.hosts
+            return None
+
+        answers = await asyncio.gather(*(ask(link) for link in links.values()))
+        return {
+            manager_id: hosts
+            for manager_id, hosts in zip(links, answers, strict=True)
+            if hosts is not None
+        }
+
+    # ------------------------------------------------------------ hosts
+
+    async def assign(self, request: AssignmentRequest) -> Assignment:
+        """Give a host a manager.
+
+        Raises:
+            NotLeader: we do not lead.
+            TooBusy: no manager has joined yet.
+        """
+        self.require()
+        answer = await self._ask(
+            lambda request_id: self._membership.feed(membership.HostAsked(request_id, request))
+        )
+        if isinstance(answer, Assignment):
+            return answer
+        if isinstance(answer, ErrorReport):
+            raise answer.as_error()
+        raise NotLeader("the leader changed; ask again")
+
+    async def _ask(self, feed: Callable[[int], None]) -> object:
+        """Feed an event that a later effect answers."""
+        request_id = next(self._requests)
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._answers[request_id] = future
+        try:
+            feed(request_id)
+            return await future
+        finally:
+            self._answers.pop(request_id, None)
+
+    def _answer(self, request_id: int, answer: object) -> None:
+        future = self._answers.get(request_id)
+        if future is not None and not future.done():
+            future.set_result(answer)
+
+    # ------------------------------------------------------------ submissions and tasks
+
+    async def submit(self, event: Callable[[int], submissions.Submitted]) -> str:
+        """Take a submission in; its task's id once it is recorded.
+
+        Raises:
+            InvalidRequest, TooBusy, NotLeader: it was not accepted; nothing changed.
+        """
+        self.require()
+        answer = await self._ask(lambda request_id: self._submissions.feed(event(request_id)))
+        if isinstance(answer, submissions.AnswerSubmission):
+            if answer.error is not None:
+                raise answer.error.as_error()
+            return answer.task_id
+        raise NotLeader("the leader changed; ask again with the same idempotency key")
+
+    def task(self, task_id: str) -> Task:
+        """A task by its id.
+
+        Raises:
+            NotFound: no such, or its retention is over.
+        """
+        self.require()
+        task = self.tasks.tasks.get(task_id)
+        if task is None or task_id in self.tasks.waiting:
+            raise NotFound(f"no task {task_id!r}; it may be too old")
+        return task
+
+    def command(self, name: str, command: VmCommand, request: CommandRequest) -> Task:
+        """Set a command on a VM going. Raises: see ``Commands.start``."""
+        self.require()
+        return self.commands.start(name, command, request)
+
+    async def wait(self, task: Task, wait_s: float) -> Task:
+        """Wait until the task has ended, at most ``wait_s``."""
+        deadline = self._clock.monotonic_s() + wait_s
+        while not task.ended:
+            left = deadline - self._clock.monotonic_s()
+            if left <= 0 or not self.ready:
+                break
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            waiters = self._waiters.setdefault(task.task_id, set())
+            waiters.add(waiter)
+            try:
+                await asyncio.wait([waiter], timeout=left)
+            finally:
+                waiters.discard(waiter)
+                if not waiters:
+                    self._waiters.pop(task.task_id, None)
+        return task
+
+    def _wake(self, task_id: str) -> None:
+        for waiter in self._waiters.get(task_id, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _task_started(self, task: Task) -> None:
+        self.tasks.tasks[task.task_id] = task
+
+    def _task_moved(self, task: Task) -> None:
+        if task.state in TASK_ENDED:
+            self.tasks.note_ended(task)
+            error = f": {task.error.message}" if task.error is not None else ""
+            name = next(iter(task.vms.values())).name
+            outcome = "failed" if task.state is TaskState.FAILED else "done"
+            self.events.add(
+                f"command.{outcome}", name, f"{task.kind} {name}: {outcome}{error}", task.task_id
+            )
+        self._wake(task.task_id)
+
+    # ------------------------------------------------------------ effects
+
+    def _perform_membership(self, effect: membership.MembershipEffect) -> None:
+        match effect:
+            case membership.AnswerHost():
+                self._answer(effect.request_id, effect.answer)
+            case membership.HandOver():
+                message = ReleaseHost(self.epoch, "rebalance", effect.host_id, effect.assignment)
+                self._spawn(self._tell(effect.manager_id, message))
+            case membership.TellForget():
+                message = ForgetHost(self.epoch, effect.host_id)
+                self._spawn(self._tell(effect.manager_id, message))
+            case membership.RecordHost():
+                path = f"{records.HOSTS}/{effect.record.host_id}"
+                self._journal.write([Put(path, records.encode(effect.record))])
+            case membership.Announce():
+                self._announce(effect)
+
+    def _announce(self, effect: membership.Announce) -> None:
+        self.events.add(effect.kind, effect.subject, effect.message, effect.cause)
+
+    async def _tell(self, manager_id: str, message: LeaderOrder) -> None:
+        link = self._links.get(manager_id)
+        if link is None:
+            return
+        try:
+            await link.request(message, Accepted, PLACE_TIMEOUT_S)
+        except SnoozeError as error:
+            logger.info(
+                "a group manager did not take an order",
+                extra={"manager": manager_id, "error": error.message},
+            )
+
+    def _perform_submission(self, effect: submissions.SubmissionEffect) -> None:
+        match effect:
+            case submissions.AnswerSubmission():
+                self._answer(effect.request_id, effect)
+            case submissions.RecordTask():
+                self._record_task(effect)
+            case submissions.UpdateRecords():
+                self._journal.write(_updates(effect))
+            case submissions.AskManager():
+                self._spawn(self._place(effect))
+            case submissions.TaskMoved():
+                self._wake(effect.task_id)
+            case membership.Announce():
+                self._announce(effect)
+
+    def _record_task(self, effect: submissions.RecordTask) -> None:
+        task_id = effect.task.task_id
+
+        def done(error: ErrorReport | None) -> None:
+            if error is not None:
+                self._submissions.feed(submissions.RecordFailed(task_id, error))
+            else:
+                self._submissions.feed(submissions.RecordWritten(task_id, self._clock.wall_ms()))
+
+        operations: list[Operation] = [
+            Create(f"{records.VMS}/{vm.vm_id}", records.encode(vm)) for vm in effect.vms
+        ]
+        operations.append(Create(f"{records.TASKS}/{task_id}", records.encode(effect.task)))
+        try:
+            self._journal.write(operations, done)
+        except TooBusy as error:
+            done(ErrorReport.of(error))
+
+    # ------------------------------------------------------------ views
+
+    def cluster_view(self, version: str) -> ClusterView:
+        """The cluster in one line."""
+        managers = list(self.registry.managers.values())
+        return ClusterView(
+            leader_id=self.identity.manager_id,
+            leader_address=str(self.identity.control),
+            epoch=self.epoch,
+            managers=len(managers),
+            hosts=sum(1 for host in self.registry.hosts.values() if host.joined),
+            vms=len(self.registry.vms),
+            version=version,
+            capacity=_sum(managers, lambda manager: manager.capacity),
+            reserved=_sum(managers, lambda manager: manager.reserved),
+        )
+
+
+def _sum(managers: Sequence[ManagerEntry], of: Callable[[ManagerEntry], Capacity]) -> Capacity:
+    total = Capacity()
+    for manager in managers:
+        total = total.plus(of(manager))
+    return total
+
+
+def _updates(effect: submissions.UpdateRecords) -> list[Operation]:
+    operations: list[Operation] = [
+        Put(f"{records.VMS}/{vm.vm_id}", records.encode(vm)) for vm in effect.vms
+    ]
+    operations += [
+        Put(f"{records.TASKS}/{task.task_id}", records.encode(task)) for task in effect.tasks
+    ]
+    operations += [Delete(f"{records.VMS}/{vm_id}") for vm_id in effect.removed_vms]
+    operations += [Delete(f"{records.TASKS}/{task_id}") for task_id in effect.removed_tasks]
+    return operations
