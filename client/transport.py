@@ -19,6 +19,7 @@ answer).
 """
 
 import asyncio
+import re
 import ssl
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from yarl import URL
 from snooze.common.api import ErrorBody
 from snooze.common.clock import SYSTEM_CLOCK, Clock
 from snooze.common.errors import (
+    InvalidRequest,
     NotLeader,
     RemoteError,
     RemoteTimeout,
@@ -55,6 +57,7 @@ IDLE_STREAM_S: Final = 60.0
 """A stream of events that is silent for so long is opened again: its peer may have died."""
 
 _READ_BYTES: Final = 64 * 1024
+_KEY: Final = re.compile(r"[\x21-\x7e]{0,200}")
 _FOR_NOW: Final = (TooBusy, NotLeader, StaleEpoch)
 
 
@@ -188,6 +191,8 @@ class Transport:
             SnoozeError: what the server said, ``RemoteError`` when nobody could be asked, or
                 ``RemoteTimeout`` when the answer did not come.
         """
+        if not _KEY.fullmatch(idempotency_key):
+            raise InvalidRequest("an idempotency key is at most 200 visible ASCII characters")
         headers = {"Accept": "application/json"}
         if method == "POST":
             headers["Idempotency-Key"] = idempotency_key or uuid.uuid4().hex

@@ -1,0 +1,104 @@
+"""Commands that run something here: a cluster in one process, the three daemons, their settings."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from snooze.client.options import DAEMON_PANEL, add
+
+
+class Hypervisor(StrEnum):
+    """What the hosts of ``snooze up`` run their VMs on."""
+
+    TEST = "test"
+    SIMULATED = "simulated"
+    QEMU = "qemu"
+
+
+ConfigOption = Annotated[
+    Path,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="Its settings: TOML, or an original snooze_node.cfg.",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for name, function in (
+        ("up", up),
+        ("bootstrap", bootstrap),
+        ("groupmanager", groupmanager),
+        ("localcontroller", localcontroller),
+        ("check-config", check_config),
+    ):
+        add(app, name, function, DAEMON_PANEL)
+
+
+def up(
+    managers: Annotated[int, typer.Option(min=1, max=64, help="Group managers.")] = 2,
+    hosts: Annotated[int, typer.Option(min=0, max=1000, help="Hosts (local controllers).")] = 4,
+    hypervisor: Annotated[
+        Hypervisor,
+        typer.Option(
+            help="libvirt's test driver, hosts that only pretend, or qemu on this machine."
+        ),
+    ] = Hypervisor.TEST,
+    port: Annotated[
+        int,
+        typer.Option(min=1, max=65535, help="The front door's; the others take the next ones."),
+    ] = 5000,
+) -> None:
+    """Run a whole cluster here, until Ctrl-C."""
+    from snooze.client.allinone import run
+
+    raise typer.Exit(run(managers=managers, hosts=hosts, hypervisor=hypervisor.value, port=port))
+
+
+def bootstrap(config: ConfigOption) -> None:
+    """Run a bootstrap node: a front door of the cluster."""
+    from snooze.bootstrap.service import run
+
+    raise typer.Exit(run(str(config)))
+
+
+def groupmanager(config: ConfigOption) -> None:
+    """Run a group manager; one of them is elected leader."""
+    from snooze.groupmanager.service import run
+
+    raise typer.Exit(run(str(config)))
+
+
+def localcontroller(config: ConfigOption) -> None:
+    """Run a local controller: the agent on a host."""
+    from snooze.localcontroller.service import run
+
+    raise typer.Exit(run(str(config)))
+
+
+def check_config(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="TOML, or an original snooze_node.cfg.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ],
+) -> None:
+    """Say everything that is wrong with a settings file, and what it means."""
+    from snooze.client.terminal import write
+    from snooze.common.config_check import check_config as check
+
+    report = check(str(file))
+    write(report.text())
+    raise typer.Exit(0 if report.ok else 3)

@@ -1,0 +1,299 @@
+"""The tables that people see: units readable, the important columns first, 80 columns enough."""
+
+import datetime
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from snooze.client.terminal import plain
+from snooze.client.units import (
+    bytes_text,
+    cores_text,
+    memory_text,
+    pair_text,
+    rate_text,
+    span_text,
+)
+from snooze.common.api import (
+    ErrorBody,
+    EventView,
+    HostView,
+    ImageView,
+    ManagerView,
+    TaskState,
+    TaskView,
+    VmView,
+)
+from snooze.common.errors import ErrorReport, SnoozeError
+from snooze.common.resources import Capacity
+from snooze.common.vm_lifecycle import VmState
+
+Cell = str | Text
+
+VM_STYLES: Final[dict[VmState, str]] = {
+    VmState.RUNNING: "green",
+    VmState.PAUSED: "yellow",
+    VmState.STOPPED: "dim",
+    VmState.DESTROYED: "dim",
+    VmState.FAILED: "red",
+    VmState.UNREACHABLE: "red",
+}
+"""Any other state is under way."""
+
+TASK_STYLES: Final[dict[TaskState, str]] = {
+    TaskState.DONE: "green",
+    TaskState.PARTIAL: "yellow",
+    TaskState.FAILED: "red",
+}
+UNDER_WAY: Final = "cyan"
+
+
+def vms(views: Sequence[VmView]) -> RenderableType:
+    """All VMs."""
+    rows = [
+        (
+            _text(vm.name),
+            vm_state(vm),
+            cores_text(vm.demand.cpu_cores),
+            memory_text(vm.demand.memory_kib),
+            _text(vm.ip_address or "-"),
+            _text(vm.hostname or vm.host_id or "-"),
+        )
+        for vm in sorted(views, key=lambda vm: vm.name)
+    ]
+    columns = ("NAME", "STATE", ">VCPUS", ">MEMORY", "ADDRESS", "HOST")
+    return _table(columns, rows, "No VMs. Start one with `snooze submit`.")
+
+
+def vm_details(vm: VmView) -> RenderableType:
+    """Everything about one VM but its XML."""
+    where = vm.hostname or vm.host_id
+    facts: list[tuple[str, Cell]] = [
+        ("name", _text(vm.name)),
+        ("id", _text(vm.vm_id)),
+        ("state", vm_state(vm)),
+        ("reason", _text(vm.reason)),
+        ("host", _text(f"{where} ({vm.host_id})" if where != vm.host_id else where)),
+        ("manager", _text(vm.manager_id)),
+        ("address", _text(vm.ip_address)),
+        ("MAC address", _text(vm.mac_address)),
+        ("image", _text(vm.image)),
+        ("virtual cluster", _text(vm.virtual_cluster)),
+        ("asked for", capacity_text(vm.demand)),
+        ("uses", "" if vm.used is None else capacity_text(vm.used)),
+        ("generation", str(vm.generation) if vm.managed else ""),
+        ("task", _text(vm.task_id)),
+    ]
+    return _facts(facts)
+
+
+def hosts(views: Sequence[HostView]) -> RenderableType:
+    """All hosts; reserved of what they have."""
+    rows = [
+        (
+            _text(host.hostname),
+            _status(host.status),
+            str(host.vms),
+            f"{cores_text(host.reserved.cpu_cores)}/{cores_text(host.capacity.cpu_cores)}",
+            pair_text(host.reserved.memory_kib, host.capacity.memory_kib),
+            _text(host.manager_id or "-"),
+            _text(host.id),
+        )
+        for host in sorted(views, key=lambda host: (host.hostname, host.id))
+    ]
+    columns = ("HOST", "STATUS", ">VMS", ">CORES", ">MEMORY", "MANAGER", "ID")
+    return _table(columns, rows, "No hosts have joined.")
+
+
+def managers(views: Sequence[ManagerView]) -> RenderableType:
+    """All group managers."""
+    rows = [
+        (
+            _text(manager.id),
+            Text("leader", style="bold") if manager.leader else "manager",
+            _text(manager.address),
+            str(manager.hosts),
+            str(manager.vms),
+            f"{cores_text(manager.reserved.cpu_cores)}/{cores_text(manager.capacity.cpu_cores)}",
+            pair_text(manager.reserved.memory_kib, manager.capacity.memory_kib),
+        )
+        for manager in sorted(views, key=lambda manager: (not manager.leader, manager.id))
+    ]
+    columns = ("ID", "ROLE", "ADDRESS", ">HOSTS", ">VMS", ">CORES", ">MEMORY")
+    return _table(columns, rows, "No group managers.")
+
+
+def images(views: Sequence[ImageView]) -> RenderableType:
+    """All images."""
+    rows = [
+        (
+            _text(image.name),
+            _text(image.format),
+            bytes_text(image.capacity_bytes),
+            bytes_text(image.allocation_bytes),
+            str(image.hosts),
+        )
+        for image in sorted(views, key=lambda image: image.name)
+    ]
+    columns = ("IMAGE", "FORMAT", ">SIZE", ">ON DISK", ">HOSTS")
+    return _table(columns, rows, "No images.")
+
+
+def tasks(views: Sequence[TaskView]) -> RenderableType:
+    """All tasks, the newest last."""
+    rows = [
+        (
+            _text(task.id),
+            _text(task.kind),
+            task_state(task),
+            span_text(task.ended_ms - task.created_ms) if task.ended_ms else "-",
+            _text(task.vms[0].name) if len(task.vms) == 1 else f"{len(task.vms)} VMs",
+        )
+        for task in sorted(views, key=lambda task: task.created_ms)
+    ]
+    return _table(("ID", "KIND", "STATE", ">TOOK", "VM"), rows, "No tasks.")
+
+
+def task_details(task: TaskView) -> RenderableType:
+    """One task and its VMs."""
+    moved = task.progress
+    facts: list[tuple[str, Cell]] = [
+        ("task", _text(task.id)),
+        ("kind", _text(task.kind)),
+        ("state", task_state(task)),
+        ("created", moment(task.created_ms)),
+        ("took", span_text(task.ended_ms - task.created_ms) if task.ended_ms else ""),
+    ]
+    if moved is not None:
+        total = bytes_text(moved.total_bytes) if moved.total_bytes else "?"
+        facts += [
+            ("moved", f"{bytes_text(moved.processed_bytes)} of {total}"),
+            ("dirty rate", rate_text(moved.dirty_kib_s) if moved.dirty_kib_s else ""),
+            ("downtime", span_text(moved.downtime_ms) if moved.downtime_ms else ""),
+            ("note", _text(moved.note)),
+        ]
+    if task.error is not None:
+        facts.append(("error", Text(plain(task.error.message), style="red")))
+    return Group(_facts(facts), Text(), submission(task))
+
+
+def submission(task: TaskView) -> RenderableType:
+    """How far a task is with each of its VMs."""
+    rows: list[Sequence[Cell]] = [
+        (
+            _text(vm.name),
+            Text(vm.state.value, style=VM_STYLES.get(vm.state, UNDER_WAY)),
+            _text(vm.hostname or vm.host_id or "-"),
+            _text(vm.ip_address or "-"),
+        )
+        for vm in task.vms
+    ]
+    return _table(("NAME", "STATE", "HOST", "ADDRESS"), rows, "No VMs.")
+
+
+def commands(outcomes: Iterable[TaskView | SnoozeError]) -> RenderableType:
+    """What became of one command on several VMs; refusals are told elsewhere."""
+    rows: list[Sequence[Cell]] = []
+    for task in outcomes:
+        if isinstance(task, SnoozeError):
+            continue
+        rows += [
+            (
+                _text(vm.name),
+                _text(task.kind),
+                task_state(task),
+                Text(vm.state.value, style=VM_STYLES.get(vm.state, UNDER_WAY)),
+                _text(vm.hostname or vm.host_id or "-"),
+            )
+            for vm in task.vms
+        ]
+    return _table(("NAME", "COMMAND", "RESULT", "STATE", "HOST"), rows, "Nothing was asked.")
+
+
+def outcomes_json(outcomes: Iterable[TaskView | SnoozeError]) -> bytes:
+    """The API's answers for several VMs as one list: ``TaskView``, or ``{"error": ...}``."""
+    return msgspec.json.encode(
+        [ErrorBody(ErrorReport.of(o)) if isinstance(o, SnoozeError) else o for o in outcomes]
+    )
+
+
+def event_line(event: EventView) -> Text:
+    """One event on one line."""
+    line = Text.assemble((f"{moment(event.at_ms)}  ", "dim"))
+    bad = any(word in event.kind for word in ("fail", "lost", "crash", "refused", "dead"))
+    line.append(f"{plain(event.kind):<20} ", style="red" if bad else "bold")
+    line.append(f"{plain(event.subject)}  {plain(event.message)}")
+    if event.cause:
+        line.append(f"  ({plain(event.cause)})", style="dim")
+    return line
+
+
+def vm_state(vm: VmView) -> Text:
+    """A VM's state in its colour; a VM that is not ours says so."""
+    text = Text.assemble((vm.state.value, VM_STYLES.get(vm.state, UNDER_WAY)))
+    if not vm.managed:
+        text.append(" (not ours)", style="dim")
+    return text
+
+
+def task_state(task: TaskView) -> Text:
+    """A task's state in its colour."""
+    return Text(task.state.value, style=TASK_STYLES.get(task.state, UNDER_WAY))
+
+
+def capacity_text(capacity: Capacity) -> str:
+    """A capacity vector in words."""
+    return (
+        f"{cores_text(capacity.cpu_cores)} cores, {memory_text(capacity.memory_kib)},"
+        f" in {rate_text(capacity.rx_kib_s)}, out {rate_text(capacity.tx_kib_s)}"
+    )
+
+
+def moment(at_ms: int) -> str:
+    """A time of the API in the zone of this machine."""
+    try:
+        instant = datetime.datetime.fromtimestamp(at_ms / 1000, tz=datetime.UTC)
+    except (OverflowError, ValueError, OSError):
+        return str(at_ms)
+    return instant.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _status(status: str) -> Text:
+    styles = {"active": "green", "unreachable": "red", "failed": "red"}
+    return Text(plain(status), style=styles.get(status.lower(), UNDER_WAY))
+
+
+def _text(text: str) -> Text:
+    return Text(plain(text))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], empty: str) -> RenderableType:
+    """A table without lines; a column whose title begins with ``>`` is flush right."""
+    if not rows:
+        return Text(empty)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title in columns:
+        # Names fold on a narrow terminal rather than lose their ends.
+        table.add_column(
+            title.removeprefix(">"),
+            justify="right" if title.startswith(">") else "left",
+            no_wrap=title.startswith(">") or title == "ID",
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _facts(facts: Sequence[tuple[str, Cell]]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        if value:
+            table.add_row(name, value)
+    return table

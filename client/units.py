@@ -1,0 +1,90 @@
+"""Quantities as people write and read them.
+
+Memory and rates are binary: ``2G`` is 2 GiB, ``12M`` a second is 12 MiB/s.
+"""
+
+import re
+from typing import Final
+
+from snooze.common.errors import InvalidRequest
+
+_KIB_OF: Final[dict[str, float]] = {"k": 1, "m": 1024, "g": 1024**2, "t": 1024**3}
+_QUANTITY = re.compile(r"\s*([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([kmgt]?)(?:i?b)?\s*", re.IGNORECASE)
+_BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def parse_memory_kib(text: str, *, where: str = "memory") -> int:
+    """KiB in ``512M``, ``2G``, ``1.5GiB``; a number needs its unit.
+
+    Raises:
+        InvalidRequest: if it is not such a quantity, or less than a KiB.
+    """
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        raise InvalidRequest(f"{where}: {text!r} is no amount of memory; write it as 512M or 2G")
+    number, unit = match.groups()
+    if not unit:
+        raise InvalidRequest(f"{where}: {text!r} has no unit; write it as {number}M or {number}G")
+    kib = round(float(number) * _KIB_OF[unit.lower()])
+    if kib < 1:
+        raise InvalidRequest(f"{where}: {text!r} is less than 1 KiB")
+    return kib
+
+
+def parse_rate_kib_s(text: str, *, where: str = "rate") -> float:
+    """KiB/s in ``12800`` (KiB/s), ``12M`` or ``1G`` (MiB and GiB a second).
+
+    Raises:
+        InvalidRequest: if it is not such a quantity.
+    """
+    match = _QUANTITY.fullmatch(text.removesuffix("/s"))
+    if match is None:
+        raise InvalidRequest(f"{where}: {text!r} is no rate; write KiB/s as 12800, or as 12M")
+    number, unit = match.groups()
+    return float(number) * _KIB_OF[unit.lower() or "k"]
+
+
+def memory_text(kib: float) -> str:
+    """``2.0 GiB``."""
+    return bytes_text(kib * 1024)
+
+
+def bytes_text(count: float) -> str:
+    """``300.0 MiB``: the largest unit that leaves a number of at least one."""
+    value, unit = float(count), 0
+    while abs(value) >= 1024 and unit < len(_BYTE_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{value:.0f} B" if unit == 0 else f"{value:.1f} {_BYTE_UNITS[unit]}"
+
+
+def rate_text(kib_s: float) -> str:
+    """``12.5 MiB/s``; a dash for none."""
+    return f"{bytes_text(kib_s * 1024)}/s" if kib_s else "-"
+
+
+def pair_text(part_kib: float, whole_kib: float) -> str:
+    """``4.0/64.0 GiB``: both in the unit of the whole; a dash when there is nothing."""
+    if whole_kib <= 0:
+        return "-"
+    whole = bytes_text(whole_kib * 1024)
+    number, unit = whole.split(" ")
+    factor = 1024.0 ** (_BYTE_UNITS.index(unit) - 1)
+    return f"{part_kib / factor:.1f}/{number} {unit}"
+
+
+def cores_text(cores: float) -> str:
+    """``4`` or ``0.25``."""
+    return f"{cores:.0f}" if cores == round(cores) else f"{cores:.2f}"
+
+
+def span_text(milliseconds: float) -> str:
+    """``250 ms``, ``12.3 s``, ``4 min 05 s``, ``3 h 07 min``."""
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1000
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,137 @@
+"""Waiting for tasks with a progress bar on standard error.
+
+A terminal sees one bar for each task (one for all of them when there are many): a submission counts
+the VMs that have settled, a migration the bytes that have moved. Without a terminal it is silent.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
+
+from snooze.client.async_sdk import AsyncSnooze, OnProgress
+from snooze.client.terminal import error_console, plain
+from snooze.client.units import bytes_text, rate_text, span_text
+from snooze.common.api import TASK_ENDED, TaskView, TaskVm
+from snooze.common.errors import SnoozeError
+from snooze.common.vm_lifecycle import SETTLED
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+MAX_AT_ONCE: Final = 16
+MAX_BARS: Final = 8
+
+
+async def each(items: Sequence[A], work: Callable[[A], Awaitable[B]]) -> list[B]:
+    """``work``, which raises nothing, for each item; results in the items' order.
+
+    At most ``MAX_AT_ONCE`` at a time.
+    """
+    slots = asyncio.Semaphore(MAX_AT_ONCE)
+
+    async def one(item: A) -> B:
+        async with slots:
+            return await work(item)
+
+    return await asyncio.gather(*(one(item) for item in items))
+
+
+async def wait_for(
+    cluster: AsyncSnooze, tasks: Sequence[TaskView], timeout_s: float
+) -> list[TaskView | SnoozeError]:
+    """The tasks when they have ended, in the order given; shows how far they are.
+
+    In place of a task whose end was not seen stands the reason (``RemoteTimeout`` when it had not
+    ended after ``timeout_s``).
+    """
+    console = error_console()
+    pending = [task for task in tasks if task.state not in TASK_ENDED]
+    on_progress: OnProgress | None = None
+
+    async def wait(task: TaskView) -> TaskView | SnoozeError:
+        try:
+            return await cluster.wait(task, on_progress=on_progress, timeout_s=timeout_s)
+        except SnoozeError as error:
+            return error
+
+    try:
+        if not pending or not console.is_terminal:
+            return await each(tasks, wait)
+        with _progress(console) as progress:
+            on_progress = _Bars(progress, tasks).update
+            return await each(tasks, wait)
+    except asyncio.CancelledError:
+        ids = " ".join(task.id for task in pending[:3])
+        console.print(f"Not waiting any longer. The order stands; see: snooze task {ids}")
+        raise
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn(
+            "{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=32)
+        ),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[detail]}", markup=False, table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+class _Bars:
+    def __init__(self, progress: Progress, tasks: Sequence[TaskView]) -> None:
+        self._progress = progress
+        self._bars: dict[str, TaskID] = {}
+        self._ended: set[str] = set()
+        self._all: TaskID | None = None
+        if len(tasks) > MAX_BARS:
+            self._all = progress.add_task(tasks[0].kind, total=len(tasks), detail="")
+        else:
+            for task in tasks:
+                self._bars[task.id] = progress.add_task(_title(task), total=None, detail="")
+                self.update(task)
+
+    def update(self, task: TaskView) -> None:
+        """Show how far ``task`` is."""
+        if self._all is not None:
+            if task.state in TASK_ENDED:
+                self._ended.add(task.id)
+            total = self._progress.tasks[0].total or 0
+            words = f"{len(self._ended)}/{total:.0f} VMs"
+            self._progress.update(self._all, completed=len(self._ended), detail=words)
+            return
+        done, whole, words = _measure(task)
+        self._progress.update(self._bars[task.id], completed=done, total=whole, detail=words)
+
+
+def _title(task: TaskView) -> str:
+    names = task.vms[0].name if len(task.vms) == 1 else f"{len(task.vms)} VMs"
+    return plain(f"{task.kind} {names}")
+
+
+def _measure(task: TaskView) -> tuple[float, float | None, str]:
+    """Done, total (None: unknown) and words."""
+    moved = task.progress
+    if moved is not None and moved.total_bytes:
+        done = min(moved.processed_bytes, moved.total_bytes)
+        detail = f"{bytes_text(done)} of {bytes_text(moved.total_bytes)}"
+        if moved.dirty_kib_s:
+            detail += f", dirties {rate_text(moved.dirty_kib_s)}"
+        if task.state in TASK_ENDED and moved.downtime_ms:
+            detail += f", down for {span_text(moved.downtime_ms)}"
+        return done, moved.total_bytes, detail
+    if len(task.vms) > 1:
+        settled = sum(_settled(vm) for vm in task.vms)
+        return settled, len(task.vms), f"{settled}/{len(task.vms)} VMs"
+    if task.state in TASK_ENDED:
+        return 1, 1, task.state.value
+    return 0, None, task.state.value
+
+
+def _settled(vm: TaskVm) -> bool:
+    return vm.error is not None or vm.state in SETTLED
