@@ -128,6 +128,7 @@ class MigrationTicket(msgspec.Struct, frozen=True, omit_defaults=True):
         live: whether the driver moves the running guest; False: the definition is moved and the
             guest starts again at the destination (libvirt's test driver).
         copy_storage: disks lie on storage that is not shared and travel too.
+        incremental: only what lies above a master image that both hosts have.
         token: names this reservation at the destination.
     """
 
@@ -137,3 +138,4 @@ class MigrationTicket(msgspec.Struct, frozen=True, omit_defaults=True):
     live: bool = True
     copy_storage: bool = False
     token: str = ""
+    incremental: bool = False

@@ -8,6 +8,8 @@ import asyncio
 import uuid
 from typing import Final
 
+import msgspec
+
 from snooze.common.domain_template import compose, read_template
 from snooze.common.errors import (
     Conflict,
@@ -190,7 +192,7 @@ class SimulatedHypervisor(HostListener):
         self._check_connected()
         old = vm.spec
         demand = Capacity(vcpus, memory_kib, old.demand.rx_kib_s, old.demand.tx_kib_s)
-        vm.spec = _with_demand(old, demand)
+        vm.spec = msgspec.structs.replace(old, demand=demand)
         return self._answer("resize", vm)
 
     async def offer(self, vm_id: str, options: MigrationOptions) -> MigrationOffer:
@@ -432,19 +434,6 @@ class SimulatedHypervisor(HostListener):
         if error is not None:
             raise error
         return _report(vm)
-
-
-def _with_demand(spec: VmSpec, demand: Capacity) -> VmSpec:
-    return VmSpec(
-        spec.vm_id,
-        spec.name,
-        demand,
-        spec.generation,
-        spec.libvirt_xml,
-        spec.image,
-        spec.ip_address,
-        spec.mac_address,
-    )
 
 
 def _report(vm: SimulatedVm) -> VmReport:

@@ -1,0 +1,426 @@
+"""The port on libvirt: ``qemu:///system`` and its remote forms, and libvirt's test driver.
+
+This class only orders: each call is one piece of blocking work (``libvirt_domains``,
+``libvirt_migration``, ``libvirt_usage``) in a bounded thread (``libvirt_connection``). Orders on
+one VM wait for each other. An order that timed out may still be running in its thread: until it
+has returned, further orders on that VM are refused, not run beside it.
+"""
+
+import asyncio
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import libvirt
+import msgspec
+
+from snooze.common.clock import SYSTEM_CLOCK, Clock
+from snooze.common.errors import ExecutionError, RemoteError, RemoteTimeout, SnoozeError, TooBusy
+from snooze.common.resources import Capacity
+from snooze.common.vm_lifecycle import VmState
+from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport, VmSpec, VmUsage
+from snooze.localcontroller.hypervisor import (
+    libvirt_domains,
+    libvirt_events,
+    libvirt_migration,
+    libvirt_usage,
+)
+from snooze.localcontroller.hypervisor.libvirt_connection import LibvirtConnection
+from snooze.localcontroller.hypervisor.libvirt_domains import Workshop
+from snooze.localcontroller.hypervisor.libvirt_options import LibvirtOptions
+from snooze.localcontroller.hypervisor.port import (
+    ChangeCallback,
+    ChangeKind,
+    ConnectionCallback,
+    ConnectionChange,
+    Feature,
+    HypervisorDescription,
+    MigrationOffer,
+    MigrationOptions,
+    ProgressCallback,
+    VmChange,
+)
+from snooze.localcontroller.images import ImageStore
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ABORT_S: Final = 30.0
+"""How long an aborted migration may take to come to its end."""
+
+
+class LibvirtHypervisor:
+    """A ``Hypervisor`` on libvirt.
+
+    Args:
+        thread_initializer: run first in every thread that calls libvirt or touches images.
+    """
+
+    def __init__(
+        self,
+        options: LibvirtOptions,
+        clock: Clock = SYSTEM_CLOCK,
+        thread_initializer: Callable[[], None] | None = None,
+    ) -> None:
+        self.options = options
+        self.images = ImageStore(options.images, clock)
+        self._clock = clock
+        self._connection = LibvirtConnection(
+            options, self._hear_lifecycle, self._hear_connection, thread_initializer
+        )
+        self._workshop: Workshop | None = None
+        self._managed: set[str] = set()
+        self._migrating: set[str] = set()
+        self._leaving: set[str] = set()
+        self._arriving: set[str] = set()
+        self._busy: set[str] = set()
+        self._busy_lock = threading.Lock()
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._usage_lock = asyncio.Lock()
+        self._meter = libvirt_usage.UsageMeter(clock)
+        self._change_callbacks: list[ChangeCallback] = []
+        self._connection_callbacks: list[ConnectionCallback] = []
+
+    def on_change(self, callback: ChangeCallback) -> None:
+        """See the port."""
+        self._change_callbacks.append(callback)
+
+    def on_connection(self, callback: ConnectionCallback) -> None:
+        """See the port."""
+        self._connection_callbacks.append(callback)
+
+    async def open(self) -> None:
+        """See the port."""
+        await self._connection.open()
+        try:
+            await self._make_workshop()
+            await self.inventory()
+        except BaseException:
+            await self._connection.close()
+            raise
+
+    async def close(self) -> None:
+        """See the port."""
+        await self._connection.close()
+
+    async def describe(self) -> HypervisorDescription:
+        """See the port."""
+        return (await self._make_workshop()).description
+
+    async def capacity(self) -> Capacity:
+        """See the port."""
+        return await self._connection.call("learn the capacity", libvirt_domains.capacity)
+
+    async def inventory(self) -> list[VmReport]:
+        """See the port."""
+        reports = await self._connection.call("list domains", libvirt_domains.inventory)
+        self._managed |= {report.vm_id for report in reports if report.managed}
+        return [self._as_migrating(report) for report in reports]
+
+    async def start(self, spec: VmSpec) -> VmReport:
+        """See the port."""
+        workshop = await self._make_workshop()
+        self._managed.add(spec.vm_id)
+        report = await self._order(
+            spec.vm_id,
+            f"start VM {spec.name!r}",
+            lambda connection: libvirt_domains.start(connection, workshop, spec),
+            self.options.start_timeout_s,
+        )
+        self._managed.add(spec.vm_id)
+        return report
+
+    async def start_again(self, vm_id: str) -> VmReport:
+        """See the port."""
+        workshop = await self._make_workshop()
+        return await self._order(
+            vm_id,
+            f"start VM {vm_id}",
+            lambda connection: libvirt_domains.start_again(connection, workshop, vm_id),
+            self.options.start_timeout_s,
+        )
+
+    async def suspend(self, vm_id: str) -> VmReport:
+        """See the port."""
+        return await self._order(
+            vm_id, f"suspend VM {vm_id}", lambda c: libvirt_domains.suspend(c, vm_id)
+        )
+
+    async def resume(self, vm_id: str) -> VmReport:
+        """See the port."""
+        return await self._order(
+            vm_id, f"resume VM {vm_id}", lambda c: libvirt_domains.resume(c, vm_id)
+        )
+
+    async def shutdown(self, vm_id: str) -> VmReport:
+        """See the port."""
+        return await self._order(
+            vm_id, f"shut VM {vm_id} down", lambda c: libvirt_domains.shutdown(c, vm_id)
+        )
+
+    async def reboot(self, vm_id: str) -> VmReport:
+        """See the port."""
+        return await self._order(
+            vm_id, f"reboot VM {vm_id}", lambda c: libvirt_domains.reboot(c, vm_id)
+        )
+
+    async def destroy(self, vm_id: str) -> None:
+        """See the port."""
+        workshop = await self._make_workshop()
+        await self._order(
+            vm_id,
+            f"destroy VM {vm_id}",
+            lambda connection: libvirt_domains.destroy(connection, workshop, vm_id),
+            self.options.start_timeout_s,
+        )
+
+    async def resize(self, vm_id: str, vcpus: int, memory_kib: int) -> VmReport:
+        """See the port."""
+        return await self._order(
+            vm_id,
+            f"resize VM {vm_id}",
+            lambda connection: libvirt_domains.resize(connection, vm_id, vcpus, memory_kib),
+        )
+
+    async def offer(self, vm_id: str, options: MigrationOptions) -> MigrationOffer:
+        """See the port."""
+        workshop = await self._make_workshop()
+        return await self._order(
+            vm_id,
+            f"offer VM {vm_id}",
+            lambda connection: libvirt_migration.offer(connection, workshop, vm_id, options),
+        )
+
+    async def prepare_incoming(self, offer: MigrationOffer) -> MigrationTicket:
+        """See the port."""
+        workshop = await self._make_workshop()
+        vm_id = offer.report.vm_id
+        ticket = await self._order(
+            vm_id,
+            f"make room for VM {offer.report.name!r}",
+            lambda connection: libvirt_migration.prepare_incoming(connection, workshop, offer),
+            self.options.start_timeout_s,
+        )
+        self._managed.add(vm_id)
+        self._arriving.add(vm_id)
+        return ticket
+
+    async def migrate_out(
+        self,
+        vm_id: str,
+        ticket: MigrationTicket,
+        options: MigrationOptions,
+        on_progress: ProgressCallback,
+    ) -> None:
+        """See the port."""
+        workshop = await self._make_workshop()
+        began_s = self._clock.monotonic_s()
+        migration = asyncio.ensure_future(
+            self._order(
+                vm_id,
+                f"migrate VM {vm_id}",
+                lambda connection: libvirt_migration.migrate_out(
+                    connection, workshop, vm_id, ticket, options
+                ),
+                options.timeout_s + 2 * ABORT_S,
+                migrating=True,
+            )
+        )
+        self._migrating.add(vm_id)
+        self._leaving.add(vm_id)
+        try:
+            last = await self._follow(migration, vm_id, options, on_progress)
+        except BaseException:
+            self._leaving.discard(vm_id)
+            raise
+        finally:
+            self._migrating.discard(vm_id)
+        on_progress(
+            MigrationProgress(
+                vm_id,
+                elapsed_ms=round((self._clock.monotonic_s() - began_s) * 1000),
+                total_bytes=last.total_bytes,
+                processed_bytes=last.total_bytes,
+                dirty_kib_s=last.dirty_kib_s,
+                downtime_ms=last.downtime_ms,
+                iteration=last.iteration,
+                note="" if ticket.live else libvirt_migration.COPY_NOTE,
+            )
+        )
+
+    async def finish_incoming(self, vm_id: str, ticket: MigrationTicket) -> VmReport:
+        """See the port."""
+        workshop = await self._make_workshop()
+        report = await self._order(
+            vm_id,
+            f"receive VM {vm_id}",
+            lambda connection: libvirt_migration.finish_incoming(
+                connection, workshop, vm_id, ticket
+            ),
+            self.options.start_timeout_s,
+        )
+        self._arriving.discard(vm_id)
+        self._managed.add(vm_id)
+        return report
+
+    async def abort_incoming(self, vm_id: str, ticket: MigrationTicket) -> None:
+        """See the port."""
+        workshop = await self._make_workshop()
+        await self._order(
+            vm_id,
+            f"give the room for VM {vm_id} back",
+            lambda connection: libvirt_migration.abort_incoming(
+                connection, workshop, vm_id, ticket
+            ),
+        )
+
+    async def usage(self) -> list[VmUsage]:
+        """See the port."""
+        description = await self.describe()
+        async with self._usage_lock:
+            if Feature.MEASURED_USAGE in description.features:
+                return await self._connection.call("measure VMs", self._meter.measure)
+            share, taken_ms = self.options.modelled_cpu_share, self._clock.wall_ms()
+            return await self._connection.call(
+                "model VMs", lambda c: libvirt_usage.modelled(c, share, taken_ms)
+            )
+
+    async def _make_workshop(self) -> Workshop:
+        """What this libvirt is; asked once, and again after a connection was lost."""
+        if self._workshop is None:
+            description = await self._connection.call(
+                "describe", lambda c: libvirt_domains.describe(c, self.options.uri)
+            )
+            self._workshop = Workshop(self.options, description, self.images)
+        return self._workshop
+
+    async def _order(
+        self,
+        vm_id: str,
+        what: str,
+        work: Callable[[libvirt.virConnect], T],
+        timeout_s: float | None = None,
+        *,
+        migrating: bool = False,
+    ) -> T:
+        """Run work on one VM, one at a time."""
+        lock = self._locks.get(vm_id)
+        if lock is None:
+            lock = self._locks[vm_id] = asyncio.Lock()
+        async with lock:
+            return await self._connection.call(
+                what,
+                lambda connection: self._alone(vm_id, what, lambda: work(connection)),
+                timeout_s,
+                migrating=migrating,
+            )
+
+    def _alone(self, vm_id: str, what: str, work: Callable[[], T]) -> T:
+        """In a worker: refuse to run beside an order that timed out and still runs."""
+        with self._busy_lock:
+            if vm_id in self._busy:
+                raise TooBusy(f"{what}: an earlier order is still under way", retry_after_s=1.0)
+            self._busy.add(vm_id)
+        try:
+            return work()
+        finally:
+            with self._busy_lock:
+                self._busy.discard(vm_id)
+
+    async def _follow(
+        self,
+        migration: asyncio.Future[None],
+        vm_id: str,
+        options: MigrationOptions,
+        on_progress: ProgressCallback,
+    ) -> MigrationProgress:
+        """Report progress until the migration ends, is cancelled, or takes too long."""
+        last = MigrationProgress(vm_id)
+        deadline_s = self._clock.monotonic_s() + options.timeout_s
+        try:
+            while not migration.done():
+                await asyncio.wait({migration}, timeout=options.progress_period_s)
+                if migration.done():
+                    break
+                if self._clock.monotonic_s() >= deadline_s:
+                    if not await self._abort(migration, vm_id):
+                        break
+                    raise ExecutionError(
+                        f"the migration of VM {vm_id} took longer than {options.timeout_s:g} s "
+                        "and was aborted; it still runs here"
+                    )
+                seen = await self._progress(vm_id)
+                if seen is not None:
+                    last = seen
+                    on_progress(seen)
+            await migration
+        except asyncio.CancelledError:
+            await asyncio.shield(self._abort(migration, vm_id))
+            raise
+        return last
+
+    async def _progress(self, vm_id: str) -> MigrationProgress | None:
+        try:
+            return await self._connection.call(
+                "ask for progress", lambda c: libvirt_migration.progress(c, vm_id)
+            )
+        except SnoozeError as error:
+            log.info("no progress to report", extra={"vm_id": vm_id, "reason": error.message})
+            return None
+
+    async def _abort(self, migration: asyncio.Future[None], vm_id: str) -> bool:
+        """Stop a migration and wait until it has stopped; False if it was over already.
+
+        Raises:
+            RemoteTimeout: if it can not be stopped, or the guest left nevertheless.
+        """
+        try:
+            await self._connection.call("abort", lambda c: libvirt_migration.abort_job(c, vm_id))
+        except RemoteError as error:
+            log.warning("not aborted", extra={"vm_id": vm_id, "reason": error.message})
+        await asyncio.wait({migration}, timeout=ABORT_S)
+        if not migration.done():
+            migration.cancel()
+            raise RemoteTimeout(f"the migration of VM {vm_id} can not be stopped")
+        failure = migration.exception()
+        if failure is None:
+            return False
+        if not isinstance(failure, ExecutionError):
+            raise failure
+        return True
+
+    def _as_migrating(self, report: VmReport) -> VmReport:
+        """libvirt has no word for a guest that is leaving: it says running."""
+        if report.vm_id not in self._migrating or report.state not in libvirt_domains.ACTIVE_STATES:
+            return report
+        return libvirt_domains.with_state(report, VmState.MIGRATING)
+
+    def _hear_lifecycle(self, vm_id: str, name: str, event: int, detail: int) -> None:
+        managed = vm_id in self._managed
+        change = libvirt_events.as_change(vm_id, name, event, detail, managed=managed)
+        if change is None:
+            return
+        if change.kind is ChangeKind.STARTED:
+            self._arriving.discard(vm_id)
+        elif vm_id in self._arriving:
+            return  # the end of a guest that had not arrived is no news
+        if vm_id in self._leaving and change.kind is ChangeKind.STOPPED:
+            gone = ChangeKind.MIGRATED_AWAY
+            change = msgspec.structs.replace(change, kind=gone, state=VmState.DESTROYED)
+        if change.kind is ChangeKind.GONE:
+            self._managed.discard(vm_id)
+            self._leaving.discard(vm_id)
+        self._tell(change)
+
+    def _tell(self, change: VmChange) -> None:
+        for callback in self._change_callbacks:
+            callback(change)
+
+    def _hear_connection(self, change: ConnectionChange) -> None:
+        self._workshop = None
+        self._managed.clear()  # the inventory that follows fills it again
+        for callback in self._connection_callbacks:
+            callback(change)
