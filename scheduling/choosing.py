@@ -190,7 +190,7 @@ class Chooser:
             for scene in scenes:
                 scene.candidates = candidates
                 try:
-                    scores += weighted.weight.score(scene, self.policy.properties)
+                    scores += weighted.weight.score(scene, self.policy.properties) / len(scenes)
                 except UnitFailed as failure:
                     self._skip(f"weight {weighted.weight.name}", failure)
             if trace is not None:

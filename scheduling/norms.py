@@ -45,14 +45,12 @@ def length(vectors: FloatArray, norm: Norm = Norm.L1) -> FloatArray:
             squares: FloatArray = (vectors * vectors).sum(axis=-1)
             return np.asarray(np.sqrt(squares), dtype=np.float64)
         case Norm.MAX:
-            return np.asarray(np.abs(vectors).max(axis=-1), dtype=np.float64)
+            return np.asarray(np.maximum.reduce(np.abs(vectors), axis=-1), dtype=np.float64)
         case _:
             assert_never(norm)
 
 
 def mean_capacity(capacity: FloatArray) -> FloatArray:
-    """``float64[R]``, the mean host: the scale by which demands are compared with one another."""
-    if not len(capacity):
-        return np.ones(capacity.shape[1])
-    mean: FloatArray = capacity.mean(axis=0)
+    """``float64[R]``, the mean host, by which demands are compared; zeros if there is none."""
+    mean: FloatArray = capacity.sum(axis=0) / max(1, len(capacity))
     return mean

@@ -80,16 +80,21 @@ def run(
     policy: PlacementPolicy,
     cursor: int = 0,
     rng: np.random.Generator | None = None,
+    *,
     traces: dict[Bundle, Trace] | None = None,
+    only: int = NONE,
 ) -> Plan:
-    """``plan`` VM by VM; ``traces``, if given, receives what happened in each choice."""
+    """``plan`` VM by VM.
+
+    ``traces``, if given, receives what happened in each choice, or in that of VM ``only``.
+    """
     ledger = Ledger(snapshot)
     chooser = Chooser(ledger, policy, cursor, rng)
     waiting = ordered(snapshot, policy)
     reasons: list[Reason] = []
     for bundle in bundles(snapshot, waiting):
         trace: Trace | None = None
-        if traces is not None:
+        if traces is not None and (only == NONE or only in bundle.vms):
             trace = traces[bundle] = Trace([""] * snapshot.hosts)
         host = chooser.choose(bundle, trace=trace)
         if host == NONE:

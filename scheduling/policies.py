@@ -323,11 +323,15 @@ _BALANCERS: Final = {each.name: each for each in balancers.BUILT_IN}
 
 
 def _weighted(**factors: float) -> tuple[Weighted, ...]:
-    return tuple(Weighted(_WEIGHTS[name], factor) for name, factor in factors.items())
+    return tuple(Weighted(_WEIGHTS[name], float(factor)) for name, factor in factors.items())
 
 
-_SOFT: Final = _weighted(soft_affinity=10, preferred_hosts=1, image_locality=1, ha_spread=1)
-"""What every policy made of weights also considers; soft affinity first."""
+_SOFT: Final = _weighted(soft_affinity=10, preferred_hosts=0.1, image_locality=0.1, ha_spread=10)
+"""What every policy made of weights also considers.
+
+Soft affinity outweighs any difference in load; a preferred host, or an image that need not be
+copied, is worth a tenth of a host's CPU; a highly available neighbour costs a hundredth.
+"""
 
 
 def _policies() -> tuple[PlacementPolicy, ...]:
@@ -419,8 +423,30 @@ def _policies() -> tuple[PlacementPolicy, ...]:
 
 
 BUILT_IN: Final = Catalogue(
-    _FILTERS, _WEIGHTS, _BALANCERS, {policy.name: policy for policy in _policies()}
+    _FILTERS,
+    _WEIGHTS,
+    _BALANCERS,
+    {policy.name: _with_properties(policy, {}) for policy in _policies()},
 )
+
+
+def document_of(policy: PlacementPolicy) -> dict[str, object]:
+    """The document from which ``Catalogue.compose`` makes this policy."""
+    return {
+        "name": policy.name,
+        "strategy": policy.strategy.value,
+        "filters": [each.name for each in policy.filters],
+        "weights": {each.weight.name: each.factor for each in policy.weights},
+        "balancer": policy.balancer.name if policy.balancer else "none",
+        "properties": {
+            "selection": policy.selection.value,
+            "vm_order": policy.vm_order.value,
+            "host_order": policy.host_order.value,
+            "norm": policy.norm.value,
+            "wake": policy.wake,
+            **policy.properties,
+        },
+    }
 
 
 def policy_named(

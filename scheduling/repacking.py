@@ -64,7 +64,7 @@ def repacked(
     return replace(plan, placement=placement, wakes=kept)
 
 
-def _repack(  # noqa: PLR0917
+def _repack(
     snapshot: Snapshot,
     placement: IntArray,
     vms: IntArray,
