@@ -83,7 +83,7 @@ __all__ = [
 ]
 
 Settings = BootstrapSettings | GroupManagerSettings | LocalControllerSettings
-RootT = TypeVar("RootT", BootstrapSettings, GroupManagerSettings, LocalControllerSettings)
+RootT = TypeVar("RootT", bound=Settings)
 
 ROOTS: dict[Role, type[Settings]] = {
     "bootstrap": BootstrapSettings,
@@ -115,7 +115,7 @@ def parse(
     Raises:
         SettingsError: with every mistake in ``problems``, each naming its key.
     """
-    document = _read(text, root, name)
+    document = _read(text, root().role, name)
     config_reader.merge_environment(document, root, environment or {}, others=ROOTS.values())
     config_reader.merge(document, overrides or {}, "set by the program")
     settings, problems = config_reader.build(document, root)
@@ -124,11 +124,11 @@ def parse(
     return settings
 
 
-def _read(text: str, root: type[Settings], name: str) -> Document:
+def _read(text: str, role: Role, name: str) -> Document:
     """The values in the text, be it TOML or an original ``snooze_node.cfg``."""
     if not legacy_config.is_legacy(text):
         return config_reader.read_toml(text)
-    legacy = legacy_config.read_legacy(text, root().role, ROOTS)
+    legacy = legacy_config.read_legacy(text, role, ROOTS)
     ignored = sum(note.kind == "ignored" for note in legacy.notes)
     _LOG.warning(
         "%s is an original Snooze file: %d of its keys have no meaning here; "

@@ -17,7 +17,7 @@ from msgspec import inspect
 from snooze.common.errors import Problem
 from snooze.common.redaction import HIDDEN
 from snooze.common.settings_schema import FieldInfo, Section, expectation, fields_of, leaves
-from snooze.common.toml_values import Tables, is_array, is_table
+from snooze.common.toml_values import Tables, is_array, is_table, toml_value
 
 MAX_FILE_BYTES = 1 << 20
 MAX_SYNTAX_ERRORS = 20
@@ -49,10 +49,11 @@ def read_toml(text: str) -> Document:
             Problem("file", f"is longer than {MAX_FILE_BYTES} characters", "too_long")
         )
         return document
-    lines = text.splitlines()
+    # Not splitlines(): it knows more line ends than TOML.
+    lines = text.replace("\r\n", "\n").split("\n")
     for _ in range(MAX_SYNTAX_ERRORS):
         try:
-            tables = tomllib.loads("\n".join(lines) + "\n")
+            tables = tomllib.loads("\n".join(lines))
         except RecursionError:
             document.problems.append(Problem("file", "is nested too deeply", "syntax"))
             return document
@@ -166,10 +167,10 @@ def _variables(root: type[Section]) -> dict[str, tuple[tuple[str, ...], FieldInf
 
 def from_text(text: str, info: FieldInfo) -> object:
     """What a bare text stands for: as it is, a list by its commas, all else as TOML writes it."""
-    if info.choices or isinstance(info.kind, inspect.StrType):
-        return text
     if isinstance(info.kind, inspect.VarTupleType) and not text.lstrip().startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
+    if isinstance(info.kind, inspect.StrType | inspect.LiteralType):
+        return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
@@ -277,7 +278,7 @@ def _shown(value: object, info: FieldInfo) -> str:
         return f"a list of {len(value)}"
     if isinstance(value, bool):
         return str(value).lower()
-    text = f'"{value}"' if isinstance(value, str) else str(value)
+    text = toml_value(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -4,12 +4,12 @@ import re
 
 HIDDEN = "***"
 
-_SHORT = re.compile(r"""(?P<flag>(?<!\S)-[Pky])(?P<gap>\s*)(?P<value>"[^"]*"?|'[^']*'?|\S+)""")
-_LONG = re.compile(
-    r"""(?P<flag>[\w-]*(?:password|passwd|passphrase|secret|token)(?!-?file)[\w-]*)
-        (?P<gap>\s*[=:]\s*|\s+)
-        (?P<value>"[^"]*"?|'[^']*'?|\S+)""",
-    re.VERBOSE | re.IGNORECASE,
+_VALUE = r"""(?P<value>"[^"]*"?|'[^']*'?|\S+)"""
+_WORD = r"[\w-]*(?:password|passwd|passphrase|secret|token)(?!-?file)[\w-]*"
+_SHORT = re.compile(rf"(?P<flag>(?<!\S)-[Pky])(?P<gap>\s*){_VALUE}")
+_LONG = re.compile(rf"(?P<flag>(?<!\S)--?{_WORD})(?P<gap>\s+){_VALUE}", re.IGNORECASE)
+_ASSIGNED = re.compile(
+    rf"""(?P<flag>(?<![\w/-]){_WORD})(?P<gap>["']?\s*[=:]\s*){_VALUE}""", re.IGNORECASE
 )
 _USER_INFO = re.compile(r"(?P<flag>://[^\s/:@]*)(?P<gap>:)(?P<value>[^\s/]*)(?=@)")
 
@@ -21,6 +21,6 @@ def redact_options(options: str) -> str:
     token (``--password x``, ``password=x``; not ``--password-file x``); and
     ``scheme://user:password@host``.
     """
-    for secret in (_USER_INFO, _LONG, _SHORT):
+    for secret in (_USER_INFO, _ASSIGNED, _LONG, _SHORT):
         options = secret.sub(rf"\g<flag>\g<gap>{HIDDEN}", options)
     return options

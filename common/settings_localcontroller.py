@@ -218,7 +218,10 @@ class TemplateSettings(Section, frozen=True, kw_only=True):
     default_bridge: Annotated[
         str,
         Meta(pattern=rf"^{INTERFACE_NAME.pattern}\Z"),
-        Doc("The bridge for VMs whose template names none."),
+        Doc(
+            "The bridge for VMs whose template names none.",
+            form="the name of a network interface",
+        ),
     ] = "virbr0"
 
     def complaints(self) -> Iterator[Complaint]:
