@@ -399,13 +399,14 @@ class ForgetHost(msgspec.Struct, frozen=True, tag=True):
 
 
 class DescribeHosts(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """Say all about your hosts, or one, or the host of one VM.
+    """Say all about your hosts, or one, or only some VMs and their hosts.
 
+    ``vm_keys``: ids of managed VMs, ``id@host`` of others; empty for all.
     ``entries``: how many samples of each VM's usage to give, newest first.
     """
 
     host_id: str = ""
-    vm_id: str = ""
+    vm_keys: tuple[str, ...] = ()
     entries: int = 0
     with_vms: bool = True
     with_xml: bool = True

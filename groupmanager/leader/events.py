@@ -41,8 +41,8 @@ class EventLog:
         stop = min(len(self._events), start + limit)
         return [self._events[index] for index in range(start, stop)]
 
-    async def follow(self, seq: int) -> AsyncIterator[EventView]:
-        """Every event above ``seq`` as it comes, until the log is closed.
+    async def follow(self, seq: int, silence_s: float) -> AsyncIterator[EventView | None]:
+        """Every event above ``seq`` as it comes, until the log is closed; None after a silence.
 
         A follower that is too slow misses what was dropped meanwhile; the numbers show it.
         """
@@ -55,7 +55,11 @@ class EventLog:
                     seq = event.seq
                     yield event
                 if not batch:
-                    await grown.wait()
+                    try:
+                        async with asyncio.timeout(silence_s):
+                            await grown.wait()
+                    except TimeoutError:
+                        yield None
         finally:
             self.followers -= 1
 

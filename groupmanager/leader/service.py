@@ -82,6 +82,7 @@ DESCRIBE_TIMEOUT_S = 3.0
 COMMAND_TIMEOUT_S = 86_400.0
 RELAY_TIMEOUT_S = 3600.0
 FLUSH_S = 0.4
+MAX_COMMAND_KEYS = 10_000
 
 
 class LeaderService:
@@ -143,6 +144,7 @@ class LeaderService:
         self._answers: dict[int, asyncio.Future[object]] = {}
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self.commands_by_key: dict[str, str] = {}
         self.ready = False
 
     # ------------------------------------------------------------ life
@@ -213,6 +215,10 @@ class LeaderService:
     def settled(self) -> bool:
         """Whether managers and hosts have had time to join this leader."""
         return self._clock.monotonic_s() - self._started_s > SETTLE_S
+
+    def now_ms(self) -> int:
+        """The time on the wall."""
+        return self._clock.wall_ms()
 
     async def _tick(self) -> None:
         while True:
@@ -303,8 +309,8 @@ class LeaderService:
         if host is None or not host.joined:
             raise NotFound(f"host {message.host_id} is not in reach")
         order = RelayedOrder(self.epoch, message.cause, message.host_id, message.order)
-        answer = await self._link_of(host.manager_id).request(order, RelayedAnswer, RELAY_TIMEOUT_S)
-        return answer
+        link = self._link_of(host.manager_id)
+        return await link.request(order, RelayedAnswer, RELAY_TIMEOUT_S)
 
     def _link_of(self, manager_id: str) -> Link:
         link = self._links.get(manager_id)
@@ -431,6 +437,12 @@ class LeaderService:
         self.require()
         return self.commands.start(name, command, request)
 
+    def remember_key(self, key: str, task_id: str) -> None:
+        """Note under which idempotency key a command came; the oldest are forgotten."""
+        while len(self.commands_by_key) >= MAX_COMMAND_KEYS:
+            del self.commands_by_key[next(iter(self.commands_by_key))]
+        self.commands_by_key[key] = task_id
+
     async def wait(self, task: Task, wait_s: float) -> Task:
         """Wait until the task has ended, at most ``wait_s``."""
         deadline = self._clock.monotonic_s() + wait_s
@@ -475,11 +487,11 @@ class LeaderService:
             case membership.AnswerHost():
                 self._answer(effect.request_id, effect.answer)
             case membership.HandOver():
-                message = ReleaseHost(self.epoch, "rebalance", effect.host_id, effect.assignment)
-                self._spawn(self._tell(effect.manager_id, message))
+                release = ReleaseHost(self.epoch, "rebalance", effect.host_id, effect.assignment)
+                self._spawn(self._tell(effect.manager_id, release))
             case membership.TellForget():
-                message = ForgetHost(self.epoch, effect.host_id)
-                self._spawn(self._tell(effect.manager_id, message))
+                forget = ForgetHost(self.epoch, effect.host_id)
+                self._spawn(self._tell(effect.manager_id, forget))
             case membership.RecordHost():
                 path = f"{records.HOSTS}/{effect.record.host_id}"
                 self._journal.write([Put(path, records.encode(effect.record))])

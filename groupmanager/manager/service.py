@@ -63,6 +63,7 @@ from snooze.common.wire import (
     VmStatus,
 )
 from snooze.groupmanager.manager import manager_events as events
+from snooze.groupmanager.manager.host_table import VmEntry
 from snooze.groupmanager.manager.manager_core import ManagerCore
 from snooze.groupmanager.manager.usage import HostUsage, total
 from snooze.scheduling import dispatching, placement
@@ -460,36 +461,40 @@ class ManagerService:
     def describe(self, request: DescribeHosts) -> list[HostDetail]:
         """All about our hosts, or those asked for."""
         table = self.core.table
-        if request.vm_id:
-            vm = table.find(request.vm_id)
-            wanted = [vm.host_id] if vm is not None else []
-        else:
-            wanted = [request.host_id] if request.host_id else table.order
-        return [self._host_detail(host_id, request) for host_id in wanted if host_id in table.hosts]
+        if request.vm_keys:
+            vms = [table.vms[key] for key in request.vm_keys if key in table.vms]
+            by_host: dict[str, list[VmEntry]] = {}
+            for vm in vms:
+                by_host.setdefault(vm.host_id, []).append(vm)
+            return [self._host_detail(host_id, request, by_host[host_id]) for host_id in by_host]
+        wanted = [request.host_id] if request.host_id else table.order
+        return [
+            self._host_detail(
+                host_id, request, list(table.vms_on(host_id)) if request.with_vms else []
+            )
+            for host_id in wanted
+            if host_id in table.hosts
+        ]
 
-    def _host_detail(self, host_id: str, request: DescribeHosts) -> HostDetail:
+    def _host_detail(self, host_id: str, request: DescribeHosts, vms: list[VmEntry]) -> HostDetail:
         table = self.core.table
         host, usage = table.hosts[host_id], self.usage.get(host_id, HostUsage())
-        vms: list[VmDetail] = []
-        if request.with_vms:
-            only = table.find(request.vm_id) if request.vm_id else None
-            for vm in table.vms_on(host_id):
-                if only is None or vm is only:
-                    report = msgspec.structs.replace(
-                        vm.report,
-                        state=vm.state,
-                        demand=vm.demand,
-                        reason=vm.reason,
-                        xml=vm.report.xml if request.with_xml else "",
-                    )
-                    samples = usage.of_vm(vm.report.vm_id, request.entries)
-                    vms.append(VmDetail(report, host_id, samples))
+        details: list[VmDetail] = []
+        for vm in vms:
+            report = msgspec.structs.replace(
+                vm.report,
+                state=vm.state,
+                demand=vm.demand,
+                reason=vm.reason,
+                xml=vm.report.xml if request.with_xml else "",
+            )
+            details.append(VmDetail(report, host_id, usage.of_vm(report.vm_id, request.entries)))
         return HostDetail(
             host=host.description,
             status="leaving" if host.leaving is not None else "active",
             reserved=table.reserved_on(host_id),
             used=usage.host_used,
-            vms=vms,
+            vms=details,
             vm_count=len(host.vms),
         )
 
