@@ -23,7 +23,6 @@ from snooze.common.errors import (
     ErrorReport,
     ExecutionError,
     InvalidRequest,
-    Problem,
     RemoteError,
     RemoteTimeout,
     SnoozeError,
@@ -37,6 +36,7 @@ from snooze.common.transport.channel import (
     LinkStats,
 )
 from snooze.common.transport.codec import MalformedMessage, decode, decoder_for
+from snooze.common.transport.delivery import not_sent, was_sent
 from snooze.common.transport.frames import PROTOCOL_VERSION, FrameKind, MalformedFrame
 
 __all__ = [
@@ -55,7 +55,6 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
-_NOT_SENT = "not_sent"
 _RETRY_AFTER_S = 1.0
 
 
@@ -92,16 +91,6 @@ class Service:
 
 
 NO_SERVICE = Service()
-
-
-def was_sent(error: RemoteError) -> bool:
-    """Whether what was asked may have reached the peer, and so may have happened."""
-    return all(problem.code != _NOT_SENT for problem in error.problems)
-
-
-def not_sent(message: str) -> RemoteError:
-    """The error of a request that certainly did not leave."""
-    return RemoteError(message, problems=[Problem("link", "nothing was sent", _NOT_SENT)])
 
 
 class Link:
