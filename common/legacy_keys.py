@@ -98,6 +98,8 @@ def _named(**names: str) -> Callable[[str], str]:
     return convert
 
 
+_IMAGE_KEYS: Final = ("imageRepository.manager.source", "imageRepository.manager.destination")
+
 _PACKING: Final = {
     "packingDensityCpu": "placement.overcommit.cpu",
     "packingDensityMemory": "placement.overcommit.memory",
@@ -118,10 +120,14 @@ def _estimator_options(values: Values) -> dict[str, object]:
     }
 
 
-def _image_directories(values: Values) -> dict[str, object]:
-    """Masters first: that is where a relative path of a template lay."""
-    keys = ("imageRepository.manager.source", "imageRepository.manager.destination")
-    return {"images.directories": list(dict.fromkeys(values[key] for key in keys if key in values))}
+def _images(values: Values) -> dict[str, object]:
+    """Masters lay in the source, where a relative path belongs; disks of VMs in the destination."""
+    source, destination = (values.get(key) for key in _IMAGE_KEYS)
+    directories = [each for each in (source, destination) if each is not None]
+    settings: dict[str, object] = {"images.directories": list(dict.fromkeys(directories))}
+    if destination is not None:
+        settings["images.disk_directory"] = destination
+    return settings
 
 
 def _hypervisor(values: Values) -> dict[str, object]:
@@ -172,11 +178,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _one("faultTolerance.zookeeper.sessionTimeout", "coordination.session_timeout_s", _seconds),
     _one("faultTolerance.heartbeat.interval", "heartbeat.interval_s", _seconds),
     _one("faultTolerance.heartbeat.timeout", "heartbeat.timeout_s", _seconds),
-    Rule(
-        ("imageRepository.manager.source", "imageRepository.manager.destination"),
-        ("images.directories",),
-        _image_directories,
-    ),
+    Rule(_IMAGE_KEYS, ("images.directories", "images.disk_directory"), _images),
     _one("monitoring.interval", "monitoring.interval_s", _seconds),
     *(
         _one(
@@ -250,7 +252,9 @@ IGNORED: Final[dict[str, str]] = {
     "httpd.maxQueued": _NO_THREADS,
     "imageRepository.address": _NO_IMAGE_SERVICE,
     "imageRepository.port": _NO_IMAGE_SERVICE,
-    "imageRepository.manager.disks": f"disks are used as they are: {_TEMPLATE_DECIDES}",
+    "imageRepository.manager.disks": (
+        "a VM made from an image always gets a copy-on-write disk over it (backing)"
+    ),
     "monitoring.timeout": "one time-out says that a daemon is dead: heartbeat.timeout_s",
     "monitoring.numberOfMonitoringEntries": "each sample is sent as soon as it is taken",
     "external.notifier.faultTolerance.numberOfRetries": _UNUSED,

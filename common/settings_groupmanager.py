@@ -154,8 +154,10 @@ class PlacementSettings(Section, frozen=True, kw_only=True):
         str,
         Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.:-]{0,127}\Z"),
         Doc(
-            "The placement policy, by name: first_fit fills hosts one after the other, round_robin "
-            "goes round.",
+            "The placement policy, by name: first_fit and first_fit_decreasing (the largest VM "
+            "first) fill hosts in turn, best_fit and best_fit_decreasing take the tightest host, "
+            "worst_fit the emptiest, round_robin goes round, optimised searches for the fewest "
+            "hosts; more are in snooze.scheduling.policies.",
             form="the name of a policy",
         ),
     ] = "first_fit"

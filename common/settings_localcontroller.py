@@ -70,9 +70,11 @@ class SimulatedHypervisorSettings(Section, frozen=True, kw_only=True):
         Meta(ge=0, le=3600),
         Doc("Suspend, resume, reboot, shutdown, destroy, resize take this."),
     ] = 0.0
-    migration_latency_s: Annotated[
-        float, Meta(ge=0, le=3600), Doc("A live migration takes this long.")
-    ] = 0.0
+    migration_kib_s: Annotated[
+        float,
+        Meta(gt=0, le=1 << 40),
+        Doc("A live migration takes the VM's memory divided by this."),
+    ] = 10485760.0
 
 
 class HypervisorSettings(Section, frozen=True, kw_only=True):
@@ -108,6 +110,11 @@ class HypervisorSettings(Section, frozen=True, kw_only=True):
         Meta(gt=0, le=3600),
         Doc("A call (not a migration) longer than this counts as failed."),
     ] = 30.0
+    start_timeout_s: Annotated[
+        float,
+        Meta(gt=0, le=3600),
+        Doc("Likewise for calls that start a guest or make its disks."),
+    ] = 120.0
     keepalive_interval_s: Annotated[
         int,
         Meta(ge=1, le=60),
@@ -160,10 +167,27 @@ class ImageSettings(Section, frozen=True, kw_only=True):
         Meta(min_length=1, max_length=64),
         Doc("A template's disks must lie under one of these; a relative path lies in the first."),
     ] = ("/var/lib/libvirt/images",)
+    disk_directory: Annotated[
+        str,
+        Meta(pattern=r"^(/.*)?\Z"),
+        Doc(
+            "Where disks of VMs are made, one of the directories or below. Empty: the first.",
+            form="an absolute path",
+        ),
+    ] = ""
 
     def complaints(self) -> Iterator[Complaint]:
         """Directories must be absolute and plain."""
         yield from _bad_directories("directories", self.directories)
+        below = Path(self.disk_directory)
+        if self.disk_directory and (
+            ".." in below.parts or not any(below.is_relative_to(each) for each in self.directories)
+        ):
+            yield Complaint(
+                "disk_directory",
+                f'"{self.disk_directory}" lies in none of images.directories',
+                because_of=("directories",),
+            )
 
 
 Danger = Literal[
@@ -213,16 +237,11 @@ class TemplateSettings(Section, frozen=True, kw_only=True):
     ] = ()
     bridges: Annotated[
         dict[str, str],
-        Doc('Bridges of templates and what they are called on this host: {br0 = "virbr0"}.'),
-    ] = msgspec.field(default_factory=dict[str, str])
-    default_bridge: Annotated[
-        str,
-        Meta(pattern=rf"^{INTERFACE_NAME.pattern}\Z"),
         Doc(
-            "The bridge for VMs whose template names none.",
-            form="the name of a network interface",
+            "Bridges that templates name and what they are on this host: "
+            '{br0 = "virbr0"}; "*" stands for any other.'
         ),
-    ] = "virbr0"
+    ] = msgspec.field(default_factory=dict[str, str])
 
     def complaints(self) -> Iterator[Complaint]:
         """Directories must be absolute and plain; bridges must be names of interfaces."""
@@ -261,6 +280,15 @@ class MigrationSettings(Section, frozen=True, kw_only=True):
     bandwidth_mib_s: Annotated[
         int, Meta(ge=0, le=1_000_000), Doc("Upper bound for one migration; 0 is none.")
     ] = 0
+    max_downtime_ms: Annotated[
+        int,
+        Meta(ge=0, le=600_000),
+        Doc("The longest pause of the guest at the end; 0 leaves it to the hypervisor."),
+    ] = 0
+    auto_converge: Annotated[
+        bool,
+        Doc("Slow a guest down that changes its memory faster than it can be copied."),
+    ] = True
     max_concurrent: Annotated[
         int, Meta(ge=1, le=64), Doc("Migrations away from this host at the same time.")
     ] = 2

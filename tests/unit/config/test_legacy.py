@@ -177,6 +177,7 @@ def test_a_local_controller_told_where_the_bootstrap_nodes_are() -> None:
     assert settings.migration.timeout_s == 60
     assert settings.capacity.rx_kib_s == settings.capacity.tx_kib_s == 131072
     assert settings.images.directories == ("/srv/images", "/var/lib/libvirt/images")
+    assert settings.images.disk_directory == "/var/lib/libvirt/images"
     assert settings.monitoring.interval_s == 3
     assert settings.wakeup.driver == "IPMI"
     assert settings.wakeup.options.endswith("-P geheim")

@@ -134,10 +134,10 @@ def test_group_manager_contradictions(text: str, key: str, part: str) -> None:
         ('[images]\ndirectories = ["a"]', "images.directories[0]", "absolute"),
         ('[images]\ndirectories = ["/a/../b"]', "images.directories[0]", '".."'),
         ('[images]\ndirectories = ["//"]', "images.directories[0]", "every file"),
+        ('[images]\ndisk_directory = "/srv"', "images.disk_directory", "none of"),
         ('[templates]\nemulators = ["kvm"]', "templates.emulators[0]", "absolute"),
         ('[templates.bridges]\nbr0 = "a/b"', "templates.bridges.br0", "network interface"),
         ("[templates.bridges]\nbr0 = 1", "templates.bridges.br0", "must be text"),
-        ('[templates]\ndefault_bridge = "x\\n"', "templates.default_bridge", "interface"),
         (
             '[templates]\nallowed_dangers = ["host-device"]',
             "templates.allowed_dangers[0]",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from snooze.common.service_manager import notify_ready, notify_status, notify_stopping
+from snooze.common.service_manager import notify
 
 Systemd = tuple[socket.socket, dict[str, str]]
 
@@ -23,22 +23,19 @@ def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Systemd]
 
 def test_what_is_sent(systemd: Systemd) -> None:
     listener, environment = systemd
-    assert notify_ready("serving on\n10.0.0.1:5000", environment=environment)
-    assert notify_status("leader", environment=environment)
-    assert notify_stopping(environment=environment)
-    ready = listener.recv(4096).decode().splitlines()
-    assert ready == ["READY=1", "STATUS=serving on 10.0.0.1:5000", f"MAINPID={os.getpid()}"]
-    assert listener.recv(4096) == b"STATUS=leader"
+    assert notify("READY=1\nSTATUS=serving", environment=environment)
+    assert notify("STOPPING=1", environment=environment)
+    assert listener.recv(4096) == b"READY=1\nSTATUS=serving"
     assert listener.recv(4096) == b"STOPPING=1"
 
 
 @pytest.mark.parametrize("name", ["", "relative", "/nowhere/at/all", "/" + "x" * 500])
 def test_nobody_listens(name: str) -> None:
-    assert not notify_ready("x", environment={"NOTIFY_SOCKET": name})
+    assert not notify("READY=1", environment={"NOTIFY_SOCKET": name})
 
 
 def test_nobody_asked() -> None:
-    assert not notify_ready("x", environment={})
+    assert not notify("READY=1", environment={})
 
 
 def test_a_systemd_that_does_not_read_blocks_nobody(tmp_path: Path) -> None:
@@ -46,5 +43,5 @@ def test_a_systemd_that_does_not_read_blocks_nobody(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(name)
         environment = {"NOTIFY_SOCKET": name}
-        while notify_status("x" * 1000, environment=environment):
+        while notify("STATUS=" + "x" * 1000, environment=environment):
             pass

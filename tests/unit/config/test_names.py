@@ -1,0 +1,49 @@
+"""Settings that choose by name offer exactly the names that exist."""
+
+from typing import get_args
+
+import pytest
+
+from snooze.common.config import GroupManagerSettings, LocalControllerSettings
+from snooze.common.settings_localcontroller import Danger
+from snooze.common.settings_schema import leaves
+from snooze.common.template_policy import Danger as KnownDanger
+from snooze.localcontroller.hypervisor.port import MigrationMethod
+from snooze.scheduling.assignment import AssignmentPolicy
+from snooze.scheduling.dispatching import DispatchPolicy
+from snooze.scheduling.policies import policy_named
+
+
+@pytest.mark.parametrize(
+    ("root", "key", "names"),
+    [
+        (GroupManagerSettings, "leader.assignment_policy", AssignmentPolicy),
+        (GroupManagerSettings, "leader.dispatching_policy", DispatchPolicy),
+        (LocalControllerSettings, "migration.method", MigrationMethod),
+    ],
+)
+def test_choices(
+    root: type[GroupManagerSettings] | type[LocalControllerSettings],
+    key: str,
+    names: type[AssignmentPolicy] | type[DispatchPolicy] | type[MigrationMethod],
+) -> None:
+    choices = {".".join(path): info.choices for path, info in leaves(root)}
+    assert set(choices[key]) == {name.value for name in names}
+
+
+def test_dangers() -> None:
+    assert set(get_args(Danger)) == {danger.value for danger in KnownDanger}
+
+
+def test_the_default_placement_policy_and_those_in_its_comment_exist() -> None:
+    assert policy_named(GroupManagerSettings().placement.policy)
+    (text,) = [
+        info.doc.text
+        for path, info in leaves(GroupManagerSettings)
+        if path == ("placement", "policy")
+    ]
+    words = {word.strip(",;()") for word in text.split()}
+    named = {word for word in words if "_" in word and "." not in word}
+    assert named >= {"first_fit", "best_fit", "round_robin"}
+    for name in named | {"optimised"}:
+        assert policy_named(name)
