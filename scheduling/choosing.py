@@ -69,6 +69,9 @@ class Chooser:
         snapshot = ledger.snapshot
         self._filters = (*_relevant(snapshot), *policy.filters)
         self._tiers = _tiers(snapshot, policy.wake)
+        self._reachable = np.zeros(snapshot.hosts, dtype=np.bool_)
+        for members in self._tiers:
+            self._reachable |= members
         self._place_in_order = _host_order(snapshot, policy)
         self._rng = rng
 
@@ -104,9 +107,7 @@ class Chooser:
 
     def _start(self, bundle: Bundle, within: BoolArray | None, trace: Trace | None) -> BoolArray:
         hosts = self.ledger.snapshot.hosts
-        candidates = np.zeros(hosts, dtype=np.bool_)
-        for members in self._tiers:
-            candidates |= members
+        candidates = self._reachable.copy()
         _note(trace, ~candidates, "state")
         if within is not None:
             _note(trace, candidates & ~within, "whitelist")
@@ -224,17 +225,19 @@ def _note(trace: Trace | None, refused: BoolArray, name: str) -> None:
 def _relevant(snapshot: Snapshot) -> tuple[Filter, ...]:
     """The hard filters that can refuse anything on this snapshot."""
     idle = {
-        "pin": not (snapshot.pin != NONE).any(),
+        "pin": snapshot.pin.max(initial=NONE) == NONE,
         "tags": snapshot.tags is None,
         "networks": snapshot.networks is None,
         "affinity": not snapshot.rules,
-        "max_vms": not (snapshot.max_vms >= 0).any(),
+        "max_vms": snapshot.max_vms.max(initial=NONE) == NONE,
     }
     return tuple(each for each in HARD if not idle.get(each.name, False))
 
 
 def _tiers(snapshot: Snapshot, wake: bool) -> list[BoolArray]:
     """Hosts by how soon they can run a VM: active, waking, asleep."""
+    if not snapshot.host_state.any():  # all of them active: spare the comparisons
+        return [snapshot.host_ok]
     states = [HostState.ACTIVE, HostState.WAKING, *([HostState.ASLEEP] if wake else [])]
     tiers = [tier(snapshot, state) for state in states]
     return [members for members in tiers if members.any()]

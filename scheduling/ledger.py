@@ -99,10 +99,10 @@ class Ledger:
     def roomy(self, need: FloatArray) -> BoolArray:
         """``bool[H]``: hosts with room for ``need[R]``. Axes that are not needed do not matter."""
         fits: BoolArray | None = None
-        for axis in range(len(need)):
-            if need[axis] > 0:
-                enough: BoolArray = self.free[:, axis] >= need[axis]
-                fits = enough if fits is None else fits & enough
+        for axis, size in enumerate(need.tolist()):
+            if size > 0:
+                enough: BoolArray = self.free[:, axis] >= size
+                fits = enough if fits is None else np.logical_and(fits, enough, out=fits)
         return np.ones(self.snapshot.hosts, dtype=np.bool_) if fits is None else fits
 
 

@@ -161,6 +161,8 @@ def sizes(snapshot: Snapshot, policy: PlacementPolicy) -> FloatArray:
 
 def wakes(snapshot: Snapshot, hosts: IntArray) -> tuple[int, ...]:
     """Those of ``hosts`` that are asleep."""
+    if not snapshot.host_state.any():  # all of them active
+        return ()
     chosen = np.unique(hosts[hosts != NONE])
     return tuple(chosen[snapshot.host_state[chosen] == HostState.ASLEEP].tolist())
 

@@ -9,7 +9,8 @@ Rules:
    nothing either, since nobody knows how full it is. The arrays hold zeros there, never a NaN.
 3. What is wrong as a whole (shapes, a VM listed twice, a negative overcommit) makes a snapshot
    without hosts: nothing can be decided on it, and every plan says so.
-4. Arrays are read-only views of what was handed in, not copies; the caller no longer changes them.
+4. Arrays are read-only, and perhaps views of what was handed in: the caller no longer changes
+   them. Matrices over hosts are in column order, since scans go along one axis over all hosts.
 
 Axes: ``H`` hosts, ``V`` VMs, ``R`` resources (``snooze.common.resources``, but any number of axes
 works). An index of -1 means none.
@@ -298,6 +299,8 @@ def free(snapshot: Snapshot) -> FloatArray:
     ``demand <= free`` is the test for "fits". Negative where a host is overcommitted. Hosts that
     take no VMs have room too: whoever asks looks at ``host_state`` and ``host_ok``.
     """
+    if (snapshot.placement == NONE).all():
+        return snapshot.ceiling - snapshot.used
     return snapshot.ceiling - reserved(snapshot)
 
 

@@ -95,8 +95,10 @@ class Reader:
         return (*self._problems, more)
 
     def matrix(self, name: str, value: object, rows: Rows, bounds: Bounds = SIZE) -> FloatArray:
-        """``float64[rows, R]``, read-only."""
-        return self._read(name, value, rows, (self.counts[rows], self.counts["axis"]), bounds)
+        """``float64[rows, R]``, read-only; of hosts in column order, which scans like best."""
+        shape = (self.counts[rows], self.counts["axis"])
+        numbers = self._read(name, value, rows, shape, bounds)
+        return frozen(np.asfortranarray(numbers)) if rows == "host" else numbers
 
     def floats(self, name: str, value: object, rows: Rows, bounds: Bounds = SIZE) -> FloatArray:
         """``float64[rows]``, read-only."""
