@@ -54,15 +54,16 @@ def read_toml(text: str) -> Document:
     for _ in range(MAX_SYNTAX_ERRORS):
         try:
             tables = tomllib.loads("\n".join(lines))
-        except RecursionError:
-            document.problems.append(Problem("file", "is nested too deeply", "syntax"))
-            return document
         except tomllib.TOMLDecodeError as error:
             number = _note_syntax_error(document, str(error), lines)
             if number is None:
                 return document
             header = lines[number - 1].lstrip().startswith("[")
             lines[number - 1] = f"[{_UNREADABLE}{number}]" if header else ""
+        except (RecursionError, ValueError) as error:
+            # Python's own bounds on nesting and on the digits of a number.
+            document.problems.append(Problem("file", f"is no settings file: {error}", "syntax"))
+            return document
         else:
             document.tables = {
                 key: value for key, value in tables.items() if not key.startswith(_UNREADABLE)
@@ -173,7 +174,7 @@ def from_text(text: str, info: FieldInfo) -> object:
         return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return text
 
 
@@ -278,6 +279,8 @@ def _shown(value: object, info: FieldInfo) -> str:
         return f"a list of {len(value)}"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a huge number"
     text = toml_value(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

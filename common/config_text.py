@@ -100,8 +100,11 @@ def _pages() -> list[tuple[str, list[Role], type[Section]]]:
 
     for role, root in ROOTS.items():
         collect(role, root, ())
-    ordered = sorted(pages.items(), key=lambda page: page[0][0])
-    return [(f"`[{title}]`", roles, section) for (title, section), roles in ordered]
+    paths = [path for path, _ in pages]
+    return [
+        (f"`[{path}]`" + (f" of a {roles[0]}" if paths.count(path) > 1 else ""), roles, section)
+        for (path, section), roles in sorted(pages.items(), key=lambda page: page[0][0])
+    ]
 
 
 def shipped_files() -> dict[Path, str]:

@@ -195,6 +195,8 @@ def test_what_is_under_an_unreadable_header_is_not_judged_as_if_it_were_under_an
         "a = " + "[" * 100_000,
         "[" + "a." * 2_000 + "a]",
         "a = '''",
+        "a = " + "1" * 5000,
+        "network.control_port = 0x" + "f" * 9000,
         "=\n" * 1000,
         "\0",
         "\ud800",
