@@ -8,8 +8,8 @@ import bisect
 from collections.abc import Sequence
 from typing import TypeVar
 
-from snooze.common.api import CommandRequest, TaskState, VmRequest
-from snooze.common.errors import InvalidRequest, NotFound, PreconditionError
+from snooze.common.api import CommandRequest, VmRequest
+from snooze.common.errors import NotFound
 from snooze.common.records import TaskVmRecord
 from snooze.common.snooze_api import (
     UNKNOWN,
@@ -48,7 +48,11 @@ MAX_ENTRIES = 100
 
 
 class LegacyLeader:
-    """The calls of one leader; ``None`` and ``False`` are the original's only errors."""
+    """The calls of one leader.
+
+    What they raise is told as ``None`` or ``False``, the original's only errors, with our reason in
+    a header (``common/transport/legacy.py``).
+    """
 
     def __init__(self, leader: LeaderService, intake: Intake) -> None:
         self._leader = leader
@@ -57,14 +61,11 @@ class LegacyLeader:
 
     # ------------------------------------------------------------ submissions
 
-    async def start_virtual_cluster(self, request: VirtualClusterSubmissionRequest) -> str | None:
-        """The task's id; None if nothing of the request makes sense."""
+    async def start_virtual_cluster(self, request: VirtualClusterSubmissionRequest) -> str:
+        """The task's id. Raises: InvalidRequest, TooBusy, NotLeader."""
         requests = [_vm_request(template) for template in request.virtual_machine_templates]
-        try:
-            candidates = await self._intake.read(requests)
-            task = await submit(self._leader, candidates, partial=True)
-        except InvalidRequest:
-            return None
+        candidates = await self._intake.read(requests)
+        task = await submit(self._leader, candidates, partial=True)
         return task.task_id
 
     async def virtual_cluster_response(
@@ -112,14 +113,11 @@ class LegacyLeader:
 
     async def command(self, vm_id: str, command: VmCommand) -> bool:
         """Carry out a command; True if it was done, or was done already."""
-        try:
-            task = self._leader.command(vm_id, command, CommandRequest())
-        except PreconditionError as error:
-            if isinstance(error, NotFound | InvalidRequest) or error.http_status == 409:
-                return False
-            raise
+        task = self._leader.command(vm_id, command, CommandRequest())
         await self._leader.wait(task, COMMAND_WAIT_S)
-        return task.state is not TaskState.FAILED
+        if task.error is not None:
+            raise task.error.as_error()
+        return True
 
     async def command_at(self, location: VirtualMachineLocation, command: VmCommand) -> bool:
         """As ``command``, for calls that name a location."""
@@ -145,15 +143,10 @@ class LegacyLeader:
         return self._migrate(name, host)
 
     def _migrate(self, name: str, host: str) -> bool:
-        try:
-            self._leader.command(name, VmCommand.MIGRATE, CommandRequest(host=host))
-        except PreconditionError as error:
-            if error.http_status == 503:
-                raise
-            return False
+        self._leader.command(name, VmCommand.MIGRATE, CommandRequest(host=host))
         return True
 
-    async def resize(self, request: ResizeRequest) -> VirtualMachineMetaData | None:
+    async def resize(self, request: ResizeRequest) -> VirtualMachineMetaData:
         """Resize; the order here is cpu, memory, tx, rx, and what is not positive stays."""
         wanted = [*request.resized_capacity, -1.0, -1.0, -1.0, -1.0][:4]
         cpu, memory, tx, rx = (value if value > 0 else None for value in wanted)
@@ -164,15 +157,10 @@ class LegacyLeader:
             tx_kib_s=tx,
         )
         name = self._named(request.virtual_machine_location)
-        try:
-            task = self._leader.command(name, VmCommand.RESIZE, change)
-        except PreconditionError as error:
-            if error.http_status == 503:
-                raise
-            return None
+        task = self._leader.command(name, VmCommand.RESIZE, change)
         await self._leader.wait(task, COMMAND_WAIT_S)
-        if task.state is not TaskState.DONE:
-            return None
+        if task.error is not None:
+            raise task.error.as_error()
         return await self.metadata(MetaDataRequest(request.virtual_machine_location, 0))
 
     # ------------------------------------------------------------ VMs

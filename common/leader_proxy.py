@@ -1,0 +1,67 @@
+"""Passing calls on to the leader, waiting a little while there is none.
+
+A bootstrap node does nothing else; a group manager does it while it does not lead.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from aiohttp import web
+
+from snooze.common.clock import Clock
+from snooze.common.errors import NotLeader, RemoteError
+from snooze.common.transport.delivery import was_sent
+from snooze.common.transport.proxy import Proxy
+from snooze.common.wire import Address
+
+LEADER_WAIT_S = 5.0
+"""How long a call waits for a leader; an election takes about a session time-out."""
+PAUSE_S = 0.05
+RETRY_AFTER_S = 1.0
+
+
+class LeaderProxy:
+    """Finds the leader for each call; a call that did not leave is tried again."""
+
+    def __init__(self, proxy: Proxy, leader: Callable[[], Address | None], clock: Clock) -> None:
+        """``leader`` says where the leader is now; None if nobody knows."""
+        self._proxy = proxy
+        self._leader = leader
+        self._clock = clock
+
+    async def pass_on(self, request: web.Request) -> web.StreamResponse:
+        """The leader's answer.
+
+        Raises:
+            NotLeader: there was none in time.
+            RemoteError, RemoteTimeout: it broke off or fell silent.
+        """
+        deadline_s = self._clock.monotonic_s() + LEADER_WAIT_S
+        while True:
+            target = self._leader()
+            if target is not None:
+                try:
+                    response = await self._proxy.pass_on(request, target)
+                except RemoteError as error:
+                    if was_sent(error):
+                        raise
+                else:
+                    if not _is_refusal(response) or self._clock.monotonic_s() > deadline_s:
+                        return response
+            if self._clock.monotonic_s() > deadline_s:
+                raise NotLeader(
+                    "no group leader answers at this moment; try again",
+                    retry_after_s=RETRY_AFTER_S,
+                )
+            await asyncio.sleep(PAUSE_S)
+
+
+def _is_refusal(response: web.StreamResponse) -> bool:
+    """Whether a group manager said that it does not lead (any more, or yet): nothing was done."""
+    return (
+        response.status == NotLeader.http_status and response.headers.get(NOT_LEADING_HEADER) == "1"
+    )
+
+
+NOT_LEADING_HEADER = "X-Snooze-Not-Leading"
+"""Set on a 503 that says no more than "I do not lead"."""

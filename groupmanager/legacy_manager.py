@@ -1,0 +1,53 @@
+"""Snooze's own calls that a group manager answers for itself: its hosts and their VMs."""
+
+from snooze.common.snooze_api import (
+    GroupManagerRepositoryInformation,
+    LocalControllerDescription,
+    NetworkAddress,
+    VirtualMachineLocation,
+)
+from snooze.common.wire import DescribeHosts
+from snooze.groupmanager import legacy_views as views
+from snooze.groupmanager.manager.service import ManagerService
+
+MAX_ENTRIES = 100
+
+
+class LegacyManager:
+    """The calls of one group manager."""
+
+    def __init__(self, manager: ManagerService) -> None:
+        self._manager = manager
+
+    async def repository(self, entries: int) -> GroupManagerRepositoryInformation:
+        """All its hosts with their VMs."""
+        request = DescribeHosts(entries=max(0, min(entries, MAX_ENTRIES)))
+        return GroupManagerRepositoryInformation(
+            [
+                views.host_description(detail, self._manager.identity, with_vms=True)
+                for detail in self._manager.describe(request)
+            ]
+        )
+
+    async def host(self, host_id: str) -> LocalControllerDescription | None:
+        """One of its hosts, without VMs."""
+        for detail in self._manager.describe(DescribeHosts(host_id=host_id, with_vms=False)):
+            return views.host_description(detail, self._manager.identity, with_vms=False)
+        return None
+
+    async def search_vm(self, vm_id: str) -> str | None:
+        """The id of the host that has a VM."""
+        vm = self._manager.core.table.find(vm_id)
+        return None if vm is None else vm.host_id
+
+    async def has_vm(self, location: VirtualMachineLocation) -> bool:
+        """Whether one of its hosts has a VM."""
+        return self._manager.core.table.find(location.virtual_machine_id) is not None
+
+    async def has_host(self, address: NetworkAddress) -> str | None:
+        """The id of the host that listens at an address."""
+        for host_id, host in self._manager.core.table.hosts.items():
+            control = host.description.control
+            if (control.host, control.port) == (address.address, address.port):
+                return host_id
+        return None
