@@ -277,6 +277,12 @@ class LibvirtHypervisor:
             ),
         )
 
+    async def arrival(self, vm_id: str) -> MigrationProgress | None:
+        """See the port."""
+        return await self._connection.call(
+            f"ask how VM {vm_id} came", lambda c: libvirt_migration.arrival(c, vm_id)
+        )
+
     async def usage(self) -> list[VmUsage]:
         """See the port."""
         description = await self.describe()

@@ -19,6 +19,7 @@ from snooze.common.errors import Conflict, ExecutionError, InvalidRequest, Remot
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport
 from snooze.localcontroller.domain_xml import VmTag, read_domain, with_incoming
+from snooze.localcontroller.hypervisor.libvirt_connection import is_code
 from snooze.localcontroller.hypervisor.libvirt_domains import (
     ACTIVE_STATES,
     Workshop,
@@ -280,10 +281,24 @@ def progress(connection: libvirt.virConnect, vm_id: str) -> MigrationProgress | 
 
     Source: libvirt-domain.h, VIR_DOMAIN_JOB_*: times in ms, data in bytes, dirty rate in pages/s.
     """
+    return _read_job(connection, vm_id, 0)
+
+
+def arrival(connection: libvirt.virConnect, vm_id: str) -> MigrationProgress | None:
+    """The statistics of the migration by which a VM came, as its source handed them over."""
+    return _read_job(connection, vm_id, libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
+
+
+def _read_job(connection: libvirt.virConnect, vm_id: str, flags: int) -> MigrationProgress | None:
     domain = find(connection, vm_id)
     if domain is None:
         return None
-    stats = domain.jobStats()
+    try:
+        stats = domain.jobStats(flags)
+    except libvirt.libvirtError as error:
+        if is_code(error, libvirt.VIR_ERR_NO_SUPPORT):
+            return None
+        raise
 
     def number(key: str) -> int:
         value = stats.get(key, 0)

@@ -27,6 +27,8 @@ not reach each other (libvirt's test driver) and after a crash of either agent::
     destination.finish_incoming(vm_id, ticket) -> VmReport     it is proven to run here
     destination.abort_incoming(vm_id, ticket)                  ... or the room is given back
 
+``destination.arrival(vm_id)`` then tells the downtime that the guest really had.
+
 If ``migrate_out`` raises ``ExecutionError`` the guest still runs at the source. If it raises
 ``RemoteTimeout`` or ``RemoteError`` nobody knows: ask both sides' ``inventory()``.
 """
@@ -320,6 +322,13 @@ class Hypervisor(Protocol):
 
     async def abort_incoming(self, vm_id: str, ticket: MigrationTicket) -> None:
         """Give the room back. Destination side. Never touches a guest that has arrived."""
+        ...
+
+    async def arrival(self, vm_id: str) -> MigrationProgress | None:
+        """How the migration went by which this VM came: its real downtime is known only here.
+
+        None if the driver does not say.
+        """
         ...
 
     async def usage(self) -> list[VmUsage]:

@@ -234,10 +234,10 @@ class SimulatedHypervisor(HostListener):
         self._check_settled(vm, "migrate")
         before, vm.state = vm.state, VmState.MIGRATING
         try:
-            await self._stream(vm, options, on_progress)
+            last = await self._stream(vm, options, on_progress)
             await self.world.work(self.host, "migrate_out")
             self._check_connected()
-            self._hand_over(vm, before, ticket)
+            self._hand_over(vm, before, ticket, last)
         finally:
             if vm.state is VmState.MIGRATING:
                 vm.state = before
@@ -258,6 +258,11 @@ class SimulatedHypervisor(HostListener):
         """See the port."""
         self._check_connected()
         self.host.incoming.pop(ticket.token, None)
+
+    async def arrival(self, vm_id: str) -> MigrationProgress | None:
+        """See the port."""
+        self._check_connected()
+        return self.host.arrivals.get(vm_id)
 
     async def usage(self) -> list[VmUsage]:
         """See the port."""
@@ -364,8 +369,9 @@ class SimulatedHypervisor(HostListener):
 
     async def _stream(
         self, vm: SimulatedVm, options: MigrationOptions, on_progress: ProgressCallback
-    ) -> None:
-        """Let the memory travel, within the time-out."""
+    ) -> MigrationProgress:
+        """Let the memory travel, within the time-out; the last report."""
+        last = MigrationProgress(vm.spec.vm_id)
         settings = self.world.settings
         rate_kib_s = settings.migration_kib_s
         if options.bandwidth_mib_s:
@@ -383,19 +389,21 @@ class SimulatedHypervisor(HostListener):
             if vm.state is not VmState.MIGRATING:
                 raise ExecutionError(f"VM {vm.spec.name!r} stopped while it was migrating")
             done = total * step // settings.migration_steps
-            on_progress(
-                MigrationProgress(
-                    vm.spec.vm_id,
-                    elapsed_ms=round(step * step_s * 1000),
-                    total_bytes=total,
-                    processed_bytes=done,
-                    remaining_bytes=total - done,
-                    downtime_ms=settings.downtime_ms,
-                    iteration=1,
-                )
+            last = MigrationProgress(
+                vm.spec.vm_id,
+                elapsed_ms=round(step * step_s * 1000),
+                total_bytes=total,
+                processed_bytes=done,
+                remaining_bytes=total - done,
+                downtime_ms=settings.downtime_ms,
+                iteration=1,
             )
+            on_progress(last)
+        return last
 
-    def _hand_over(self, vm: SimulatedVm, state: VmState, ticket: MigrationTicket) -> None:
+    def _hand_over(
+        self, vm: SimulatedVm, state: VmState, ticket: MigrationTicket, last: MigrationProgress
+    ) -> None:
         """The instant at which the guest is no longer here but there."""
         target = self.world.find(ticket.uri.removeprefix("simulated://"))
         if target is None or not target.up or ticket.token not in target.incoming:
@@ -405,6 +413,7 @@ class SimulatedHypervisor(HostListener):
         self.host.drop(vm.spec.vm_id)
         vm.state = state
         target.put(vm)
+        target.arrivals[vm.spec.vm_id] = last
         self._tell(vm, ChangeKind.MIGRATED_AWAY, "migrated")
         for listener in tuple(target.listeners):
             if isinstance(listener, SimulatedHypervisor):

@@ -15,7 +15,7 @@ from snooze.common.clock import SYSTEM_CLOCK, Clock
 from snooze.common.errors import ExecutionError, SnoozeError
 from snooze.common.resources import KIB_PER_GIB, Capacity
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import VmSpec
+from snooze.common.vms import MigrationProgress, VmSpec
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -111,12 +111,14 @@ class SimulatedHost:
     Attributes:
         up: whether its hypervisor answers.
         vms: by vm_id.
+        arrivals: how the VMs that came by a migration came, by vm_id.
         incoming: reservations of migrations, vm_id by token.
         listeners: drivers that want to hear of changes.
     """
 
     __slots__ = (
         "_failures",
+        "arrivals",
         "capacity",
         "generator",
         "incoming",
@@ -134,6 +136,7 @@ class SimulatedHost:
         self.up = True
         self.vms: dict[str, SimulatedVm] = {}
         self.names: dict[str, str] = {}
+        self.arrivals: dict[str, MigrationProgress] = {}
         self.incoming: dict[str, str] = {}
         self.listeners: list[HostListener] = []
         self._failures: dict[str, list[_Failure]] = {}
@@ -165,6 +168,7 @@ class SimulatedHost:
     def drop(self, vm_id: str) -> SimulatedVm | None:
         """Remove a domain, if it is here."""
         vm = self.vms.pop(vm_id, None)
+        self.arrivals.pop(vm_id, None)
         if vm is not None:
             del self.names[vm.spec.name]
         return vm
