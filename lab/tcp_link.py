@@ -22,6 +22,7 @@ class LinkState(enum.Enum):
     CUT = "cut"  # Connections are reset, new ones closed at once.
     FROZEN = "frozen"  # Connections stay and nothing passes until it is up again.
     DEAF = "deaf"  # As frozen, but only from the server to the client.
+    GARBLED = "garbled"  # What the server says arrives as zeros.
 
 
 class TcpLink:
@@ -58,6 +59,10 @@ class TcpLink:
     def deafen(self) -> None:
         """Hold back what the server says; it still hears the client."""
         self._become(LinkState.DEAF)
+
+    def garble(self) -> None:
+        """Replace all that the server says by zeros."""
+        self._become(LinkState.GARBLED)
 
     async def start(self) -> None:
         """Begin to listen."""
@@ -97,11 +102,10 @@ class TcpLink:
         far_reader, far_writer = await asyncio.open_connection(*self._target)
         self._writers.add(far_writer)
         try:
-            to_server = asyncio.ensure_future(
-                self._pump(reader, far_writer, {LinkState.UP, LinkState.DEAF})
-            )
-            to_client = asyncio.ensure_future(self._pump(far_reader, writer, {LinkState.UP}))
-            pumps = {to_server, to_client}
+            pumps = {
+                asyncio.ensure_future(self._pump(reader, far_writer, to_client=False)),
+                asyncio.ensure_future(self._pump(far_reader, writer, to_client=True)),
+            }
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -113,13 +117,17 @@ class TcpLink:
             far_writer.transport.abort()
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, when: set[LinkState]
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_client: bool
     ) -> None:
+        passing = {LinkState.UP, LinkState.GARBLED}
+        if not to_client:
+            passing.add(LinkState.DEAF)
         with suppress(OSError):
             while chunk := await reader.read(_CHUNK_BYTES):
-                while self._state not in when:
+                while self._state not in passing:
                     await self._changed.wait()
-                writer.write(chunk)
+                is_noise = to_client and self._state is LinkState.GARBLED
+                writer.write(bytes(len(chunk)) if is_noise else chunk)
                 await writer.drain()
 
 

@@ -5,13 +5,13 @@ Used as it comes, kazoo (2.11) does four things that a leader cannot live with:
 - It does not say what session time-out the server granted, nor when a connection was begun.
 - It notices a silent server by unanswered pings only, and sends none while requests are sent: a
   busy client of a frozen server stays ``CONNECTED`` for as long as it is busy.
-- It gives each server a whole session time-out to accept a connection, so that one dead machine in
-  the list costs the session.
+- It gives each server a whole session time-out to accept a connection and a generous share of one
+  to answer, so that one dead or frozen machine in the list can cost the session.
 - Its waits between attempts to connect grow up to an hour.
 
-The first three are mended here, by overriding ``ConnectionHandler._connect`` and
-``SequentialThreadingHandler.create_connection``; the fourth by a setting. All that touches what
-kazoo does not promise is in this file.
+The first three are mended here, by overriding ``_connect`` and ``_invoke`` of its
+``ConnectionHandler`` and ``create_connection`` of its handler of threads; the fourth by a setting.
+All that touches what kazoo does not promise is in this file.
 
 Threads: kazoo has three of its own per client. Whatever is called back from here runs on them.
 """
@@ -74,7 +74,7 @@ class Client(KazooClient):
         )
         self.clock = clock
         self.on_connected = on_connected
-        self._interruptible = _Connection(self)
+        self._interruptible = _Connection(self, connect_s)
         self._connection = self._interruptible
         self.add_listener(lambda state: on_state(self, state))
 
@@ -102,11 +102,17 @@ class _Handler(SequentialThreadingHandler):
 
 
 class _Connection(ConnectionHandler):
-    """Tells of each connection made."""
+    """Tells of each connection made, and bounds the wait for a server to open the session."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, connect_timeout_s: float) -> None:
         super().__init__(client, client.connection_retry(), logger=client.logger)
         self._owner = client
+        self._connect_timeout_s = connect_timeout_s
+
+    def _invoke(
+        self, timeout: float, request: object, xid: int | None = None
+    ) -> tuple[object, int | None]:
+        return super()._invoke(min(timeout, self._connect_timeout_s), request, xid)
 
     def _connect(self, host: str, hostip: str, port: int) -> tuple[float, float]:
         begun_s = self._owner.clock.monotonic_s()

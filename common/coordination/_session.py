@@ -132,17 +132,21 @@ class SessionKeeper:
                 _log.warning("ZooKeeper session left to its time-out", extra={"hosts": self._hosts})
 
     async def submit(
-        self, start: Callable[[Client], IAsyncResult[_T]]
+        self, number: int, start: Callable[[Client], IAsyncResult[_T]]
     ) -> asyncio.Future[IAsyncResult[_T]]:
-        """Send a request once fewer than the bound are under way; ``start`` hands it to kazoo.
+        """Send a request in session ``number``, once fewer than the bound are under way.
+
+        Args:
+            number: the session's; in any other the request is not sent.
+            start: hands the request to kazoo.
 
         Returns: what will hold kazoo's answer or error; it always comes, if only when the
             connection is lost. Requests are sent in the order of the calls.
         Raises: Unavailable, and then the request was not sent and never will be.
         """
-        session = self.session
-        if session.state is not SessionState.CONNECTED:
-            raise Unavailable(f"not connected to ZooKeeper: {session.state.value}")
+        session = Session(SessionState.CONNECTED, number)
+        if self.session != session:
+            raise Unavailable(f"not connected to ZooKeeper: {self.session.state.value}")
         try:
             async with asyncio.timeout(self._operation_timeout_s):
                 await self._slots.acquire()

@@ -248,6 +248,8 @@ class Coordinator(Protocol):
     async def commit(self, operations: Sequence[Operation]) -> list[Applied]:
         """Apply all operations as one transaction, in order, or none of them.
 
+        Sent in the session that is open at the call, or not at all.
+
         Returns: one ``Applied`` per operation.
         Raises: CommitConflict, Unavailable, OutcomeUnknown, InvalidRequest.
         """

@@ -133,9 +133,10 @@ class ZooKeeperCoordinator:
 
     async def read_children(self, path: str) -> dict[str, Entry]:
         """See ``Coordinator``."""
-        names = await self.children(path)
+        number = self.session.number
         answers = {
-            name: await self._keeper.submit(_getter(f"{self._root}{path}/{name}")) for name in names
+            name: await self._keeper.submit(number, _getter(f"{self._root}{path}/{name}"))
+            for name in await self.children(path)
         }
         entries: dict[str, Entry] = {}
         for name, answer in answers.items():
@@ -148,8 +149,9 @@ class ZooKeeperCoordinator:
     async def commit(self, operations: Sequence[Operation]) -> list[Applied]:
         """See ``Coordinator``."""
         require_commit(operations)
+        number = self.session.number
         for _ in range(_COMMIT_ATTEMPTS):
-            results = await self._transact(operations)
+            results = await self._transact(number, operations)
             failed = _first_failure(results)
             if failed is None:
                 pairs = zip(operations, results, strict=True)
@@ -157,7 +159,7 @@ class ZooKeeperCoordinator:
             index, error = failed
             operation = operations[index]
             if isinstance(operation, Create) and isinstance(error, NoNodeError):
-                await self._make_parents(operations)
+                await self._make_parents(number, operations)
                 continue
             reason = _REASONS.get(type(error))
             if reason is None:
@@ -207,7 +209,7 @@ class ZooKeeperCoordinator:
         return self._watch(path, refresh, level.cancel)
 
     async def _ask(self, start: Callable[[Client], IAsyncResult[_T]]) -> _T:
-        return await self._value(await self._keeper.submit(start))
+        return await self._value(await self._keeper.submit(self.session.number, start))
 
     async def _value(self, answer: asyncio.Future[IAsyncResult[_T]]) -> _T:
         """The answer to a read. Raises: NoNodeError, or Unavailable if none came."""
@@ -221,9 +223,9 @@ class ZooKeeperCoordinator:
             return result.get_nowait()
         raise Unavailable(f"ZooKeeper did not answer: {error!r}") from error
 
-    async def _transact(self, operations: Sequence[Operation]) -> list[_Result]:
+    async def _transact(self, number: int, operations: Sequence[Operation]) -> list[_Result]:
         """Send a transaction once; the errors of its operations are among the results."""
-        answer = await self._keeper.submit(lambda client: self._begin(client, operations))
+        answer = await self._keeper.submit(number, lambda client: self._begin(client, operations))
         try:
             async with asyncio.timeout(self._timeout_s):
                 result = await answer
@@ -251,7 +253,7 @@ class ZooKeeperCoordinator:
                     transaction.check(path, -1 if version is None else version)
         return transaction.commit_async()
 
-    async def _make_parents(self, operations: Sequence[Operation]) -> None:
+    async def _make_parents(self, number: int, operations: Sequence[Operation]) -> None:
         """Make the parents of what is to be created, save those that are created with it."""
         created = {operation.path for operation in operations if isinstance(operation, Create)}
         wanted: dict[str, int] = {}
@@ -261,7 +263,7 @@ class ZooKeeperCoordinator:
                     if path.removeprefix(self._root) not in created:
                         wanted.setdefault(path, index)
         for path, index in wanted.items():
-            answer = await self._keeper.submit(_creator(path))
+            answer = await self._keeper.submit(number, _creator(path))
             try:
                 async with asyncio.timeout(self._timeout_s):
                     error = (await answer).exception

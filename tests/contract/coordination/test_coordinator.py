@@ -1,26 +1,17 @@
-"""What every ``Coordinator`` promises: one suite for both drivers, one on a real ZooKeeper server.
-
-Each ZooKeeper client has a TCP link of its own, so that one can be cut off and not the others.
-"""
+"""What every ``Coordinator`` promises: one suite for both drivers, ZooKeeper's on a real server."""
 
 import asyncio
-import itertools
 import threading
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import AsyncExitStack
-from typing import Protocol
 
 import pytest
 
 from snooze.common.clock import SYSTEM_CLOCK
-from snooze.common.coordination.memory import MemoryCoordinator, MemoryStore
 from snooze.common.coordination.port import (
     MAX_COMMIT_BYTES,
     Applied,
     Check,
     CommitConflict,
     ConflictReason,
-    Coordinator,
     Create,
     Delete,
     Entry,
@@ -32,126 +23,12 @@ from snooze.common.coordination.port import (
     Unavailable,
     wait_connected,
 )
-from snooze.common.coordination.zookeeper import ZooKeeperCoordinator
 from snooze.common.errors import InvalidRequest, RemoteError, RemoteTimeout
+from snooze.lab.coordination import World
 from snooze.lab.recorder import PATIENCE_S, Recorder
-from snooze.lab.tcp_link import TcpLink, tcp_link
-from snooze.lab.zookeeper import ZooKeeperServer, zookeeper_server
 
-SESSION_TIMEOUT_S = 2.0
 CONNECTED, SUSPENDED = SessionState.CONNECTED, SessionState.SUSPENDED
 LOST, CLOSED = SessionState.LOST, SessionState.CLOSED
-
-
-class World(Protocol):
-    """A store, its clients, and what can happen to them."""
-
-    async def connect(self) -> Coordinator: ...
-
-    def suspend(self, client: Coordinator) -> None: ...
-
-    def resume(self, client: Coordinator) -> None: ...
-
-    async def expire(self, client: Coordinator) -> None:
-        """Suspend it, end its session, resume it."""
-        ...
-
-    def lose_next_reply(self, client: Coordinator) -> None:
-        """What it commits next is applied without its being told."""
-        ...
-
-
-class MemoryWorld:
-    def __init__(self, stack: AsyncExitStack) -> None:
-        self._stack = stack
-        self._store = MemoryStore()
-
-    async def connect(self) -> Coordinator:
-        client = MemoryCoordinator(self._store)
-        self._stack.push_async_callback(client.close)
-        await client.start()
-        await wait_connected(client, PATIENCE_S)
-        return client
-
-    def suspend(self, client: Coordinator) -> None:
-        self._own(client).suspend()
-
-    def resume(self, client: Coordinator) -> None:
-        self._own(client).resume()
-
-    async def expire(self, client: Coordinator) -> None:
-        self._own(client).suspend()
-        self._own(client).expire()
-        self._own(client).resume()
-
-    def lose_next_reply(self, client: Coordinator) -> None:
-        self._own(client).faults.lose_replies += 1
-
-    @staticmethod
-    def _own(client: Coordinator) -> MemoryCoordinator:
-        assert isinstance(client, MemoryCoordinator)
-        return client
-
-
-class ZooKeeperWorld:
-    _roots = itertools.count()
-
-    def __init__(self, stack: AsyncExitStack, server: ZooKeeperServer) -> None:
-        self._stack = stack
-        self._server = server
-        self._root = f"/contract/{next(self._roots)}"
-        self._links: dict[Coordinator, TcpLink] = {}
-
-    async def connect(self) -> Coordinator:
-        link = await self._stack.enter_async_context(tcp_link("127.0.0.1", self._server.port))
-        client = ZooKeeperCoordinator(
-            link.hosts, root=self._root, session_timeout_s=SESSION_TIMEOUT_S
-        )
-        self._links[client] = link
-        self._stack.push_async_callback(client.close)
-        await client.start()
-        await wait_connected(client, PATIENCE_S)
-        return client
-
-    def suspend(self, client: Coordinator) -> None:
-        self._links[client].cut()
-
-    def resume(self, client: Coordinator) -> None:
-        self._links[client].up()
-
-    async def expire(self, client: Coordinator) -> None:
-        witness = await self.connect()
-        await client.commit([Create("/expiry/alive", ephemeral=True)])
-        names: Recorder[list[str]] = Recorder()
-        witness.watch_children("/expiry", names)
-        await names.until(lambda present: present == ["alive"])
-        self._links[client].cut()
-        await names.until(lambda present: present == [])
-        self._links[client].up()
-
-    def lose_next_reply(self, client: Coordinator) -> None:
-        link = self._links[client]
-        link.deafen()
-        client.on_session(lambda session: link.up() if session.state is SUSPENDED else None)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ZooKeeperServer]:
-    context = zookeeper_server(tick_ms=500)
-    with asyncio.Runner() as runner:
-        yield runner.run(context.__aenter__())
-        runner.run(context.__aexit__(None, None, None))
-
-
-@pytest.fixture(params=["memory", "zookeeper"])
-async def world(
-    request: pytest.FixtureRequest, server: ZooKeeperServer
-) -> AsyncGenerator[World, None]:
-    async with AsyncExitStack() as stack:
-        if request.param == "memory":
-            yield MemoryWorld(stack)
-        else:
-            yield ZooKeeperWorld(stack, server)
 
 
 def data_of(entry: Entry | None) -> bytes | None:

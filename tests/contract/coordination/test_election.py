@@ -1,0 +1,222 @@
+"""The election with real coordinators: who leads, who follows, and what they may write."""
+
+import asyncio
+
+import pytest
+
+from snooze.common.clock import SYSTEM_CLOCK, ManualClock
+from snooze.common.coordination.leadership import (
+    CANDIDATES,
+    LEADER,
+    LeaderRecord,
+    LeaderWatch,
+    decode_record,
+)
+from snooze.common.coordination.memory import MemoryCoordinator, MemoryStore
+from snooze.common.coordination.port import (
+    CommitConflict,
+    Coordinator,
+    Create,
+    Put,
+    wait_connected,
+)
+from snooze.common.errors import InvalidRequest
+from snooze.groupmanager.election import Election, Following, Leadership, Leading, Suspended
+from snooze.lab.coordination import World
+from snooze.lab.recorder import PATIENCE_S, Recorder
+
+
+async def stand(client: Coordinator, name: str) -> tuple[Election, Recorder[Leadership]]:
+    """A candidate that has found its place."""
+    election = Election(client, name, f"{name}:5000".encode(), SYSTEM_CLOCK)
+    seen: Recorder[Leadership] = Recorder()
+    election.on_leadership(seen)
+    await election.start()
+    await seen.until(lambda it: isinstance(it, Leading) or it != Following(None))
+    return election, seen
+
+
+async def test_the_first_leads_and_a_clean_stop_hands_over(world: World) -> None:
+    first, first_saw = await stand(await world.connect(), "one")
+    second, second_saw = await stand(await world.connect(), "two")
+    third, third_saw = await stand(await world.connect(), "three")
+    assert first_saw.values == [Leading(1)]
+    assert first.is_leader(1)
+    assert not first.is_leader(2)
+    for seen in (second_saw, third_saw):
+        await seen.until(
+            lambda it: (
+                isinstance(it, Following)
+                and it.leader is not None
+                and (it.leader.id, it.leader.epoch, it.leader.payload) == ("one", 1, b"one:5000")
+            )
+        )
+
+    await first.close()
+    assert first_saw.values[-1] == Following(None)
+    assert not first.is_leader(1)
+    await second_saw.until(lambda it: it == Leading(2))
+    await third_saw.until(
+        lambda it: isinstance(it, Following) and it.leader is not None and it.leader.id == "two"
+    )
+    await third.close()  # One that only follows leaves without a trace, too.
+    assert second.is_leader(2)
+    observer = await world.connect()
+    assert len(await observer.children(CANDIDATES)) == 1
+    await second.close()
+    assert await observer.children(CANDIDATES) == []
+    assert await observer.read(LEADER) is None
+
+
+async def test_a_suspended_leader_stops_and_resumes_its_epoch(world: World) -> None:
+    client = await world.connect()
+    election, seen = await stand(client, "one")
+    moments: list[bool] = []
+    client.on_session(lambda _session: moments.append(election.is_leader(1)))
+    world.suspend(client)
+    await seen.until(lambda it: it == Suspended(1))
+    assert not election.is_leader(1)
+    world.resume(client)
+    await seen.until(lambda it: it == Leading(1))
+    assert seen.values == [Leading(1), Suspended(1), Leading(1)]
+    assert election.is_leader(1)
+    assert moments == [False, False]  # Back, but not confirmed yet.
+    await election.close()
+
+
+async def test_a_leader_that_lost_its_session_steps_down_for_the_next(world: World) -> None:
+    old_client, new_client = await world.connect(), await world.connect()
+    old, old_saw = await stand(old_client, "old")
+    new, new_saw = await stand(new_client, "new")
+    stale_guard = Leading(1).guard
+    await old_client.commit([stale_guard, Create("/record", b"by old")])
+
+    await world.expire(old_client)
+    await new_saw.until(lambda it: it == Leading(2))
+    await old_saw.until(
+        lambda it: isinstance(it, Following) and it.leader is not None and it.leader.id == "new"
+    )
+    assert not old.is_leader(1)
+    assert new.is_leader(2)
+    with pytest.raises(CommitConflict) as caught:
+        await old_client.commit([stale_guard, Put("/record", b"by a ghost")])
+    assert caught.value.index == 0
+    await new_client.commit([Leading(2).guard, Put("/record", b"by new")])
+
+    await new.close()
+    await old_saw.until(lambda it: it == Leading(3))  # It stood again, in its new session.
+    await old.close()
+
+
+async def test_a_lone_leader_that_lost_its_session_leads_in_a_new_epoch(world: World) -> None:
+    client = await world.connect()
+    election, seen = await stand(client, "one")
+    await world.expire(client)
+    await seen.until(lambda it: it == Leading(2))
+    assert seen.values[:2] == [Leading(1), Suspended(1)]
+    assert Following(None) in seen.values
+    await election.close()
+
+
+async def test_a_bystander_follows_the_leaders_record(world: World) -> None:
+    watch = LeaderWatch(await world.connect())
+    seen: Recorder[LeaderRecord | None] = Recorder()
+    watch.on_change(seen)
+    watch.start()
+    first, _ = await stand(await world.connect(), "one")
+    second, _ = await stand(await world.connect(), "two")
+    leader = await seen.until(lambda record: record is not None)
+    assert leader == watch.leader
+    assert leader is not None
+    assert (leader.id, leader.epoch, leader.payload) == ("one", 1, b"one:5000")
+    await first.close()
+    await seen.until(lambda record: record is not None and record.id == "two")
+    await second.close()
+    await seen.until(lambda record: record is None)
+    watch.close()
+
+
+async def test_changes_can_be_iterated_until_the_end(world: World) -> None:
+    election = Election(await world.connect(), "one", b"", SYSTEM_CLOCK)
+    seen: Recorder[Leadership] = Recorder()
+
+    async def iterate() -> None:
+        async for leadership in election.changes():
+            seen(leadership)
+
+    task = asyncio.create_task(iterate())
+    await election.start()
+    await seen.until(lambda it: it == Leading(1))
+    await election.close()
+    async with asyncio.timeout(PATIENCE_S):
+        await task
+    assert seen.values[-1] == Following(None)
+
+
+async def test_candidates_may_share_a_session(world: World) -> None:
+    client = await world.connect()
+    first, _ = await stand(client, "one")
+    second, second_saw = await stand(client, "two")
+    await first.close()
+    await second_saw.until(lambda it: it == Leading(2))
+    await second.close()
+
+
+@pytest.mark.parametrize("fault", ["lose_replies", "lose_requests", "refuse"])
+@pytest.mark.parametrize("count", [1, 2, 5])
+async def test_lost_calls_delay_but_do_not_mislead(fault: str, count: int) -> None:
+    client = MemoryCoordinator(MemoryStore())
+    await client.start()
+    await wait_connected(client, PATIENCE_S)
+    setattr(client.faults, fault, count)
+    election, seen = await stand(client, "one")
+    await seen.until(lambda it: isinstance(it, Leading))
+    assert len(await client.children(CANDIDATES)) == 1
+    entry = await client.read(LEADER)
+    assert entry is not None
+    record = decode_record(entry.data)
+    assert record is not None
+    assert election.leadership == Leading(record.epoch)
+    await election.close()
+    assert await client.children(CANDIDATES) == []
+    await client.close()
+
+
+async def test_a_thawed_leader_knows_before_it_hears() -> None:
+    """Frozen for too long, its session gone, no event delivered yet: the clock says enough."""
+    clock = ManualClock()
+
+    class Frozen(MemoryCoordinator):
+        @property
+        def live_until_s(self) -> float:
+            return 1002.0
+
+    client = Frozen(MemoryStore())
+    await client.start()
+    await wait_connected(client, PATIENCE_S)
+    election = Election(client, "one", b"", clock)
+    seen: Recorder[Leadership] = Recorder()
+    election.on_leadership(seen)
+    await election.start()
+    await seen.until(lambda it: it == Leading(1))
+    assert election.is_leader(1)
+    clock.advance(2.0)
+    assert not election.is_leader(1)
+    await election.close()
+    await client.close()
+
+
+async def test_an_unreadable_record_is_replaced_not_obeyed() -> None:
+    store = MemoryStore()
+    client, other = MemoryCoordinator(store), MemoryCoordinator(store)
+    for each in (client, other):
+        await each.start()
+        await wait_connected(each, PATIENCE_S)
+    await other.commit([Create(LEADER, b"\xff" * 100)])
+    election, seen = await stand(client, "one")
+    await seen.until(lambda it: it == Leading(1))
+    with pytest.raises(InvalidRequest):
+        Election(client, "one", b"x" * 40_000, SYSTEM_CLOCK)
+    await election.close()
+    for each in (client, other):
+        await each.close()
