@@ -54,7 +54,9 @@ PROGRESS_INTERVAL_S: Final = 0.25
 WAIT_PATIENCE_S: Final = 30.0
 """How long a wait goes on when no front door answers: a fail-over takes a few seconds."""
 
-_MIN_POLL_S: Final = 0.05
+MIN_POLL_S: Final = 0.05
+"""The least time between two looks at a task whose server does not hold its answers."""
+
 _RECONNECT_MIN_S: Final = 0.1
 _RECONNECT_MAX_S: Final = 5.0
 _MAX_EVENT_PAGES: Final = 1000
@@ -276,8 +278,8 @@ class AsyncSnooze:
                 on_progress(seen)
             # A server that does not hold its answer must not be asked without a pause.
             spent_s = self._clock.monotonic_s() - started_s
-            if seen.state not in TASK_ENDED and spent_s < min(hold_s, _MIN_POLL_S):
-                await asyncio.sleep(_MIN_POLL_S - spent_s)
+            if seen.state not in TASK_ENDED and spent_s < min(hold_s, MIN_POLL_S):
+                await asyncio.sleep(MIN_POLL_S - spent_s)
         error = failure(seen)
         if check and error is not None:
             raise error

@@ -40,3 +40,7 @@ daemon_commands.register(app)
 def main() -> None:
     """The console script."""
     app()
+
+
+if __name__ == "__main__":
+    main()

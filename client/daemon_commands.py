@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from snooze.client.options import DAEMON_PANEL, add
+from snooze.common.errors import SettingsError
 
 
 class Hypervisor(StrEnum):
@@ -15,6 +16,14 @@ class Hypervisor(StrEnum):
     TEST = "test"
     SIMULATED = "simulated"
     QEMU = "qemu"
+
+
+class Role(StrEnum):
+    """The daemons."""
+
+    BOOTSTRAP = "bootstrap"
+    GROUPMANAGER = "groupmanager"
+    LOCALCONTROLLER = "localcontroller"
 
 
 ConfigOption = Annotated[
@@ -86,19 +95,17 @@ def localcontroller(config: ConfigOption) -> None:
 
 def check_config(
     file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="TOML, or an original snooze_node.cfg.",
-            exists=True,
-            dir_okay=False,
-        ),
+        Path, typer.Argument(metavar="FILE", help="TOML, or an original snooze_node.cfg.")
     ],
+    role: Annotated[
+        Role | None,
+        typer.Option(help="The daemon it is meant for; found in the file unless given."),
+    ] = None,
 ) -> None:
-    """Say everything that is wrong with a settings file, and what it means."""
-    from snooze.client.terminal import write
+    """Say everything that is wrong with a settings file, and what its keys mean here."""
+    from snooze.client.terminal import plain, write
     from snooze.common.config_check import check_config as check
 
-    report = check(str(file))
-    write(report.text())
-    raise typer.Exit(0 if report.ok else 3)
+    report = check(file, None if role is None else role.value)
+    write("\n".join(plain(line) for line in report.text().splitlines()))
+    raise typer.Exit(0 if report.ok else SettingsError.exit_code)

@@ -110,13 +110,15 @@ _COMMAND_RESULT: Final[dict[VmCommand, VmState]] = {
 class FakeCluster:
     """Two group managers, three hosts, and the VMs that a client asks for.
 
-    Change ``vms``, ``hosts``, ``images``, ``epoch`` and ``capacity_vms`` as a test needs it.
+    Change ``vms``, ``hosts``, ``images``, ``epoch`` and ``capacity_vms`` as a test needs it; while
+    it is ``stuck`` no task moves on.
     ``requests`` holds ``(method, path, idempotency key)`` of everything asked.
     """
 
     def __init__(self) -> None:
         self.epoch = 3
         self.capacity_vms = 1000
+        self.stuck = False
         self.managers = [
             ManagerView(f"gm-{n}", f"manager-{n}", f"127.0.0.1:{5000 + n}", leader=n == 1, hosts=h)
             for n, h in ((1, 2), (2, 1))
@@ -144,6 +146,7 @@ class FakeCluster:
         self._outcomes: dict[str, TaskView] = {}
         self._keys: dict[str, str] = {}
         self._planned: deque[_Planned] = deque()
+        self._asked = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Event()
         self._runner: web.AppRunner | None = None
@@ -179,6 +182,18 @@ class FakeCluster:
         self.events.append(EventView(seq, at_ms, kind, subject, message, cause))
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._changed.set)
+
+    def wait_until_asked(self, path: str, *, timeout_s: float = 20.0) -> None:
+        """Block until a request whose path and query contain ``path`` has come in.
+
+        Raises:
+            TimeoutError: if none does.
+        """
+        with self._asked:
+            if not self._asked.wait_for(
+                lambda: any(path in asked for _, asked, _ in self.requests), timeout_s
+            ):
+                raise TimeoutError(f"nobody asked for {path} within {timeout_s:g} s")
 
     def change_leader(self) -> None:
         """A new leader: the epoch rises, events are counted anew, streams end."""
@@ -246,7 +261,9 @@ class FakeCluster:
     @web.middleware
     async def _failing(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         key = request.headers.get("Idempotency-Key", "")
-        self.requests.append((request.method, request.path_qs, key))
+        with self._asked:
+            self.requests.append((request.method, request.path_qs, key))
+            self._asked.notify_all()
         failure = self._take_failure(request.path)
         match failure:
             case Failure.HANG:
@@ -420,7 +437,7 @@ class FakeCluster:
         task = self.tasks.get(request.match_info["id"])
         if task is None:
             raise NotFound(f"no task {request.match_info['id']!r}")
-        if task.state not in TASK_ENDED:
+        if task.state not in TASK_ENDED and not self.stuck:
             task = self.tasks[task.id] = self._step(task)
         return _json(task, 200 if task.state in TASK_ENDED else 202)
 

@@ -57,7 +57,7 @@ WAIT_S: Final = 20
 """One long poll; well below libcloud's time-out of a request (60 s)."""
 
 TASK_TIMEOUT_S: Final = 600.0
-POLL_PAUSE_S: Final = 0.1
+POLL_PAUSE_S: Final = 0.05
 
 NODE_STATES: Final[dict[VmState, NodeState]] = {
     VmState.PENDING: NodeState.PENDING,
@@ -85,9 +85,8 @@ SIZES: Final[dict[str, tuple[int, int]]] = {
 
 def register() -> None:
     """Make ``get_driver("snooze")`` find this driver; a repeat does nothing."""
-    declare: Callable[..., object] = set_driver
     try:
-        declare(PROVIDER, SnoozeNodeDriver.__module__, SnoozeNodeDriver.__name__)
+        _untyped(set_driver)(PROVIDER, SnoozeNodeDriver.__module__, SnoozeNodeDriver.__name__)
     except AttributeError as error:
         if "already registered" not in str(error):
             raise
@@ -133,8 +132,7 @@ class SnoozeConnection(ConnectionKey):
         return self._ask("POST", path, body, TaskView)
 
     def _ask(self, method: str, path: str, body: bytes | None, kind: type[T]) -> T:
-        request: Callable[..., object] = self.request
-        answer = request(API_PREFIX + path, method=method, data=body)
+        answer = _untyped(self.request)(API_PREFIX + path, method=method, data=body)
         try:
             return msgspec.json.decode(str(getattr(answer, "body", "")), type=kind)
         except msgspec.MsgspecError as error:
@@ -169,8 +167,9 @@ class SnoozeNodeDriver(NodeDriver):
         task_timeout_s: float = TASK_TIMEOUT_S,
         **kwargs: Any,
     ) -> None:
-        initialise: Callable[..., None] = super().__init__
-        initialise("", None, secure, host=host, port=int(port), timeout=timeout, **kwargs)
+        _untyped(super().__init__)(
+            "", None, secure, host=host, port=int(port), timeout=timeout, **kwargs
+        )
         self.task_timeout_s = task_timeout_s
 
     # What there is ----------------------------------------------------------------------------
@@ -323,6 +322,11 @@ class SnoozeNodeDriver(NodeDriver):
             driver=self,
             extra=_builtins(vm),
         )
+
+
+def _untyped(function: Callable[..., object]) -> Callable[..., object]:
+    """A function of libcloud whose declared types are missing or wrong."""
+    return function
 
 
 def _vcpus(size: NodeSize) -> int:

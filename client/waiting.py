@@ -105,7 +105,7 @@ class _Bars:
             words = f"{len(self._ended)}/{total:.0f} VMs"
             self._progress.update(self._all, completed=len(self._ended), detail=words)
             return
-        done, whole, words = _measure(task)
+        done, whole, words = measure(task)
         self._progress.update(self._bars[task.id], completed=done, total=whole, detail=words)
 
 
@@ -114,7 +114,7 @@ def _title(task: TaskView) -> str:
     return plain(f"{task.kind} {names}")
 
 
-def _measure(task: TaskView) -> tuple[float, float | None, str]:
+def measure(task: TaskView) -> tuple[float, float | None, str]:
     """Done, total (None: unknown) and words."""
     moved = task.progress
     if moved is not None and moved.total_bytes:

@@ -1,0 +1,303 @@
+"""The command as people and scripts see it: words, JSON, exit codes."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from typer.testing import Result
+
+from snooze.client import vm_commands
+from snooze.client.fake_cluster import Failure, FakeCluster
+from snooze.common.api import HierarchyView, HostView, TaskState, TaskView, VmView
+from snooze.common.errors import ERRORS_BY_CODE, ErrorReport, SnoozeError
+from snooze.common.vm_lifecycle import VmState
+
+Run = Callable[..., Result]
+
+DOMAIN = "<domain type='kvm'><name>db</name></domain>"
+
+
+def words(text: str) -> list[list[str]]:
+    """The cells of a table."""
+    return [re.split(r"\s{2,}", line.strip()) for line in text.splitlines() if line.strip()]
+
+
+def test_submit_from_an_image(run: Run, fake: FakeCluster) -> None:
+    done = run("submit", "--name", "web", "--image", "tiny.qcow2", "--count", "2", "--vcpus", "4")
+    assert done.exit_code == 0, done.output
+    assert words(done.stdout) == [
+        ["NAME", "STATE", "HOST", "ADDRESS"],
+        ["web-1", "running", "host-1", "192.168.122.10"],
+        ["web-2", "running", "host-1", "192.168.122.11"],
+    ]
+    assert done.stderr == ""
+
+
+def test_submit_templates_from_files_and_standard_input(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "db.xml"
+    path.write_text(DOMAIN)
+    done = run("submit", str(path), "-", "--rx", "12M", text=DOMAIN)
+    assert done.exit_code == 0, done.output
+    assert len(words(done.stdout)) == 3
+
+
+def test_submit_a_cluster_file(run: Run, fake: FakeCluster, tmp_path: Path) -> None:
+    path = tmp_path / "shop.toml"
+    path.write_text('name = "shop"\n[[vms]]\nname = "web"\ncount = 3\nimage = "tiny.qcow2"\n')
+    assert run("submit", "-f", str(path)).exit_code == 0
+    assert {vm.virtual_cluster for vm in fake.vms.values()} == {"shop"}
+    both = run("submit", "-f", str(path), "--name", "x")
+    assert both.exit_code == 2
+    assert "--file says everything" in both.stderr
+
+
+def test_json_is_the_apis_own(run: Run, fake: FakeCluster) -> None:
+    done = run("submit", "--name", "web", "--image", "tiny.qcow2", "-o", "json")
+    task = msgspec.json.decode(done.stdout, type=TaskView)
+    assert task.state is TaskState.DONE
+    for command, kind in (
+        (("list",), list[VmView]),
+        (("info", "web"), VmView),
+        (("hosts",), list[HostView]),
+        (("tasks",), list[TaskView]),
+        (("task", task.id), TaskView),
+        (("hierarchy",), HierarchyView),
+        (("managers",), list[object]),
+        (("images",), list[object]),
+    ):
+        done = run(*command, "--output", "json")
+        assert done.exit_code == 0, done.output
+        assert msgspec.json.decode(done.stdout, type=kind)
+    assert json.loads(run("list", "-o", "json").stdout)[0]["demand"] == [2, 2097152, 12800, 12800]
+
+
+def test_lists(run: Run, fake: FakeCluster) -> None:
+    fake.add_vm("web")
+    fake.add_vm("theirs", VmState.STOPPED, managed=False)
+    assert words(run("list").stdout) == [
+        ["NAME", "STATE", "VCPUS", "MEMORY", "ADDRESS", "HOST"],
+        ["theirs", "stopped (not ours)", "2", "2.0 GiB", "192.168.122.11", "host-1"],
+        ["web", "running", "2", "2.0 GiB", "192.168.122.10", "host-1"],
+    ]
+    assert words(run("hosts").stdout)[1] == [
+        "host-1",
+        "active",
+        "2",
+        "4/16",
+        "4.0/64.0 GiB",
+        "gm-1",
+        "lc-1",
+    ]
+    assert words(run("managers").stdout)[1][:3] == ["gm-1", "leader", "127.0.0.1:5001"]
+    assert words(run("images").stdout)[1] == ["tiny.qcow2", "qcow2", "2.0 GiB", "300.0 MiB", "3"]
+
+
+def test_empty_lists_say_so(run: Run) -> None:
+    assert "snooze submit" in run("list").stdout
+    assert run("tasks").stdout == "No tasks.\n"
+
+
+def test_details(run: Run, fake: FakeCluster) -> None:
+    fake.add_vm("web", VmState.FAILED, reason="qemu died")
+    shown = dict(line for line in words(run("info", "web").stdout) if len(line) == 2)
+    assert shown["state"] == "failed"
+    assert shown["reason"] == "qemu died"
+    assert shown["asked for"] == "2 cores, 2.0 GiB, in 12.5 MiB/s, out 12.5 MiB/s"
+    assert run("info", "web", "--xml").stdout == fake.vms["web"].xml + "\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "before", "after"),
+    [
+        ("start", VmState.STOPPED, "running"),
+        ("suspend", VmState.RUNNING, "paused"),
+        ("resume", VmState.PAUSED, "running"),
+        ("shutdown", VmState.RUNNING, "stopped"),
+        ("reboot", VmState.RUNNING, "running"),
+        ("destroy", VmState.RUNNING, "destroyed"),
+    ],
+)
+def test_commands_on_several_vms(
+    run: Run, fake: FakeCluster, command: str, before: VmState, after: str
+) -> None:
+    for name in ("a", "b", "c"):
+        fake.add_vm(name, before)
+    done = run(command, "a", "b", "a", "c")
+    assert done.exit_code == 0, done.output
+    assert words(done.stdout)[1:] == [
+        [name, command, "done", after, "host-1"] for name in ("a", "b", "c")
+    ]
+
+
+def test_migrate_and_its_task(run: Run, fake: FakeCluster) -> None:
+    fake.add_vm("web")
+    done = run("migrate", "web", "--to", "host-2")
+    assert words(done.stdout)[1] == ["web", "migrate", "done", "running", "host-2"]
+    shown = run("task", f"{1:032x}").stdout
+    assert "512.0 MiB of 512.0 MiB" in shown
+    assert "64.0 KiB/s" in shown
+
+
+def test_resize(run: Run, fake: FakeCluster) -> None:
+    fake.add_vm("web")
+    assert run("resize", "web", "--memory", "4G", "--rx", "0").exit_code == 0
+    assert fake.vms["web"].demand.as_list() == [2, 4 * 1024**2, 0, 12800]
+    nothing = run("resize", "web")
+    assert nothing.exit_code == 2
+    assert "--vcpus" in nothing.stderr
+
+
+def test_one_refusal_does_not_stop_the_others(run: Run, fake: FakeCluster) -> None:
+    fake.add_vm("a")
+    fake.add_vm("b", VmState.STOPPED)
+    done = run("suspend", "absent", "b", "a")
+    assert done.exit_code == 4
+    assert words(done.stdout)[1:] == [["a", "suspend", "done", "paused", "host-1"]]
+    assert done.stderr.count("Error: ") == 2
+    answers = json.loads(run("resume", "absent", "a", "-o", "json").stdout)
+    assert answers[0]["error"]["code"] == "not_found"
+    assert answers[1]["state"] == "done"
+
+
+def test_without_waiting(run: Run, fake: FakeCluster) -> None:
+    fake.add_vm("web")
+    done = run("suspend", "web", "--no-wait", "-o", "json")
+    (task,) = json.loads(done.stdout)
+    assert task["state"] == "pending"
+    assert run("task", task["id"], "--wait", "-o", "json").exit_code == 0
+    assert fake.tasks[task["id"]].state is TaskState.DONE
+
+
+def test_a_wait_that_is_too_long(run: Run, fake: FakeCluster) -> None:
+    fake.add_vm("web")
+    fake.stuck = True
+    done = run("suspend", "web", "--wait-timeout", "0.1")
+    assert done.exit_code == 9
+    assert "it goes on" in done.stderr
+
+
+def test_failures_of_a_submission(run: Run, fake: FakeCluster) -> None:
+    fake.capacity_vms = 1
+    partial = run("submit", "--name", "web", "--image", "tiny.qcow2", "--count", "2")
+    assert partial.exit_code == 8
+    assert words(partial.stdout)[2] == ["web-2", "failed", "-", "-"]
+    assert "web-2: no host has room" in partial.stderr
+    full = run("submit", "--name", "db", "--image", "tiny.qcow2", "--count", "2")
+    assert full.exit_code == 6
+    assert "snooze hosts" in full.stderr
+
+
+def test_problems_are_listed(run: Run) -> None:
+    done = run("submit", "--name", "web", "--image", "absent", "--count", "30")
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "vms[0].image: no image 'absent'" in done.stderr
+    assert "and 10 more" in done.stderr
+    assert "Nothing was changed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (("info", "absent"), 4, "snooze list"),
+        (("task", "absent"), 4, "no task"),
+        (("submit",), 2, "--name"),
+        (("submit", "--name", "a", "--image", "b", "--memory", "2"), 2, "no unit"),
+        (("submit", "absent.xml"), 2, "No such file"),
+        (("list", "--url", "ftp://a"), 3, "http://"),
+        (("list", "--url", "127.0.0.1:1"), 9, "snooze up"),
+        (("info", ".."), 2, "cannot be the name"),
+        (("nonsense",), 2, "No such command"),
+        (("submit", "--count", "0"), 2, "count"),
+        (("list", "-o", "xml"), 2, "xml"),
+        (("migrate", "web"), 2, "--to"),
+    ],
+)
+def test_mistakes(run: Run, arguments: tuple[str, ...], exit_code: int, message: str) -> None:
+    done = run(*arguments)
+    assert done.exit_code == exit_code, done.output
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("kind", list(ERRORS_BY_CODE.values()))
+def test_every_error_has_its_exit_code(
+    run: Run, monkeypatch: pytest.MonkeyPatch, kind: type[SnoozeError]
+) -> None:
+    async def fails(*_: object) -> None:
+        raise ErrorReport(kind.code, "it went wrong", retry_after_s=2).as_error()
+
+    monkeypatch.setattr(vm_commands, "_submit", fails)
+    done = run("submit", "--name", "a", "--image", "b")
+    assert done.exit_code == kind.exit_code
+    assert done.stderr.startswith("Error: it went wrong.")
+    assert "wait 2 s" in done.stderr
+
+
+def test_the_cluster_may_recover_meanwhile(run: Run, fake: FakeCluster) -> None:
+    fake.fail_next(Failure.LOSE_ANSWER)
+    fake.fail_next(Failure.NO_LEADER, times=2)
+    assert run("submit", "--name", "web", "--image", "tiny.qcow2").exit_code == 0
+    assert list(fake.vms) == ["web"]
+
+
+def test_url_before_or_after_the_command(run: Run, fake: FakeCluster) -> None:
+    nowhere = "http://127.0.0.1:1"
+    assert run("--url", nowhere, "list").exit_code == 9
+    assert run("--url", nowhere, "list", "--url", fake.url).exit_code == 0
+    assert run("--url", f"{nowhere},{fake.url}", "list").exit_code == 0
+    assert run("list").exit_code == 0
+
+
+def test_events(run: Run, fake: FakeCluster) -> None:
+    for number in range(5):
+        fake.emit("vm.running", f"web-{number}", "runs on host-1", cause="task-1")
+    lines = run("events", "-n", "2").stdout.splitlines()
+    assert len(lines) == 2
+    assert lines[1].endswith("vm.running           web-4  runs on host-1  (task-1)")
+    numbers = [json.loads(line)["seq"] for line in run("events", "-o", "json").stdout.splitlines()]
+    assert numbers == [1, 2, 3, 4, 5]
+
+
+def test_version_with_and_without_a_cluster(run: Run) -> None:
+    assert "led by gm-1 at 127.0.0.1:5001: 2 managers, 3 hosts, 0 VMs" in run("version").stdout
+    alone = run("version", "--url", "127.0.0.1:1")
+    assert alone.exit_code == 0
+    assert "no cluster answers at http://127.0.0.1:1" in alone.stdout
+    assert json.loads(run("version", "-o", "json").stdout)["cluster"]["epoch"] == 3
+
+
+def test_text_from_the_cluster_is_harmless(run: Run, fake: FakeCluster) -> None:
+    hostile = "a\x1b[2J\x07[red]b\n\u202ec"
+    fake.add_vm(hostile, reason=hostile)
+    fake.emit("vm.running", hostile, hostile)
+    for command in ("list", "hierarchy", "events"):
+        shown = run(command).stdout
+        assert r"a\x1b[2J\x07[red]b\n\u202ec" in shown
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", shown)
+    done = run("info", "no\x1b[2Jsuch")
+    assert "\x1b" not in done.stderr
+
+
+def test_a_pipe_gets_whole_lines(run: Run, fake: FakeCluster) -> None:
+    name = "x" * 300
+    fake.add_vm(name)
+    lines = run("list").stdout.splitlines()
+    assert len(lines) == 2
+    assert name in lines[1]
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_check_config(run: Run, tmp_path: Path) -> None:
+    wrong = tmp_path / "gm.toml"
+    wrong.write_text('role = "groupmanager"\n[nonsense]\nkey = 1\n')
+    done = run("check-config", str(wrong))
+    assert done.exit_code == 3
+    assert "nonsense" in done.stdout
+    right = tmp_path / "right.toml"
+    right.write_text('role = "groupmanager"\n')
+    assert run("check-config", str(right)).exit_code == 0
