@@ -28,6 +28,7 @@ from snooze.common.settings_groupmanager import (
     AddressSettings,
     GroupManagerNetworkSettings,
     GroupManagerSettings,
+    GroupManagerTemplateSettings,
     HeadroomSettings,
     LeaderSettings,
     OvercommitSettings,
@@ -41,12 +42,13 @@ from snooze.common.settings_localcontroller import (
     JoinSettings,
     LocalControllerNetworkSettings,
     LocalControllerSettings,
+    LocalControllerTemplateSettings,
     MigrationSettings,
     MonitoringSettings,
     SimulatedHypervisorSettings,
-    TemplateSettings,
     WakeupSettings,
 )
+from snooze.common.settings_templates import TemplateSettings
 
 __all__ = [
     "ROOTS",
@@ -56,6 +58,7 @@ __all__ = [
     "CoordinationSettings",
     "GroupManagerNetworkSettings",
     "GroupManagerSettings",
+    "GroupManagerTemplateSettings",
     "HeadroomSettings",
     "HeartbeatSettings",
     "HttpSettings",
@@ -65,6 +68,7 @@ __all__ = [
     "LeaderSettings",
     "LocalControllerNetworkSettings",
     "LocalControllerSettings",
+    "LocalControllerTemplateSettings",
     "LogSettings",
     "MigrationSettings",
     "MonitoringSettings",

@@ -100,6 +100,8 @@ def _named(**names: str) -> Callable[[str], str]:
 
 _IMAGE_KEYS: Final = ("imageRepository.manager.source", "imageRepository.manager.destination")
 
+_DIRECTORY_KEYS: Final = ("images.directories", "templates.image_directories")
+
 _PACKING: Final = {
     "packingDensityCpu": "placement.overcommit.cpu",
     "packingDensityMemory": "placement.overcommit.memory",
@@ -123,8 +125,8 @@ def _estimator_options(values: Values) -> dict[str, object]:
 def _images(values: Values) -> dict[str, object]:
     """Masters lay in the source, where a relative path belongs; disks of VMs in the destination."""
     source, destination = (values.get(key) for key in _IMAGE_KEYS)
-    directories = [each for each in (source, destination) if each is not None]
-    settings: dict[str, object] = {"images.directories": list(dict.fromkeys(directories))}
+    directories = list(dict.fromkeys(each for each in (source, destination) if each is not None))
+    settings: dict[str, object] = dict.fromkeys(_DIRECTORY_KEYS, directories)
     if destination is not None:
         settings["images.disk_directory"] = destination
     return settings
@@ -178,7 +180,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _one("faultTolerance.zookeeper.sessionTimeout", "coordination.session_timeout_s", _seconds),
     _one("faultTolerance.heartbeat.interval", "heartbeat.interval_s", _seconds),
     _one("faultTolerance.heartbeat.timeout", "heartbeat.timeout_s", _seconds),
-    Rule(_IMAGE_KEYS, ("images.directories", "images.disk_directory"), _images),
+    Rule(_IMAGE_KEYS, (*_DIRECTORY_KEYS, "images.disk_directory"), _images),
     _one("monitoring.interval", "monitoring.interval_s", _seconds),
     *(
         _one(

@@ -108,13 +108,15 @@ class HttpSettings(Section, frozen=True, kw_only=True):
     request_timeout_s: Annotated[
         float,
         Meta(gt=0, le=3600),
-        Doc("A request that has not arrived whole after this is dropped."),
-    ] = 30.0
+        Doc(
+            "A request must have arrived after this; a large body gets more while it keeps coming."
+        ),
+    ] = 20.0
     max_connections: Annotated[
         int,
         Meta(ge=1, le=100_000),
         Doc("Connections beyond this number are refused."),
-    ] = 1000
+    ] = 2048
 
 
 class CoordinationSettings(Section, frozen=True, kw_only=True):

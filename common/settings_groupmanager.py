@@ -15,6 +15,7 @@ from snooze.common.settings import (
     NodeSettings,
 )
 from snooze.common.settings_schema import Complaint, Doc, Section
+from snooze.common.settings_templates import TemplateSettings, bad_directories
 
 
 class GroupManagerNetworkSettings(NetworkSettings, frozen=True, kw_only=True):
@@ -165,6 +166,24 @@ class PlacementSettings(Section, frozen=True, kw_only=True):
     headroom: HeadroomSettings = HeadroomSettings()
 
 
+class GroupManagerTemplateSettings(TemplateSettings, frozen=True, kw_only=True):
+    """What a VM's template may contain, as the leader judges at submission; its host judges again.
+
+    So what one host alone allows must be allowed here too.
+    """
+
+    image_directories: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1, max_length=64),
+        Doc("Where the disks that a template names may lie: the image directories of all hosts."),
+    ] = ("/var/lib/libvirt/images",)
+
+    def complaints(self) -> Iterator[Complaint]:
+        """Directories must be absolute and plain."""
+        yield from super().complaints()
+        yield from bad_directories("image_directories", self.image_directories)
+
+
 class GroupManagerSettings(Section, frozen=True, kw_only=True):
     """A group manager, which may be elected leader."""
 
@@ -177,5 +196,6 @@ class GroupManagerSettings(Section, frozen=True, kw_only=True):
     leader: LeaderSettings = LeaderSettings()
     addresses: AddressSettings = AddressSettings()
     submission: SubmissionSettings = SubmissionSettings()
+    templates: GroupManagerTemplateSettings = GroupManagerTemplateSettings()
     placement: PlacementSettings = PlacementSettings()
     log: LogSettings = LogSettings()

@@ -17,6 +17,7 @@ from snooze.common.settings import (
     bad_host_ports,
 )
 from snooze.common.settings_schema import Complaint, Doc, Section
+from snooze.common.settings_templates import TemplateSettings, bad_directories
 
 INTERFACE_NAME = re.compile(r"[^/\s:]{1,15}")
 
@@ -147,18 +148,6 @@ class CapacitySettings(Section, frozen=True, kw_only=True):
     ] = 524288.0
 
 
-def _bad_directories(key: str, directories: tuple[str, ...]) -> Iterator[Complaint]:
-    """One complaint for each that is not absolute and plain, or would allow everything."""
-    for index, text in enumerate(directories):
-        where = f"{key}[{index}]"
-        if not text.startswith("/"):
-            yield Complaint(where, f'"{text}" is not an absolute path')
-        elif ".." in Path(text).parts:
-            yield Complaint(where, f'"{text}" contains ".."')
-        elif not Path(text).parts[1:]:
-            yield Complaint(where, '"/" would allow templates every file of the host')
-
-
 class ImageSettings(Section, frozen=True, kw_only=True):
     """Where disk images may lie."""
 
@@ -178,7 +167,7 @@ class ImageSettings(Section, frozen=True, kw_only=True):
 
     def complaints(self) -> Iterator[Complaint]:
         """Directories must be absolute and plain."""
-        yield from _bad_directories("directories", self.directories)
+        yield from bad_directories("directories", self.directories)
         below = Path(self.disk_directory)
         if self.disk_directory and (
             ".." in below.parts or not any(below.is_relative_to(each) for each in self.directories)
@@ -190,51 +179,9 @@ class ImageSettings(Section, frozen=True, kw_only=True):
             )
 
 
-Danger = Literal[
-    "host-devices",
-    "host-files",
-    "host-channels",
-    "host-interfaces",
-    "block-devices",
-    "network-disks",
-    "direct-boot",
-    "shared-memory",
-    "secrets",
-    "security-labels",
-    "command-line",
-    "any-emulator",
-]
-"""The names of ``template_policy.Danger``."""
-
-
-class TemplateSettings(Section, frozen=True, kw_only=True):
+class LocalControllerTemplateSettings(TemplateSettings, frozen=True, kw_only=True):
     """What a VM's template may contain, and how it is adapted to this host."""
 
-    emulators: Annotated[
-        tuple[str, ...],
-        Meta(max_length=64),
-        Doc(
-            "The emulators a template may name; any other is refused. * stands for anything but /."
-        ),
-    ] = (
-        "/usr/bin/kvm",
-        "/usr/bin/qemu-kvm",
-        "/usr/libexec/qemu-kvm",
-        "/usr/bin/qemu-system-*",
-    )
-    firmware_directories: Annotated[
-        tuple[str, ...],
-        Meta(max_length=64),
-        Doc("Where the firmware (loader, nvram) that a template names may lie."),
-    ] = ("/usr/share/OVMF", "/usr/share/AAVMF", "/usr/share/edk2", "/usr/share/qemu")
-    allowed_dangers: Annotated[
-        tuple[Danger, ...],
-        Meta(max_length=16),
-        Doc(
-            "Ways from the guest to the host that templates may use all the same; an error about "
-            "a template names the one it would need."
-        ),
-    ] = ()
     bridges: Annotated[
         dict[str, str],
         Doc(
@@ -244,11 +191,8 @@ class TemplateSettings(Section, frozen=True, kw_only=True):
     ] = msgspec.field(default_factory=dict[str, str])
 
     def complaints(self) -> Iterator[Complaint]:
-        """Directories must be absolute and plain; bridges must be names of interfaces."""
-        yield from _bad_directories("firmware_directories", self.firmware_directories)
-        for index, text in enumerate(self.emulators):
-            if not text.startswith("/"):
-                yield Complaint(f"emulators[{index}]", f'"{text}" is not an absolute path')
+        """Bridges must be names of interfaces."""
+        yield from super().complaints()
         for name, bridge in self.bridges.items():
             if not INTERFACE_NAME.fullmatch(bridge):
                 yield Complaint(f"bridges.{name}", f'"{bridge}" is no name of a network interface')
@@ -326,7 +270,7 @@ class LocalControllerSettings(Section, frozen=True, kw_only=True):
     hypervisor: HypervisorSettings = HypervisorSettings()
     capacity: CapacitySettings = CapacitySettings()
     images: ImageSettings = ImageSettings()
-    templates: TemplateSettings = TemplateSettings()
+    templates: LocalControllerTemplateSettings = LocalControllerTemplateSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     migration: MigrationSettings = MigrationSettings()
     wakeup: WakeupSettings = WakeupSettings()

@@ -161,6 +161,7 @@ def test_a_group_manager() -> None:
     assert settings.placement.policy == "round_robin"
     assert settings.placement.headroom.cpu == 0.1
     assert settings.placement.headroom.memory == 0
+    assert settings.templates.image_directories == ("/srv/images", "/var/lib/libvirt/images")
     assert settings.placement.overcommit.cpu == 2
     assert settings.placement.overcommit.memory == 1
 
