@@ -16,7 +16,6 @@ path                   answered by
 
 import logging
 
-import msgspec
 from aiohttp import web
 
 from snooze.common import daemon
@@ -30,6 +29,7 @@ from snooze.common.identity import node_identity
 from snooze.common.leader_proxy import LeaderProxy
 from snooze.common.settings import BootstrapSettings
 from snooze.common.snooze_api import GroupManagerDescription, ListenSettings, NetworkAddress
+from snooze.common.transport.health import add_health
 from snooze.common.transport.http_server import HttpServer
 from snooze.common.transport.legacy import LegacyResource, ResultKind, get
 from snooze.common.transport.proxy import Proxy
@@ -91,8 +91,7 @@ class Bootstrap:
 
     def _application(self) -> web.Application:
         app = web.Application()
-        app.router.add_get("/health", self._answer_health)
-        app.router.add_get("/ready", self._answer_ready)
+        add_health(app, self.health)
         app.router.add_route("*", "/bootstrap", self._answer_bootstrap)
         for path in ("/groupmanager", "/v1/{path:.*}", "/internal/{path:.*}"):
             app.router.add_route("*", path, self._to_leader.pass_on)
@@ -139,19 +138,6 @@ class Bootstrap:
             reasons.append("no group leader is known")
         status = "unready" if reasons else "ready"
         return HealthView(status, "bootstrap", self.node_id, reasons)
-
-    async def _answer_health(self, request: web.Request) -> web.Response:
-        return _json(msgspec.structs.replace(self.health(), status="alive"), 200)
-
-    async def _answer_ready(self, request: web.Request) -> web.Response:
-        view = self.health()
-        return _json(view, 503 if view.reasons else 200)
-
-
-def _json(view: HealthView, status: int) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(view), status=status, content_type="application/json"
-    )
 
 
 def run(path: str) -> int:

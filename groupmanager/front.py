@@ -31,6 +31,7 @@ from snooze.common.snooze_api import (
     VirtualClusterSubmissionRequest,
     VirtualMachineLocation,
 )
+from snooze.common.transport.health import add_health
 from snooze.common.transport.http_server import error_response
 from snooze.common.transport.legacy import (
     LegacyMethod,
@@ -94,8 +95,7 @@ class Front:
     def application(self) -> web.Application:
         """The routes."""
         app = web.Application()
-        app.router.add_get("/health", self._answer_health)
-        app.router.add_get("/ready", self._answer_ready)
+        add_health(app, self._health)
         app.router.add_route("*", "/groupmanager", self._answer_groupmanager)
         app.router.add_route("*", "/bootstrap", self._by_leader(self._bootstrap.handle))
         app.router.add_post(ASSIGNMENT_PATH, self._with_leader(self._assign))
@@ -139,15 +139,7 @@ class Front:
         leader.require()
         return LegacyLeader(leader, self._intake)
 
-    # ------------------------------------------------------------ health and joining
-
-    async def _answer_health(self, request: web.Request) -> web.Response:
-        view = self._health()
-        return _json(msgspec.structs.replace(view, status="alive"), 200)
-
-    async def _answer_ready(self, request: web.Request) -> web.Response:
-        view = self._health()
-        return _json(view, 503 if view.reasons else 200)
+    # ------------------------------------------------------------ joining
 
     async def _assign(self, request: web.Request, leader: LeaderService) -> web.Response:
         try:
@@ -304,9 +296,3 @@ async def _not_accepted() -> bool:
 
 async def _not_accepted_of(_group_manager: str) -> bool:
     return False
-
-
-def _json(view: HealthView, status: int) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(view), status=status, content_type="application/json"
-    )

@@ -25,7 +25,7 @@ from snooze.common.identity import advertised_address, node_hostname, node_ident
 from snooze.common.leader_proxy import LeaderProxy
 from snooze.common.records import MANAGERS, encode
 from snooze.common.settings_groupmanager import GroupManagerSettings
-from snooze.common.template_policy import TemplatePolicy
+from snooze.common.template_policy import Danger, TemplatePolicy
 from snooze.common.transport.http_server import HttpServer
 from snooze.common.transport.link import LinkLimits
 from snooze.common.transport.link_server import Accepted as LinkAccepted
@@ -248,7 +248,13 @@ class GroupManager:
 
 def template_policy(settings: GroupManagerSettings) -> TemplatePolicy:
     """What templates may ask for, as far as the leader judges; hosts judge again."""
-    return TemplatePolicy()
+    templates = settings.templates
+    return TemplatePolicy(
+        image_directories=templates.image_directories,
+        firmware_directories=templates.firmware_directories,
+        emulators=templates.emulators,
+        allowed=frozenset(Danger(name) for name in templates.allowed_dangers),
+    )
 
 
 def run(path: str) -> int:

@@ -111,6 +111,13 @@ class Orders:
             if vm_id not in after and vm_id not in touched:
                 self._tell(VmChanged(former, gone=True))
 
+    async def reconcile_vm(self, vm_id: str) -> None:
+        """Tell of one VM as it is now, whatever was told before."""
+        for report in await self._hypervisor.inventory():
+            if report.vm_id == vm_id:
+                self._known[vm_id] = report
+                self._tell(VmChanged(report))
+
     # ------------------------------------------------------------ orders
 
     async def carry_out(self, order: HostOrder) -> HostAnswer:

@@ -1,0 +1,258 @@
+"""The agent's shell: finding the leader, the link to the manager, samples; the core decides."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import assert_never
+
+import msgspec
+
+from snooze.common.addresses import parse_host_port
+from snooze.common.clock import Clock
+from snooze.common.core_runner import CoreRunner
+from snooze.common.errors import RemoteError, SnoozeError
+from snooze.common.resources import ZERO
+from snooze.common.settings_localcontroller import JoinSettings
+from snooze.common.transport.http_client import MESSAGEPACK, HttpClient
+from snooze.common.transport.link import Link, LinkLimits, Service, connect
+from snooze.common.vms import VmUsage
+from snooze.common.wire import (
+    Assignment,
+    AssignmentRequest,
+    HostDescription,
+    HostHello,
+    HostNotice,
+    HostOrder,
+    HostSamples,
+    HostWelcome,
+    ManagerDescription,
+    MigrationMoved,
+    MoveToManager,
+    OrderDone,
+)
+from snooze.localcontroller import agent_core as core
+from snooze.localcontroller.orders import Orders
+
+logger = logging.getLogger(__name__)
+
+ASSIGNMENT_PATH = "/internal/assignment"
+ASSIGNMENT_TIMEOUT_S = 8.0
+RECONCILE_INTERVAL_S = 30.0
+LEAVE_PAUSE_S = 0.02
+
+
+class Agent:
+    """Keeps a host with a group manager and carries out its orders."""
+
+    def __init__(
+        self,
+        describe: Callable[[], Awaitable[HostDescription]],
+        orders: Orders,
+        usage: Callable[[], Awaitable[list[VmUsage]]],
+        join: JoinSettings,
+        monitoring_interval_s: float,
+        limits: LinkLimits,
+        http: HttpClient,
+        clock: Clock,
+    ) -> None:
+        self.core = core.AgentCore(join.retry_min_s, join.retry_max_s)
+        self._runner = CoreRunner(self.core, self._perform, clock)
+        self._describe = describe
+        self._orders = orders
+        self._usage = usage
+        self._nodes = itertools.cycle(join.bootstrap_nodes)
+        self._node_count = len(join.bootstrap_nodes)
+        self._interval_s = monitoring_interval_s
+        self._limits = limits
+        self._http = http
+        self._clock = clock
+        self._link: Link | None = None
+        self._manager: ManagerDescription | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._running: set[asyncio.Task[None]] = set()
+
+    # ------------------------------------------------------------ life
+
+    def start(self) -> None:
+        """Begin to look for a manager."""
+        self._spawn(self._monitor())
+        self._spawn(self._reconcile())
+        self._runner.feed(core.Started())
+
+    async def close(self) -> None:
+        """Leave the manager; VMs keep running."""
+        self._runner.feed(core.Stopped())
+        for task in list(self._running):
+            task.cancel()
+        if self._running:
+            await asyncio.wait(set(self._running))
+        if self._link is not None:
+            await self._link.wait_closed()
+
+    @property
+    def joined(self) -> bool:
+        """Whether a manager has this host."""
+        return self.core.state is core.AgentState.JOINED
+
+    def manager(self) -> ManagerDescription | None:
+        """The manager it has joined."""
+        return self._manager if self.joined else None
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    # ------------------------------------------------------------ effects
+
+    def _perform(self, effect: core.AgentEffect) -> None:
+        match effect:
+            case core.AskAssignment():
+                self._spawn(self._ask(effect))
+            case core.ConnectTo():
+                self._connecting = self._spawn(self._connect(effect.assignment))
+            case core.CloseLink():
+                self._close_link(effect.reason)
+            case core.WakeIn():
+                woken = core.Woken(effect.number)
+                asyncio.get_running_loop().call_later(
+                    effect.pause_s, lambda: self._runner.feed(woken)
+                )
+            case core.Note():
+                logger.info(effect.message)
+            case _:
+                assert_never(effect)
+
+    def _close_link(self, reason: str) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        link, self._link = self._link, None
+        if link is not None:
+            link.close(reason)
+
+    async def _ask(self, effect: core.AskAssignment) -> None:
+        """Ask one bootstrap node after the other for the leader's word."""
+        reason = "no bootstrap node is configured"
+        try:
+            description = await self._describe()
+        except SnoozeError as error:
+            self._runner.feed(core.NotAssigned(f"the hypervisor: {error.message}"))
+            return
+        request = AssignmentRequest(description, effect.previous_manager, effect.failed_managers)
+        for _ in range(self._node_count):
+            host, port = parse_host_port(next(self._nodes))
+            url = f"http://{_bracketed(host)}:{port}{ASSIGNMENT_PATH}"
+            try:
+                assignment = await self._http.post(
+                    url,
+                    request,
+                    Assignment,
+                    timeout_s=ASSIGNMENT_TIMEOUT_S,
+                    encoding=MESSAGEPACK,
+                )
+            except SnoozeError as error:
+                reason = error.message
+            else:
+                self._runner.feed(core.Assigned(assignment))
+                return
+        self._runner.feed(core.NotAssigned(reason))
+
+    async def _connect(self, assignment: Assignment) -> None:
+        address = assignment.manager.monitoring
+        try:
+            hello = HostHello(
+                await self._describe(), await self._orders.inventory(), assignment.epoch
+            )
+            link, _ = await connect(
+                address.host,
+                address.port,
+                hello,
+                HostWelcome,
+                Service(requests=HostOrder, answer=self._answer),
+                limits=self._limits,
+            )
+        except SnoozeError as error:
+            self._runner.feed(core.NotJoined(error.message))
+            return
+        self._connecting = None
+        self._link, self._orders.epoch = link, assignment.epoch
+        self._manager = assignment.manager
+        self._runner.feed(core.Joined())
+        link.closed.add_done_callback(
+            lambda closed: (
+                self._link_closed(link, str(closed.result())) if not closed.cancelled() else None
+            )
+        )
+
+    def _link_closed(self, link: Link, reason: str) -> None:
+        if self._link is link:
+            self._link = None
+            self._runner.feed(core.LinkClosed(reason))
+
+    # ------------------------------------------------------------ orders and notices
+
+    async def _answer(self, order: HostOrder) -> msgspec.Struct:
+        """Take an order in.
+
+        Raises:
+            StaleEpoch: it is from a manager that is no longer ours.
+            SnoozeError: as the order's outcome is.
+        """
+        self.core.admit(order.epoch)
+        if isinstance(order, MoveToManager):
+            moved = core.SentElsewhere(order.assignment)
+            # The answer has to be out before the link is closed.
+            asyncio.get_running_loop().call_later(LEAVE_PAUSE_S, lambda: self._runner.feed(moved))
+            return OrderDone()
+        return await self._orders.carry_out(order)
+
+    def tell(self, notice: HostNotice) -> None:
+        """Tell the manager; without one, the next hello has it all."""
+        if self._link is not None:
+            self._link.notify(notice, droppable=isinstance(notice, HostSamples | MigrationMoved))
+
+    # ------------------------------------------------------------ monitoring
+
+    async def _monitor(self) -> None:
+        """Send what VMs use, once per interval."""
+        while True:
+            started_s = self._clock.monotonic_s()
+            if self._link is not None:
+                try:
+                    usages = await self._usage()
+                except RemoteError as error:
+                    logger.warning("no samples: %s", error.message)
+                except SnoozeError as error:
+                    logger.error("no samples: %s", error.message)
+                else:
+                    total = ZERO
+                    for usage in usages:
+                        total = total.plus(usage.used)
+                    self.tell(HostSamples.of(self._clock.wall_ms(), usages, total))
+            elapsed_s = self._clock.monotonic_s() - started_s
+            await asyncio.sleep(max(0.05, self._interval_s - elapsed_s))
+
+    async def _reconcile(self) -> None:
+        """Look at the hypervisor now and then: an event may have been missed."""
+        while True:
+            await asyncio.sleep(RECONCILE_INTERVAL_S)
+            if self._link is not None:
+                await self.look()
+
+    def look_soon(self) -> None:
+        """Look at the hypervisor as soon as possible."""
+        self._spawn(self.look())
+
+    async def look(self) -> None:
+        """Tell the manager of every difference to what it was told."""
+        try:
+            await self._orders.reconcile()
+        except SnoozeError as error:
+            logger.warning("the hypervisor was not read: %s", error.message)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

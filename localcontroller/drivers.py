@@ -1,0 +1,130 @@
+"""From the settings to a hypervisor's driver."""
+
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+from snooze.common.identity import advertised_address
+from snooze.common.redaction import redact_options
+from snooze.common.resources import Capacity
+from snooze.common.settings_localcontroller import LocalControllerSettings
+from snooze.common.template_policy import Danger, TemplatePolicy
+from snooze.common.wire import HypervisorSummary
+from snooze.localcontroller.domain_xml import AdaptOptions
+from snooze.localcontroller.hypervisor.libvirt_driver import LibvirtHypervisor
+from snooze.localcontroller.hypervisor.libvirt_options import LibvirtOptions
+from snooze.localcontroller.hypervisor.port import (
+    Hypervisor,
+    HypervisorDescription,
+    MigrationMethod,
+    MigrationOptions,
+)
+from snooze.localcontroller.hypervisor.simulated import SimulatedHypervisor
+from snooze.localcontroller.hypervisor.simulated_world import (
+    Latency,
+    SimulatedSettings,
+    SimulatedWorld,
+)
+from snooze.localcontroller.images import ImageOptions
+
+DEFAULT_LIBVIRT_PORT = 16509
+
+
+def make_hypervisor(
+    settings: LocalControllerSettings, hostname: str, world: SimulatedWorld | None = None
+) -> Hypervisor:
+    """The driver that the settings name; ``world`` is shared by simulated hosts of one process."""
+    if settings.hypervisor.driver == "simulated":
+        return _simulated(settings, hostname, world)
+    return LibvirtHypervisor(libvirt_options(settings))
+
+
+def _simulated(
+    settings: LocalControllerSettings, hostname: str, world: SimulatedWorld | None
+) -> SimulatedHypervisor:
+    wanted = settings.hypervisor.simulated
+    capacity = Capacity(float(wanted.cpus), float(wanted.memory_kib))
+    command = Latency(wanted.command_latency_s, wanted.command_latency_s)
+    latencies = {
+        "start": Latency(wanted.start_latency_s, wanted.start_latency_s),
+        **dict.fromkeys(
+            ("start_again", "suspend", "resume", "shutdown", "reboot", "destroy", "resize"),
+            command,
+        ),
+    }
+    if world is None:
+        world = SimulatedWorld(
+            settings=SimulatedSettings(
+                capacity=capacity, latencies=latencies, migration_kib_s=wanted.migration_kib_s
+            )
+        )
+    return SimulatedHypervisor(world, hostname, capacity, template_policy(settings))
+
+
+def template_policy(settings: LocalControllerSettings) -> TemplatePolicy:
+    """What templates may ask of this host."""
+    templates = settings.templates
+    return replace(
+        TemplatePolicy(),
+        image_directories=settings.images.directories,
+        firmware_directories=templates.firmware_directories,
+        emulators=templates.emulators,
+        allowed=frozenset(Danger(name) for name in templates.allowed_dangers),
+    )
+
+
+def libvirt_options(settings: LocalControllerSettings) -> LibvirtOptions:
+    """How to treat this host's libvirt."""
+    hypervisor, images = settings.hypervisor, settings.images
+    address = advertised_address(settings.network)
+    return LibvirtOptions(
+        uri=hypervisor.uri,
+        peer_uri=hypervisor.migration_uri.replace("{address}", address),
+        call_timeout_s=hypervisor.call_timeout_s,
+        start_timeout_s=hypervisor.start_timeout_s,
+        keepalive_interval_s=hypervisor.keepalive_interval_s,
+        keepalive_count=hypervisor.keepalive_count,
+        workers=hypervisor.workers,
+        max_migrations=settings.migration.max_concurrent,
+        adapt=AdaptOptions(
+            image_directory=images.directories[0], bridges=dict(settings.templates.bridges)
+        ),
+        policy=template_policy(settings),
+        images=ImageOptions(
+            directories=images.directories,
+            disk_directory=images.disk_directory or images.directories[0],
+        ),
+    )
+
+
+def migration_options(settings: LocalControllerSettings) -> MigrationOptions:
+    """How VMs leave this host."""
+    migration = settings.migration
+    return MigrationOptions(
+        method=MigrationMethod(migration.method),
+        timeout_s=migration.timeout_s,
+        bandwidth_mib_s=migration.bandwidth_mib_s,
+        max_downtime_ms=migration.max_downtime_ms,
+        auto_converge=migration.auto_converge,
+    )
+
+
+def hypervisor_summary(
+    settings: LocalControllerSettings, description: HypervisorDescription
+) -> HypervisorSummary:
+    """What Snooze's clients are told of the hypervisor."""
+    parts = urlsplit(settings.hypervisor.uri)
+    scheme, _, transport = parts.scheme.partition("+")
+    driver = "test" if settings.hypervisor.driver == "simulated" else scheme
+    return HypervisorSummary(
+        driver=driver,
+        transport=transport or "tcp",
+        port=parts.port or DEFAULT_LIBVIRT_PORT,
+        method=settings.migration.method if settings.migration.method != "auto" else "live",
+        timeout_s=round(settings.migration.timeout_s),
+        description=f"{description.kind} {description.version}".strip(),
+    )
+
+
+def wakeup_options(settings: LocalControllerSettings) -> str:
+    """How the host is woken, without its passwords."""
+    return redact_options(settings.wakeup.options)
