@@ -92,11 +92,13 @@ class Fleet:
         before = int(now_s // PERIOD_S)
         low = self.utilisation[:, before]
         slope = (self.utilisation[:, min(before + 1, SAMPLES)] - low) / PERIOD_S
-        return low + slope * (now_s - before * PERIOD_S)
+        now: Floats = low + slope * (now_s - before * PERIOD_S)
+        return now
 
     def demand_mips(self, now_s: float) -> Floats:
         """``float64[V]``: what each VM asks for at ``now_s``."""
-        return self.utilisation_at(now_s) * self.vm_mips
+        demand: Floats = self.utilisation_at(now_s) * self.vm_mips
+        return demand
 
     def watts(self, utilisation: Floats) -> Floats:
         """``float64[H]``: power at the utilisations given, linear between the eleven points."""
@@ -104,7 +106,8 @@ class Fleet:
         below = np.minimum(tenth.astype(np.int64), 9)
         rows = np.arange(below.size)
         low = self.power_w[rows, below]
-        return low + (self.power_w[rows, below + 1] - low) * (tenth - below)
+        watts: Floats = low + (self.power_w[rows, below + 1] - low) * (tenth - below)
+        return watts
 
 
 def load_day(path: Path) -> Fleet:
@@ -268,8 +271,8 @@ class World:
         served = np.where(leaving, scaled * MIGRATION_SHARE, scaled)
         served = np.where(short[host], np.floor(served), served)
         drawn = np.where(leaving, served / MIGRATION_SHARE, served)
-        self.host_mips = np.bincount(host, drawn, minlength=hosts)
-        self._host_requested = np.bincount(host, asked, minlength=hosts)
+        self.host_mips = np.bincount(host, drawn, minlength=hosts).astype(np.float64)
+        self._host_requested = np.bincount(host, asked, minlength=hosts).astype(np.float64)
         home = ~arriving
         self._vm_allocated[:] = 0.0
         self._vm_requested[:] = 0.0
