@@ -42,6 +42,11 @@ class TcpLink:
         """Where to connect to, as ``host:port``."""
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def connections(self) -> int:
+        """How many connections stand."""
+        return len(self._writers) // 2
+
     def up(self) -> None:
         """Let everything pass, also what was held back on connections that still stand."""
         self._become(LinkState.UP)
