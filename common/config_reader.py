@@ -21,6 +21,8 @@ from snooze.common.toml_values import Tables, is_array, is_table, toml_value
 
 MAX_FILE_BYTES = 1 << 20
 MAX_SYNTAX_ERRORS = 20
+MAX_PROBLEMS = 200
+"""Nobody mends more at once; what comes after them is not looked at."""
 ENVIRONMENT_PREFIX = "SNOOZE_"
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -199,6 +201,8 @@ class _Builder:
         values: dict[str, object] = {}
         bad: set[str] = set()
         for key, value in tables.items():
+            if len(self.problems) >= MAX_PROBLEMS:
+                break
             info = fields.get(key)
             if info is None:
                 message = _unknown_key(key, value, fields, self.root)

@@ -20,9 +20,8 @@ WIDTH = 96
 
 def toml_text(settings: Section) -> str:
     """A complete, commented settings file with the values of ``settings``, secrets and all."""
-    title = _first_line(type(settings))
     head = [
-        f"# {title}",
+        f"# {_meaning(type(settings))}",
         "#",
         "# Each key stands here with its default; what you leave out has that default too.",
         "# A mistake stops the start, and all mistakes are told at once: snooze check-config FILE",
@@ -35,7 +34,7 @@ def _section_lines(section: Section, path: tuple[str, ...]) -> Iterator[str]:
     """Values first, then the tables below, as TOML demands."""
     if path:
         yield ""
-        yield from _comment(_first_line(type(section)))
+        yield from _comment(_meaning(type(section)))
         yield f"[{'.'.join(path)}]"
     fields = fields_of(type(section))
     for info in fields:
@@ -56,8 +55,9 @@ def _comment(text: str) -> Iterator[str]:
         yield f"# {line}"
 
 
-def _first_line(section: type[Section]) -> str:
-    return (section.__doc__ or "").strip().splitlines()[0]
+def _meaning(section: type[Section]) -> str:
+    """What its docstring says, on one line."""
+    return " ".join((section.__doc__ or "").split())
 
 
 def markdown_text() -> str:
@@ -73,7 +73,7 @@ def markdown_text() -> str:
         "separated by commas, all else as in TOML.",
     ]
     for title, roles, section in _pages():
-        lines += ["", f"## {title}", "", f"{_first_line(section)} Read by: {', '.join(roles)}.", ""]
+        lines += ["", f"## {title}", "", f"{_meaning(section)} Read by: {', '.join(roles)}.", ""]
         lines += ["| key | default | may be | meaning |", "| --- | --- | --- | --- |"]
         for info in fields_of(section):
             if info.section is None:

@@ -106,6 +106,8 @@ class _Translation:
         done: set[Rule] = set()
         for key, entry in self._entries.items():
             rule = _RULE_OF.get(key)
+            if len(self._file.document.problems) >= config_reader.MAX_PROBLEMS:
+                break
             if rule is None:
                 self._without_rule(entry)
             elif rule not in done:
@@ -157,7 +159,7 @@ class _Translation:
             self._note(entry, "other daemon", f"is read by {' and '.join(readers)}")
             return
         shown = ", ".join(
-            f"{key} = {HIDDEN if self._infos[key].doc.secret else toml_value(value)}"
+            f"{key} = {HIDDEN if self._infos[key].doc.secret else _written(value)}"
             for key, value in ours.items()
         )
         self._note(entry, "honoured", f"{shown}{f' ({remark})' if remark else ''}")
@@ -171,6 +173,13 @@ class _Translation:
 
     def _complain(self, where: str, message: str, code: str) -> None:
         self._file.document.problems.append(Problem(where, message, code))
+
+
+def _written(value: object) -> str:
+    try:
+        return toml_value(value)
+    except TypeError:  # a date, which no setting takes: refused when the settings are built
+        return str(value)
 
 
 def _keys(root: type[Section]) -> dict[str, FieldInfo]:

@@ -9,6 +9,7 @@ from snooze.common.config import ROOTS, Role, Settings, parse
 from snooze.common.config_text import toml_text
 from snooze.common.errors import SettingsError
 from snooze.common.java_properties import parse_properties
+from snooze.common.legacy_keys import IGNORED, ROLE_KEY, RULES
 from snooze.common.redaction import redact_options
 from snooze.common.settings_schema import leaves
 from snooze.common.toml_values import is_table, toml_value
@@ -75,6 +76,19 @@ def test_any_values_are_read_or_refused_the_same_from_a_file_and_from_a_program(
 )
 def test_any_environment_is_read_or_refused(environment: dict[str, str], role: Role) -> None:
     attempt("", role, environment=environment)
+
+
+OLD_KEYS = sorted({key for rule in RULES for key in rule.keys} | set(IGNORED) | {ROLE_KEY})
+OLD_VALUES = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(["1", "0", "-1", "nan", "2020-01-01", "0, 0.9, 1", "qemu", "{}", "a:1,b:2"]),
+)
+
+
+@given(st.dictionaries(st.sampled_from([*OLD_KEYS, *KEYS]), OLD_VALUES, max_size=8), ROLES)
+def test_any_original_file_is_read_or_refused(entries: dict[str, str], role: Role) -> None:
+    text = "".join(f"{key} = {value}\n" for key, value in entries.items())
+    attempt(f"node.role = {role}\n{text}", role)
 
 
 @given(ROLES, st.integers(1, 65535), st.text(max_size=200))

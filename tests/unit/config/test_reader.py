@@ -12,7 +12,7 @@ from snooze.common.config import (
     load,
     parse,
 )
-from snooze.common.config_reader import MAX_FILE_BYTES
+from snooze.common.config_reader import MAX_FILE_BYTES, MAX_PROBLEMS
 from snooze.common.errors import SettingsError
 
 
@@ -207,6 +207,15 @@ def test_hostile_text_is_refused_in_bounded_time_and_length(text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse(text, BootstrapSettings)
     assert 1 <= len(caught.value.problems) <= 30
+
+
+@pytest.mark.parametrize("line", ["key{} = 1\n", "join.key{} = 1\n", "[table{}]\n"])
+def test_endless_mistakes_are_not_all_told(line: str) -> None:
+    text = "".join(line.format(number) for number in range(20_000))
+    for file in (text, f"node.role = localcontroller\n{text}"):
+        with pytest.raises(SettingsError) as caught:
+            parse(file, LocalControllerSettings)
+        assert len(caught.value.problems) <= MAX_PROBLEMS + 1
 
 
 def test_an_error_lists_every_problem_for_people_and_names_the_file(tmp_path: Path) -> None:
