@@ -187,7 +187,9 @@ def read_text(path: str | Path) -> str:
 
 
 def settings_error(name: str, problems: list[Problem]) -> SettingsError:
-    """One error that lists all problems."""
+    """One error that carries all problems; they are its notes, too, so that a traceback tells."""
     count = f"{len(problems)} mistakes" if len(problems) > 1 else "1 mistake"
-    lines = "".join(f"\n  {problem.where}: {problem.message}" for problem in problems)
-    return SettingsError(f"{name}: {count}{lines}", problems=problems)
+    error = SettingsError(f"{name}: {count}", problems=problems)
+    for problem in problems:
+        error.add_note(f"  {problem.where}: {problem.message}")
+    return error
