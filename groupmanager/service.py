@@ -71,7 +71,7 @@ class GroupManager:
         self.identity = ManagerDescription(node_id, "", nowhere, nowhere)
         self.manager = ManagerService(settings, self.identity, clock, limits, self._has_session)
         front = Front(
-            self._present_leader,
+            lambda: self._leading,
             self.health,
             LegacyManager(self.manager),
             Intake(template_policy(settings), settings.submission.max_vms),
@@ -130,6 +130,16 @@ class GroupManager:
             await leader.close(flush=True)
         if self._election is not None:
             await self._election.close()
+        await self._close_rest()
+
+    async def abandon(self) -> None:
+        """Vanish without handing over, as a killed process does (demonstration, tests)."""
+        leader, self._leading = self._leading, None
+        if leader is not None:
+            await leader.close(flush=False)
+        await self._close_rest()
+
+    async def _close_rest(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -223,7 +233,9 @@ class GroupManager:
         self._leader_address = None if description is None else description.control
         self.manager.follow(description)
 
-    def _present_leader(self) -> LeaderService | None:
+    @property
+    def leading(self) -> LeaderService | None:
+        """The leader's service, while this group manager leads."""
         return self._leading
 
     # ------------------------------------------------------------ links and health

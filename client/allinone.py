@@ -1,0 +1,290 @@
+"""``snooze up``: a whole cluster in one process, for trying out and for tests.
+
+Coordination lives in memory; group managers, local controllers and the bootstrap node are the real
+ones, each with its own HTTP port and links over loopback. Nothing is left behind: the state
+directory is a temporary one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvloop
+
+from snooze.bootstrap.service import Bootstrap
+from snooze.common.config import parse
+from snooze.common.coordination.memory import MemoryCoordinator, MemoryStore
+from snooze.common.errors import InvalidRequest, SnoozeError
+from snooze.common.identity import node_identity
+from snooze.common.logging_setup import configure_logging
+from snooze.common.settings import BootstrapSettings, LogSettings
+from snooze.common.settings_groupmanager import GroupManagerSettings
+from snooze.common.settings_localcontroller import LocalControllerSettings
+from snooze.groupmanager.service import GroupManager
+from snooze.localcontroller.hypervisor.libvirt_options import host_file
+from snooze.localcontroller.hypervisor.simulated_world import SimulatedWorld
+from snooze.localcontroller.service import LocalController
+
+logger = logging.getLogger(__name__)
+
+HYPERVISORS = ("test", "simulated", "qemu")
+MAX_MANAGERS = 50
+MAX_HOSTS = 2000
+FORM_TIMEOUT_S = 60.0
+POLL_S = 0.02
+
+TEST_HOST_CPUS = 16
+TEST_HOST_MEMORY_KIB = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the cluster is made of; ``port`` is the front door's, 0 for free ports everywhere.
+
+    ``uris`` are the libvirt URIs of the hosts, for a cluster on hypervisors that exist already.
+    """
+
+    managers: int = 2
+    hosts: int = 4
+    hypervisor: str = "test"
+    port: int = 5000
+    address: str = "127.0.0.1"
+    subnets: tuple[str, ...] = ("192.168.122.0/24",)
+    images: tuple[str, ...] = ()
+    uris: tuple[str, ...] = ()
+    overrides: dict[str, object] = field(default_factory=dict[str, object])
+
+    def check(self) -> None:
+        """Refuse what cannot be built.
+
+        Raises:
+            InvalidRequest: says what is wrong.
+        """
+        if not 1 <= self.managers <= MAX_MANAGERS:
+            raise InvalidRequest(f"--managers has to be from 1 to {MAX_MANAGERS}")
+        if not 0 <= self.hosts <= MAX_HOSTS:
+            raise InvalidRequest(f"--hosts has to be from 0 to {MAX_HOSTS}")
+        if self.hypervisor not in HYPERVISORS:
+            known = ", ".join(HYPERVISORS)
+            raise InvalidRequest(f"no hypervisor {self.hypervisor!r}; there are: {known}")
+        if self.hypervisor == "qemu" and self.hosts > 1 and not self.uris:
+            raise InvalidRequest(
+                "this machine is one qemu host: use --hosts 1, or --hypervisor test for more"
+            )
+        last = self.port + self.managers + self.hosts
+        if self.port and not (self.port > 0 and last <= 65535):
+            raise InvalidRequest(f"ports {self.port} to {last} are not all ports")
+
+
+class AllInOne:
+    """A running cluster; made by ``cluster``."""
+
+    def __init__(self, options: Options, directory: Path) -> None:
+        self.options = options
+        self._directory = directory
+        self._store = MemoryStore()
+        self._world = SimulatedWorld()
+        self._coordinator_of: dict[str, MemoryCoordinator] = {}
+        self.bootstrap = self._make_bootstrap()
+        self.managers = [self._make_manager(index) for index in range(options.managers)]
+        self.hosts: list[LocalController] = []
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"http://{self.options.address}:{self.bootstrap.port}"
+
+    async def start(self) -> None:
+        """Start everything, and wait until the hierarchy has formed.
+
+        Raises:
+            OSError: a port is taken.
+            SnoozeError: it did not form in time; says what is missing.
+        """
+        await self.bootstrap.start()
+        for manager in self.managers:
+            await manager.start()
+        self.hosts = [self._make_host(index) for index in range(self.options.hosts)]
+        for host in self.hosts:
+            await host.start()
+        await self.formed()
+
+    async def formed(self, timeout_s: float = FORM_TIMEOUT_S) -> None:
+        """Wait until there is a leader and every host has a manager that may keep it.
+
+        Raises:
+            SnoozeError: not in time.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                # Three kinds of daemons have to agree: there is no one event to wait for.
+                while self._missing():  # noqa: ASYNC110
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            raise SnoozeError(
+                f"the hierarchy has not formed in {timeout_s:g} s: {'; '.join(self._missing())}"
+            ) from None
+
+    def _missing(self) -> list[str]:
+        missing = [f"bootstrap: {reason}" for reason in self.bootstrap.health().reasons]
+        for manager in self.managers:
+            missing += [f"group manager: {reason}" for reason in manager.health().reasons]
+        for host in self.hosts:
+            missing += [f"{host.hostname}: {reason}" for reason in host.health().reasons]
+        leader = next((m.leading for m in self.managers if m.leading is not None), None)
+        if leader is None:
+            return [*missing, "no group manager leads"]
+        joined = sum(1 for host in leader.registry.hosts.values() if host.joined)
+        if joined < len(self.hosts):
+            missing.append(f"{joined} of {len(self.hosts)} hosts have joined")
+        if len(leader.registry.managers) < len(self.managers):
+            missing.append("not all group managers have joined the leader")
+        elif any(m.view is None for m in leader.registry.managers.values()):
+            missing.append("not all group managers have said what is free")
+        elif len(self.managers) > 1 and leader.identity.manager_id in {
+            host.manager_id for host in leader.registry.hosts.values()
+        }:
+            missing.append("the leader is handing its hosts over")
+        return missing
+
+    async def close(self) -> None:
+        """Stop everything, hosts first."""
+        for host in self.hosts:
+            await host.close()
+        for manager in self.managers:
+            await manager.close()
+        await self.bootstrap.close()
+
+    async def kill_leader(self) -> GroupManager:
+        """Let the leader vanish, as if its process had died; the one that it was.
+
+        Its session ends without a word, its sockets are closed; nothing is handed over.
+        """
+        index = next(i for i, m in enumerate(self.managers) if m.leading is not None)
+        killed = self.managers.pop(index)
+        coordinator = self._coordinator_of.pop(killed.node_id)
+        coordinator.suspend()
+        coordinator.expire(noticed=False)
+        await killed.abandon()
+        return killed
+
+    # ------------------------------------------------------------ parts
+
+    def _port(self, offset: int) -> int:
+        return self.options.port + offset if self.options.port else 0
+
+    def _common(self, name: str, port: int) -> dict[str, object]:
+        address = self.options.address
+        return {
+            "node": {"state_directory": str(self._directory / name), "hostname": name},
+            "network": {
+                "listen_address": address,
+                "advertised_address": address,
+                "control_port": port,
+            },
+        }
+
+    def _make_bootstrap(self) -> Bootstrap:
+        tables = self._common("bootstrap", self._port(0))
+        settings = parse("", BootstrapSettings, overrides=tables)
+        return Bootstrap(settings, MemoryCoordinator(self._store), node_identity(settings))
+
+    def _make_manager(self, index: int) -> GroupManager:
+        tables = self._common(f"gm{index + 1}", self._port(1 + index))
+        network = tables["network"]
+        assert isinstance(network, dict)
+        network["monitoring_port"] = 0
+        tables["addresses"] = {"subnets": self.options.subnets}
+        if self.options.images:
+            tables["templates"] = {"image_directories": self.options.images}
+        tables.update(self.options.overrides)
+        settings = parse("", GroupManagerSettings, overrides=tables)
+        node_id = node_identity(settings)
+        coordinator = MemoryCoordinator(self._store)
+        self._coordinator_of[node_id] = coordinator
+        return GroupManager(settings, coordinator, node_id)
+
+    def _make_host(self, index: int) -> LocalController:
+        name = f"host{index + 1}"
+        tables = self._common(name, self._port(1 + len(self.managers) + index))
+        tables["join"] = {"bootstrap_nodes": (f"{self.options.address}:{self.bootstrap.port}",)}
+        tables["hypervisor"] = self._hypervisor(name, index)
+        tables["capacity"] = {"reserved_memory_kib": 0.0}
+        if self.options.images:
+            tables["images"] = {"directories": self.options.images}
+        if self.options.hypervisor == "qemu" and not self.options.uris:
+            tables["capacity"] = {}
+        settings = parse("", LocalControllerSettings, overrides=tables)
+        return LocalController(settings, node_identity(settings), world=self._world)
+
+    def _hypervisor(self, name: str, index: int) -> dict[str, object]:
+        if self.options.hypervisor == "simulated":
+            return {"driver": "simulated"}
+        if self.options.uris:
+            return {"uri": self.options.uris[index % len(self.options.uris)]}
+        if self.options.hypervisor == "qemu":
+            return {"uri": "qemu:///system"}
+        # Every host has a file of its own: connections to test:///default share their domains.
+        path = self._directory / f"{name}.xml"
+        path.write_text(host_file(TEST_HOST_CPUS, TEST_HOST_MEMORY_KIB))
+        return {"uri": f"test://{path}", "workers": 2}
+
+
+@contextlib.asynccontextmanager
+async def cluster(options: Options) -> AsyncIterator[AllInOne]:
+    """A running cluster, stopped and removed at the end.
+
+    Raises:
+        InvalidRequest, OSError, SnoozeError: it cannot be built; nothing is left of it.
+    """
+    options.check()
+    directory = Path(tempfile.mkdtemp(prefix="snooze-up-"))
+    try:
+        running = AllInOne(options, directory)
+        try:
+            await running.start()
+            yield running
+        finally:
+            await running.close()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def run(*, managers: int, hosts: int, hypervisor: str, port: int) -> int:
+    """Keep a cluster in the foreground until Ctrl-C; the exit code.
+
+    Raises:
+        InvalidRequest: such a cluster cannot be built.
+    """
+    options = Options(managers, hosts, hypervisor, port)
+    options.check()
+    configure_logging(LogSettings(level="warning"), "", "up")
+    return uvloop.run(_keep(options))
+
+
+async def _keep(options: Options) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        async with cluster(options) as running:
+            leader = next(m.identity for m in running.managers if m.leading is not None)
+            sys.stdout.write(
+                f"Snooze is up at {running.url}: leader {leader.hostname} ({leader.control}), "
+                f"{options.managers} group managers, {options.hosts} hosts "
+                f"({options.hypervisor}). Ctrl-C stops it.\n"
+            )
+            sys.stdout.flush()
+            await stopping.wait()
+    except OSError as error:
+        sys.stderr.write(f"snooze up: {error}; is a cluster running already? Try --port\n")
+        return 1
+    return 0
