@@ -1,11 +1,12 @@
-"""The tables that people see: units readable, the important columns first, 80 columns enough."""
+"""The tables that people see: units readable, and the most important columns first."""
 
 import datetime
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -50,6 +51,8 @@ TASK_STYLES: Final[dict[TaskState, str]] = {
     TaskState.FAILED: "red",
 }
 UNDER_WAY: Final = "cyan"
+GAP: Final = 2
+MIN_FIRST_WIDTH: Final = 20
 
 
 def vms(views: Sequence[VmView]) -> RenderableType:
@@ -58,14 +61,14 @@ def vms(views: Sequence[VmView]) -> RenderableType:
         (
             _text(vm.name),
             vm_state(vm),
+            _text(vm.hostname or vm.host_id or "-"),
+            _text(vm.ip_address or "-"),
             cores_text(vm.demand.cpu_cores),
             memory_text(vm.demand.memory_kib),
-            _text(vm.ip_address or "-"),
-            _text(vm.hostname or vm.host_id or "-"),
         )
         for vm in sorted(views, key=lambda vm: vm.name)
     ]
-    columns = ("NAME", "STATE", ">VCPUS", ">MEMORY", "ADDRESS", "HOST")
+    columns = ("NAME", "STATE", "HOST", "ADDRESS", ">VCPUS", ">MEMORY")
     return _table(columns, rows, "No VMs. Start one with `snooze submit`.")
 
 
@@ -148,14 +151,14 @@ def tasks(views: Sequence[TaskView]) -> RenderableType:
     rows = [
         (
             _text(task.id),
-            _text(task.kind),
             task_state(task),
-            span_text(task.ended_ms - task.created_ms) if task.ended_ms else "-",
+            _text(task.kind),
             _text(task.vms[0].name) if len(task.vms) == 1 else f"{len(task.vms)} VMs",
+            span_text(task.ended_ms - task.created_ms) if task.ended_ms else "-",
         )
         for task in sorted(views, key=lambda task: task.created_ms)
     ]
-    return _table(("ID", "KIND", "STATE", ">TOOK", "VM"), rows, "No tasks.")
+    return _table(("ID", "STATE", "KIND", "VM", ">TOOK"), rows, "No tasks.")
 
 
 def task_details(task: TaskView) -> RenderableType:
@@ -273,20 +276,46 @@ def _text(text: str) -> Text:
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], empty: str) -> RenderableType:
     """A table without lines; a column whose title begins with ``>`` is flush right."""
-    if not rows:
-        return Text(empty)
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for title in columns:
-        # Names fold on a narrow terminal rather than lose their ends.
-        table.add_column(
-            title.removeprefix(">"),
-            justify="right" if title.startswith(">") else "left",
-            no_wrap=title.startswith(">") or title == "ID",
-            overflow="fold",
-        )
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return _Rows(columns, rows) if rows else Text(empty)
+
+
+class _Rows:
+    """A table that leaves out its last columns where the terminal is too narrow for them.
+
+    The first column folds rather than lose its end: what is cut short could not be used.
+    """
+
+    def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        self._columns = columns
+        self._rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Render as many columns as there is room for."""
+        shown = self._fitting(options.max_width)
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
+        for number, title in enumerate(self._columns[:shown]):
+            table.add_column(
+                title.removeprefix(">"),
+                justify="right" if title.startswith(">") else "left",
+                no_wrap=number > 0,
+                overflow="fold",
+            )
+        for row in self._rows:
+            table.add_row(*row[:shown])
+        yield table
+
+    def _fitting(self, width: int) -> int:
+        """How many columns fit beside a first one of at least ``MIN_FIRST_WIDTH``."""
+        widths = [
+            max(cell_len(title.removeprefix(">")), *(cell_len(str(row[n])) for row in self._rows))
+            for n, title in enumerate(self._columns)
+        ]
+        taken = widths[0] if self._columns[0] == "ID" else min(widths[0], MIN_FIRST_WIDTH)
+        for number, column in enumerate(widths[1:], 1):
+            taken += GAP + column
+            if taken > width:
+                return max(number, 2)
+        return len(widths)
 
 
 def _facts(facts: Sequence[tuple[str, Cell]]) -> Table:

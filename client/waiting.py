@@ -9,7 +9,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Column
 
 from snooze.client.async_sdk import AsyncSnooze, OnProgress
@@ -24,6 +31,8 @@ B = TypeVar("B")
 
 MAX_AT_ONCE: Final = 16
 MAX_BARS: Final = 8
+WIDE: Final = 76
+"""Columns of a terminal that has room for everything."""
 
 
 async def each(items: Sequence[A], work: Callable[[A], Awaitable[B]]) -> list[B]:
@@ -65,22 +74,24 @@ async def wait_for(
             on_progress = _Bars(progress, tasks).update
             return await each(tasks, wait)
     except asyncio.CancelledError:
-        ids = " ".join(task.id for task in pending[:3])
-        console.print(f"Not waiting any longer. The order stands; see: snooze task {ids}")
+        if pending:
+            others = f" and {len(pending) - 1} more" if len(pending) > 1 else ""
+            console.print(f"Not waiting. The order stands: snooze task {pending[0].id}{others}")
         raise
 
 
 def _progress(console: Console) -> Progress:
-    return Progress(
+    wide = console.width >= WIDE
+    columns: list[ProgressColumn] = [
         TextColumn(
             "{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=32)
         ),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=20 if wide else 8),
         TextColumn("{task.fields[detail]}", markup=False, table_column=Column(no_wrap=True)),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    )
+    ]
+    if wide:
+        columns.append(TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)
 
 
 class _Bars:

@@ -78,9 +78,9 @@ def test_lists(run: Run, fake: FakeCluster) -> None:
     fake.add_vm("web")
     fake.add_vm("theirs", VmState.STOPPED, managed=False)
     assert words(run("list").stdout) == [
-        ["NAME", "STATE", "VCPUS", "MEMORY", "ADDRESS", "HOST"],
-        ["theirs", "stopped (not ours)", "2", "2.0 GiB", "192.168.122.11", "host-1"],
-        ["web", "running", "2", "2.0 GiB", "192.168.122.10", "host-1"],
+        ["NAME", "STATE", "HOST", "ADDRESS", "VCPUS", "MEMORY"],
+        ["theirs", "stopped (not ours)", "host-1", "192.168.122.11", "2", "2.0 GiB"],
+        ["web", "running", "host-1", "192.168.122.10", "2", "2.0 GiB"],
     ]
     assert words(run("hosts").stdout)[1] == [
         "host-1",

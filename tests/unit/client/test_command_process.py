@@ -105,7 +105,7 @@ def test_an_interrupted_wait(fake: FakeCluster, environment: dict[str, str]) -> 
     fake.wait_until_asked("/v1/tasks/")
     terminal.interrupt()
     assert terminal.end() == 130
-    assert f"The order stands; see: snooze task {1:032x}" in " ".join(terminal.shown.split())
+    assert f"The order stands: snooze task {1:032x}" in " ".join(terminal.shown.split())
     assert "Traceback" not in terminal.shown
 
 
