@@ -100,7 +100,7 @@ class TaskState(StrEnum):
 TASK_ENDED = frozenset({TaskState.DONE, TaskState.PARTIAL, TaskState.FAILED})
 
 
-class TaskVm(msgspec.Struct, frozen=True, omit_defaults=True):
+class TaskVm(msgspec.Struct, frozen=True):
     """How far a task is with one VM."""
 
     name: str
@@ -112,7 +112,7 @@ class TaskVm(msgspec.Struct, frozen=True, omit_defaults=True):
     error: ErrorReport | None = None
 
 
-class TaskView(msgspec.Struct, frozen=True, omit_defaults=True):
+class TaskView(msgspec.Struct, frozen=True):
     """A task: a submission (``kind`` is ``submit``) or a command on one VM."""
 
     id: str
@@ -125,7 +125,7 @@ class TaskView(msgspec.Struct, frozen=True, omit_defaults=True):
     error: ErrorReport | None = None
 
 
-class VmView(msgspec.Struct, frozen=True, omit_defaults=True):
+class VmView(msgspec.Struct, frozen=True):
     """One VM. ``managed`` is false for a domain somebody else made: shown and counted only."""
 
     vm_id: str
@@ -147,7 +147,7 @@ class VmView(msgspec.Struct, frozen=True, omit_defaults=True):
     xml: str = ""
 
 
-class HostView(msgspec.Struct, frozen=True, omit_defaults=True):
+class HostView(msgspec.Struct, frozen=True):
     """One host; ``reserved`` is what its VMs were promised, ``used`` what they consume."""
 
     id: str
@@ -162,7 +162,7 @@ class HostView(msgspec.Struct, frozen=True, omit_defaults=True):
     vms: int = 0
 
 
-class ManagerView(msgspec.Struct, frozen=True, omit_defaults=True):
+class ManagerView(msgspec.Struct, frozen=True):
     """One group manager; ``address`` is its HTTP ``host:port``."""
 
     id: str
@@ -176,21 +176,21 @@ class ManagerView(msgspec.Struct, frozen=True, omit_defaults=True):
     used: Capacity = Capacity()
 
 
-class HierarchyHost(msgspec.Struct, frozen=True, omit_defaults=True):
+class HierarchyHost(msgspec.Struct, frozen=True):
     """A host with its VMs."""
 
     host: HostView
     vms: list[VmView] = []
 
 
-class HierarchyManager(msgspec.Struct, frozen=True, omit_defaults=True):
+class HierarchyManager(msgspec.Struct, frozen=True):
     """A group manager with its hosts."""
 
     manager: ManagerView
     hosts: list[HierarchyHost] = []
 
 
-class HierarchyView(msgspec.Struct, frozen=True, omit_defaults=True):
+class HierarchyView(msgspec.Struct, frozen=True):
     """The whole tree, as the leader knows it."""
 
     leader_id: str
@@ -199,7 +199,7 @@ class HierarchyView(msgspec.Struct, frozen=True, omit_defaults=True):
     unplaced: list[VmView] = []
 
 
-class ClusterView(msgspec.Struct, frozen=True, omit_defaults=True):
+class ClusterView(msgspec.Struct, frozen=True):
     """The cluster in one line."""
 
     leader_id: str
@@ -213,7 +213,7 @@ class ClusterView(msgspec.Struct, frozen=True, omit_defaults=True):
     reserved: Capacity = Capacity()
 
 
-class ImageView(msgspec.Struct, frozen=True, omit_defaults=True):
+class ImageView(msgspec.Struct, frozen=True):
     """A disk image that hosts can start VMs from; sizes in bytes."""
 
     name: str
@@ -223,7 +223,7 @@ class ImageView(msgspec.Struct, frozen=True, omit_defaults=True):
     hosts: int = 0
 
 
-class EventView(msgspec.Struct, frozen=True, omit_defaults=True):
+class EventView(msgspec.Struct, frozen=True):
     """Something that happened; ``seq`` rises by one within one leader's epoch.
 
     ``kind`` is dotted (``vm.running``, ``host.joined``, ``leader.elected``); ``cause`` is the id of
@@ -238,7 +238,7 @@ class EventView(msgspec.Struct, frozen=True, omit_defaults=True):
     cause: str = ""
 
 
-class HealthView(msgspec.Struct, frozen=True, omit_defaults=True):
+class HealthView(msgspec.Struct, frozen=True):
     """Whether a daemon lives (``/health``) and can serve (``/ready``), and why not."""
 
     status: str

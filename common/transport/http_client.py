@@ -14,9 +14,9 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from snooze.common.api import ErrorBody
 from snooze.common.errors import (
     ERRORS_BY_CODE,
-    ErrorReport,
     InvalidRequest,
     RemoteError,
     RemoteTimeout,
@@ -31,6 +31,7 @@ MESSAGEPACK = "application/msgpack"
 
 _MAX_SHOWN_CHARS = 200
 _MAX_RETRY_AFTER_S = 3600.0
+_MAX_CONNECT_PAUSE_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ class HttpClient:
                                 f"cannot connect to {_origin(target)}: {error}"
                             ) from None
                         await asyncio.sleep(pause_s)
-                        pause_s *= 2
+                        pause_s = min(2 * pause_s, _MAX_CONNECT_PAUSE_S)
         except TimeoutError:
             raise RemoteTimeout(
                 f"{_origin(target)} did not answer {method} {target.path} within {timeout_s:g} s; "
@@ -229,7 +230,7 @@ def checked(url: str, reply: HttpReply) -> HttpReply:
         return reply
     if reply.content_type == JSON:
         try:
-            report = msgspec.json.decode(reply.body, type=ErrorReport)
+            report = msgspec.json.decode(reply.body, type=ErrorBody).error
         except (ValueError, RecursionError):
             report = None
         if report is not None and report.code in ERRORS_BY_CODE:

@@ -177,6 +177,11 @@ class HttpConnection(web.RequestHandler):
             self._phase_s = self._loop.time()
             self._received = 0
 
+    def forgive(self, seconds: float) -> None:
+        """Give the client so much more time."""
+        self._phase_s += seconds
+        self._drained_s += seconds
+
     def check_progress(self, now_s: float) -> None:
         """Cut the connection when its client is overdue."""
         transport = self.transport

@@ -1,7 +1,7 @@
 """The HTTP server of every daemon: bounds on whatever a client may do, errors in one form.
 
 What a handler may raise
-    A ``SnoozeError`` becomes its HTTP status with an ``ErrorReport`` as JSON and, where it has one,
+    A ``SnoozeError`` becomes its HTTP status with an ``ErrorBody`` as JSON and, where it has one,
     a ``Retry-After``. aiohttp's own HTTP exceptions pass. Anything else is logged with its
     traceback and becomes a 500 that names only the request's id.
 
@@ -25,6 +25,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
+from snooze.common.api import ErrorBody
 from snooze.common.errors import ErrorReport, SnoozeError
 from snooze.common.transport.http_connection import ConnectionTable, HttpConnection, HttpLimits
 
@@ -55,7 +56,7 @@ def error_response(error: BaseException) -> web.Response:
         status = HTTPStatus.INTERNAL_SERVER_ERROR
         report = ErrorReport("internal", "internal error; the log has it under the request's id")
     response = web.Response(
-        status=status, body=msgspec.json.encode(report), content_type="application/json"
+        status=status, body=msgspec.json.encode(ErrorBody(report)), content_type="application/json"
     )
     if report.retry_after_s is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(report.retry_after_s)))
@@ -124,7 +125,12 @@ class HttpServer:
 
         try:
             self._server = await loop.create_server(
-                make_connection, self._host, self._port, ssl=self._ssl_context, backlog=1024
+                make_connection,
+                self._host,
+                self._port,
+                ssl=self._ssl_context,
+                ssl_handshake_timeout=self._limits.head_timeout_s if self._ssl_context else None,
+                backlog=1024,
             )
         except BaseException:
             self._runner = None
@@ -150,15 +156,20 @@ class HttpServer:
         if server is not None:
             await server.wait_closed()
 
-    def _sweep(self) -> None:
+    def _sweep(self, due_s: float | None = None) -> None:
+        """Look at every connection, and again a moment later."""
         loop = asyncio.get_running_loop()
-        now_s = loop.time()
-        for connection in list(self._table.open):
-            connection.check_progress(now_s)
         limits = self._limits
         shortest_s = min(limits.head_timeout_s, limits.body_timeout_s, limits.write_timeout_s)
         interval_s = min(_MAX_SWEEP_INTERVAL_S, shortest_s / 4)
-        self._sweeper = loop.call_later(interval_s, self._sweep)
+        now_s = loop.time()
+        # When this process stood still meanwhile, that was not the clients' slowness.
+        late_s = 0.0 if due_s is None else now_s - due_s
+        for connection in list(self._table.open):
+            if late_s > interval_s:
+                connection.forgive(late_s)
+            connection.check_progress(now_s)
+        self._sweeper = loop.call_later(interval_s, self._sweep, now_s + interval_s)
 
     def _make_request(
         self,

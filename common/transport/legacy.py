@@ -2,7 +2,8 @@
 
 Rules (source: reference of Snooze 2.1.x, sections 1.0 and 7.4)
     1. A request names its method by a bare key of the query, as in
-       ``GET /bootstrap?getCompleteHierarchy``. Other parameters are ignored. No such method, or not with this verb: 405.
+       ``GET /bootstrap?getCompleteHierarchy``. Other parameters are ignored. No such method, or
+       not with this verb: 405.
     2. A body is a message as JSON, an id as bare text, or a bare integer. A message that cannot be
        read, or one that is expressly labelled as something else than JSON, is a 415; without a
        label it is read.

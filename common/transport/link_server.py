@@ -93,7 +93,12 @@ class LinkServer:
         """
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            self._make_channel, self._host, self._port, ssl=self._ssl_context, backlog=1024
+            self._make_channel,
+            self._host,
+            self._port,
+            ssl=self._ssl_context,
+            ssl_handshake_timeout=self._limits.handshake_timeout_s if self._ssl_context else None,
+            backlog=1024,
         )
 
     async def close(self, detail: str = "shutting down") -> None:
@@ -122,12 +127,12 @@ class LinkServer:
             self._server = None
 
     def _make_channel(self) -> Channel:
-        channel = _Newcomer(self._limits, self._begin)
-        self._channels.add(channel)
-        channel.gone.add_done_callback(lambda _: self._channels.discard(channel))
-        return channel
+        return _Newcomer(self._limits, self._begin)
 
     def _begin(self, channel: Channel) -> None:
+        # Only now, not when the channel is made: a failed TLS handshake never comes here.
+        self._channels.add(channel)
+        channel.gone.add_done_callback(lambda _: self._channels.discard(channel))
         if self._closing or len(self._channels) > self._max_links + _MAX_REFUSED:
             channel.close(detail="too many links")
             return
