@@ -23,7 +23,7 @@ from snooze.common.config import parse
 from snooze.common.coordination.memory import MemoryCoordinator, MemoryStore
 from snooze.common.errors import InvalidRequest, SnoozeError
 from snooze.common.identity import node_identity
-from snooze.common.logging_setup import configure_logging
+from snooze.common.logging_setup import configure_logging, speaking_as
 from snooze.common.settings import BootstrapSettings, LogSettings
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.settings_localcontroller import LocalControllerSettings
@@ -108,12 +108,15 @@ class AllInOne:
             OSError: a port is taken.
             SnoozeError: it did not form in time; says what is missing.
         """
-        await self.bootstrap.start()
+        with speaking_as(self.bootstrap.node_id, "bootstrap"):
+            await self.bootstrap.start()
         for manager in self.managers:
-            await manager.start()
+            with speaking_as(manager.node_id, "groupmanager"):
+                await manager.start()
         self.hosts = [self._make_host(index) for index in range(self.options.hosts)]
         for host in self.hosts:
-            await host.start()
+            with speaking_as(host.node_id, "localcontroller"):
+                await host.start()
         await self.formed()
 
     async def formed(self, timeout_s: float = FORM_TIMEOUT_S) -> None:

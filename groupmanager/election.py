@@ -185,6 +185,7 @@ class Election:
         self._cancels = [
             self._coordinator.on_session(self._session_changed),
             self._coordinator.watch_children(CANDIDATES, lambda _names: self._poke("candidates")),
+            self._coordinator.watch(EPOCH, lambda _entry: self._poke("epoch")),
             self._coordinator.watch(LEADER, lambda _entry: self._poke("leader")),
         ]
 

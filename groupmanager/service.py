@@ -25,7 +25,7 @@ from snooze.common.identity import advertised_address, node_hostname, node_ident
 from snooze.common.leader_proxy import LeaderProxy
 from snooze.common.records import MANAGERS, encode
 from snooze.common.settings_groupmanager import GroupManagerSettings
-from snooze.common.template_policy import Danger, TemplatePolicy
+from snooze.common.template_settings import template_policy
 from snooze.common.transport.http_server import HttpServer
 from snooze.common.transport.link import LinkLimits
 from snooze.common.transport.link_server import Accepted as LinkAccepted
@@ -74,7 +74,10 @@ class GroupManager:
             lambda: self._leading,
             self.health,
             LegacyManager(self.manager),
-            Intake(template_policy(settings), settings.submission.max_vms),
+            Intake(
+                template_policy(settings.templates, settings.templates.image_directories),
+                settings.submission.max_vms,
+            ),
             LeaderProxy(self._proxy, lambda: self._leader_address, clock),
             VERSION,
         )
@@ -256,17 +259,6 @@ class GroupManager:
             reasons.append("not joined to a leader")
         status = "unready" if reasons else "ready"
         return HealthView(status, "groupmanager", self.node_id, reasons)
-
-
-def template_policy(settings: GroupManagerSettings) -> TemplatePolicy:
-    """What templates may ask for, as far as the leader judges; hosts judge again."""
-    templates = settings.templates
-    return TemplatePolicy(
-        image_directories=templates.image_directories,
-        firmware_directories=templates.firmware_directories,
-        emulators=templates.emulators,
-        allowed=frozenset(Danger(name) for name in templates.allowed_dangers),
-    )
 
 
 def run(path: str) -> int:

@@ -1,13 +1,12 @@
 """From the settings to a hypervisor's driver."""
 
-from dataclasses import replace
 from urllib.parse import urlsplit
 
 from snooze.common.identity import advertised_address
 from snooze.common.redaction import redact_options
 from snooze.common.resources import Capacity
 from snooze.common.settings_localcontroller import LocalControllerSettings
-from snooze.common.template_policy import Danger, TemplatePolicy
+from snooze.common.template_settings import template_policy
 from snooze.common.wire import HypervisorSummary
 from snooze.localcontroller.domain_xml import AdaptOptions
 from snooze.localcontroller.hypervisor.libvirt_driver import LibvirtHypervisor
@@ -57,18 +56,8 @@ def _simulated(
                 capacity=capacity, latencies=latencies, migration_kib_s=wanted.migration_kib_s
             )
         )
-    return SimulatedHypervisor(world, hostname, capacity, template_policy(settings))
-
-
-def template_policy(settings: LocalControllerSettings) -> TemplatePolicy:
-    """What templates may ask of this host."""
-    templates = settings.templates
-    return replace(
-        TemplatePolicy(),
-        image_directories=settings.images.directories,
-        firmware_directories=templates.firmware_directories,
-        emulators=templates.emulators,
-        allowed=frozenset(Danger(name) for name in templates.allowed_dangers),
+    return SimulatedHypervisor(
+        world, hostname, capacity, template_policy(settings.templates, settings.images.directories)
     )
 
 
@@ -88,7 +77,7 @@ def libvirt_options(settings: LocalControllerSettings) -> LibvirtOptions:
         adapt=AdaptOptions(
             image_directory=images.directories[0], bridges=dict(settings.templates.bridges)
         ),
-        policy=template_policy(settings),
+        policy=template_policy(settings.templates, settings.images.directories),
         images=ImageOptions(
             directories=images.directories,
             disk_directory=images.disk_directory or images.directories[0],

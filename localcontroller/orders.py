@@ -14,6 +14,7 @@ from typing import assert_never
 import msgspec
 
 from snooze.common.errors import InvalidRequest, SnoozeError
+from snooze.common.logging_setup import caused_by
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand, VmState
 from snooze.common.vms import MigrationProgress, VmReport
@@ -126,7 +127,8 @@ class Orders:
         Raises:
             SnoozeError: as the hypervisor port says; the order's outcome is told by the class.
         """
-        task: asyncio.Task[HostAnswer] = asyncio.ensure_future(self._do(order))
+        with caused_by(order.cause):
+            task: asyncio.Task[HostAnswer] = asyncio.ensure_future(self._do(order))
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return await asyncio.shield(task)
@@ -146,6 +148,7 @@ class Orders:
                 await asyncio.wait(late, timeout=timeout_s)
 
     async def _do(self, order: HostOrder) -> HostAnswer:
+        logger.debug("order", extra={"order": type(order).__name__})
         match order:
             case StartVm():
                 return await self._start(order)

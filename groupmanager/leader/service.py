@@ -25,6 +25,7 @@ from snooze.common.errors import (
     SnoozeError,
     TooBusy,
 )
+from snooze.common.logging_setup import caused_by
 from snooze.common.resources import Capacity
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.transport.link import Link, Service, was_sent
@@ -522,7 +523,8 @@ class LeaderService:
             case submissions.UpdateRecords():
                 self._journal.write(_updates(effect))
             case submissions.AskManager():
-                self._spawn(self._place(effect))
+                with caused_by(effect.task_id):
+                    self._spawn(self._place(effect))
             case submissions.TaskMoved():
                 self._wake(effect.task_id)
             case membership.Announce():

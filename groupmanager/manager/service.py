@@ -17,11 +17,14 @@ from snooze.common.core_runner import CoreRunner
 from snooze.common.errors import (
     ErrorReport,
     NotLeader,
+    Problem,
     RemoteError,
+    SettingsError,
     SnoozeError,
     StaleEpoch,
     TooBusy,
 )
+from snooze.common.logging_setup import caused_by
 from snooze.common.resources import Capacity
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.transport.link import Link, LinkLimits, Service, connect, was_sent
@@ -99,7 +102,7 @@ class ManagerService:
         self._summary_interval_s = settings.heartbeat.interval_s
         overcommit, headroom = settings.placement.overcommit, settings.placement.headroom
         self.core = ManagerCore(
-            placement.policy_named(settings.placement.policy),
+            _policy_named(settings.placement.policy),
             Capacity(overcommit.cpu, overcommit.memory, overcommit.network, overcommit.network),
             Capacity(
                 1 - headroom.cpu, 1 - headroom.memory, 1 - headroom.network, 1 - headroom.network
@@ -375,7 +378,8 @@ class ManagerService:
     def _perform(self, effect: events.ManagerEffect) -> None:
         match effect:
             case events.OrderHost():
-                self._spawn(self._order(effect))
+                with caused_by(effect.order.cause):
+                    self._spawn(self._order(effect))
             case events.AnswerLeader():
                 self._resolve(effect)
             case events.TellLeader():
@@ -497,6 +501,14 @@ class ManagerService:
             vms=details,
             vm_count=len(host.vms),
         )
+
+
+def _policy_named(name: str) -> placement.PlacementPolicy:
+    try:
+        return placement.policy_named(name)
+    except ValueError as error:
+        problem = Problem("placement.policy", str(error))
+        raise SettingsError(f"placement.policy: {error}", problems=[problem]) from None
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
