@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from snooze.common.clock import Clock
-from snooze.common.coordination._callbacks import Callbacks
+from snooze.common.coordination.callbacks import Callbacks
 from snooze.common.coordination.leadership import (
     CANDIDATES,
     EPOCH,

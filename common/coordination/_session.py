@@ -36,17 +36,19 @@ from kazoo.interfaces import IAsyncResult
 from kazoo.protocol.states import KazooState
 
 from snooze.common.clock import Clock
-from snooze.common.coordination._callbacks import Callbacks
 from snooze.common.coordination._kazoo import Client, Connected
+from snooze.common.coordination.callbacks import Callbacks
 from snooze.common.coordination.port import Session, SessionState, Unavailable
 
 _log = logging.getLogger(__name__)
+_kazoo_log = logging.getLogger(f"{__name__}.kazoo")
+_kazoo_log.setLevel(logging.ERROR)  # It warns of every attempt to connect; we tell of each change.
 _T = TypeVar("_T")
 
 _PROBE_SHARE = 1 / 4
 _UNANSWERED_SHARE = 1 / 3
 _LIVE_SHARE = 2 / 3
-_SUPERVISE_SHARE = 1 / 16
+_SUPERVISE_SHARE = 1 / 40
 
 _MAX_IN_FLIGHT = 100
 """Requests handed to kazoo at once. Each leaves a byte in a socket pair that is emptied only while
@@ -182,7 +184,7 @@ class SessionKeeper:
             clock=self._clock,
             on_connected=lambda client, it: self.post(lambda: self._connected(client, it)),
             on_state=lambda client, state: self.post(lambda: self._kazoo_state(client, state)),
-            logger=_log,
+            logger=_kazoo_log,
         )
         self._client.start_async()
 
@@ -211,8 +213,12 @@ class SessionKeeper:
 
     def _change(self, state: SessionState, number: int | None = None) -> None:
         self.session = Session(state, self.session.number if number is None else number)
-        _log.info(
-            "session %s", state.value, extra={"hosts": self._hosts, "number": self.session.number}
+        is_bad = state in {SessionState.SUSPENDED, SessionState.LOST} and self.session.number > 0
+        _log.log(
+            logging.WARNING if is_bad else logging.INFO,
+            "ZooKeeper session %s",
+            state.value,
+            extra={"hosts": self._hosts, "number": self.session.number},
         )
         self.on_session.call(self.session)
 

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from snooze.common.coordination._callbacks import Callbacks
+from snooze.common.coordination.callbacks import Callbacks
 from snooze.common.coordination.port import Cancel, Check, Coordinator, Entry
 
 CANDIDATES: Final = "/candidates"

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from snooze.common.coordination._callbacks import Callbacks, Level
+from snooze.common.coordination.callbacks import Callbacks, Level
 from snooze.common.coordination.port import (
     Applied,
     Cancel,

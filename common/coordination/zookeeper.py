@@ -22,9 +22,9 @@ from kazoo.interfaces import IAsyncResult
 from kazoo.protocol.states import WatchedEvent, ZnodeStat
 
 from snooze.common.clock import SYSTEM_CLOCK, Clock
-from snooze.common.coordination._callbacks import Level
 from snooze.common.coordination._kazoo import Client
 from snooze.common.coordination._session import SessionKeeper
+from snooze.common.coordination.callbacks import Level
 from snooze.common.coordination.port import (
     Applied,
     Cancel,

@@ -106,7 +106,7 @@ async def test_a_silent_connection_is_replaced_in_the_same_session(
     async with (
         tcp_link("127.0.0.1", server.port) as one,
         tcp_link("127.0.0.1", server.port) as two,
-        client_of(f"{one.hosts},{two.hosts}", 4.0) as (client, sessions),
+        client_of(f"{one.hosts},{two.hosts}", 6.0) as (client, sessions),
     ):
         await client.commit([Create("/silent", ephemeral=True)])
         (used,) = (link for link in (one, two) if link.connections)

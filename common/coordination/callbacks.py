@@ -1,4 +1,4 @@
-"""How both drivers call back: in order, never nested, and whatever a callback raises stays here."""
+"""Calling back: in order, never nested, and whatever a callback raises stays here."""
 
 import logging
 from collections import deque
@@ -31,7 +31,11 @@ class Callbacks(Generic[_T]):
         """Subscribe until the returned function is called."""
         key = object()
         self._subscribers[key] = callback
-        return lambda: self._subscribers.pop(key, None) and None
+
+        def cancel() -> None:
+            self._subscribers.pop(key, None)
+
+        return cancel
 
     def call(self, value: _T) -> None:
         """Hand ``value`` to all, after the values being handed out at this moment."""
