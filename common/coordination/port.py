@@ -20,10 +20,12 @@ Sessions::
 What can be relied on:
 
 - A commit is applied wholly or not at all, and all commits have one order in the whole cluster.
-- A coordinator's calls take effect in the order in which they were made, and it reads at least
-  all that was ordered before its own last commit and before its session was last found
-  ``CONNECTED``. Another's later commits may be seen a little late.
-- Every call ends within the driver's time-out. Nothing is repeated behind the caller's back, except
+- A coordinator's calls take effect in the order in which they are awaited, one after another (of
+  calls made concurrently nothing is promised). It reads at least all that was ordered before its
+  own last commit and before its session was last found ``CONNECTED``; another's later commits may
+  be seen a little late.
+- Every call ends within the driver's time-out (``read_children``: as long as answers keep coming,
+  that of each child). Nothing is repeated behind the caller's back, except
   what provably changed nothing.
 
 Failures of a call, told apart because the remedy differs:
