@@ -1,13 +1,15 @@
 """``snooze up``: a whole cluster in one process, for trying out and for tests.
 
 Coordination lives in memory; group managers, local controllers and the bootstrap node are the real
-ones, each with its own HTTP port and links over loopback. Nothing is left behind: the state
-directory is a temporary one.
+ones, each with its own HTTP port and links over loopback. With ``qemu``, every host is a set of
+namespaces with a libvirtd of its own (``snooze.lab``), so that guests really migrate. Nothing is
+left behind: the state directory is a temporary one.
 """
 
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -74,9 +76,10 @@ class Options:
         if self.hypervisor not in HYPERVISORS:
             known = ", ".join(HYPERVISORS)
             raise InvalidRequest(f"no hypervisor {self.hypervisor!r}; there are: {known}")
-        if self.hypervisor == "qemu" and self.hosts > 1 and not self.uris:
+        if self.hypervisor == "qemu" and not self.uris and os.geteuid() != 0:
             raise InvalidRequest(
-                "this machine is one qemu host: use --hosts 1, or --hypervisor test for more"
+                "qemu hosts are made of network namespaces, which takes root: run it as root, or "
+                "use --hypervisor test"
             )
         last = self.port + self.managers + self.hosts
         if self.port and not (self.port > 0 and last <= 65535):
@@ -86,8 +89,10 @@ class Options:
 class AllInOne:
     """A running cluster; made by ``cluster``."""
 
-    def __init__(self, options: Options, directory: Path) -> None:
+    def __init__(self, options: Options, directory: Path, uris: tuple[str, ...] = ()) -> None:
+        """``uris``: the libvirt of each host, unless each is to have a test driver of its own."""
         self.options = options
+        self._uris = uris
         self._directory = directory
         self._store = MemoryStore()
         self._world = SimulatedWorld()
@@ -222,18 +227,15 @@ class AllInOne:
         tables["capacity"] = {"reserved_memory_kib": 0.0}
         if self.options.images:
             tables["images"] = {"directories": self.options.images}
-        if self.options.hypervisor == "qemu" and not self.options.uris:
-            tables["capacity"] = {}
         settings = parse("", LocalControllerSettings, overrides=tables)
         return LocalController(settings, node_identity(settings), world=self._world)
 
     def _hypervisor(self, name: str, index: int) -> dict[str, object]:
         if self.options.hypervisor == "simulated":
             return {"driver": "simulated"}
-        if self.options.uris:
-            return {"uri": self.options.uris[index % len(self.options.uris)]}
-        if self.options.hypervisor == "qemu":
-            return {"uri": "qemu:///system"}
+        if self._uris:
+            uri = self._uris[index % len(self._uris)]
+            return {"uri": uri, "migration_uri": uri}
         # Every host has a file of its own: connections to test:///default share their domains.
         path = self._directory / f"{name}.xml"
         path.write_text(host_file(TEST_HOST_CPUS, TEST_HOST_MEMORY_KIB))
@@ -249,15 +251,28 @@ async def cluster(options: Options) -> AsyncIterator[AllInOne]:
     """
     options.check()
     directory = Path(tempfile.mkdtemp(prefix="snooze-up-"))
-    try:
-        running = AllInOne(options, directory)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        uris = options.uris
+        if options.hypervisor == "qemu" and not uris:
+            uris = await asyncio.to_thread(_qemu_hosts, options.hosts, stack)
+        running = AllInOne(options, directory, uris)
         try:
             await running.start()
             yield running
         finally:
             await running.close()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _qemu_hosts(count: int, stack: contextlib.ExitStack) -> tuple[str, ...]:
+    """Real hosts on this machine, switched on; their libvirt URIs."""
+    from snooze.lab.hosts import LabNet
+
+    net = stack.enter_context(LabNet(uplink=True))
+    hosts = [net.host(f"host{index + 1}") for index in range(count)]
+    for host in hosts:
+        host.power_on()
+    return tuple(host.uri for host in hosts)
 
 
 def run(*, managers: int, hosts: int, hypervisor: str, port: int) -> int:

@@ -40,7 +40,7 @@ from snooze.common.errors import (
     RemoteTimeout,
     SnoozeError,
 )
-from snooze.common.vm_lifecycle import VmCommand
+from snooze.common.vm_lifecycle import SETTLED, VmCommand
 
 T = TypeVar("T")
 OnProgress = Callable[[TaskView], None]
@@ -56,6 +56,9 @@ WAIT_PATIENCE_S: Final = 30.0
 
 MIN_POLL_S: Final = 0.05
 """The least time between two looks at a task whose server does not hold its answers."""
+
+SETTLING_POLL_S: Final = 1.0
+"""The most time between two looks at a VM that is settling."""
 
 _RECONNECT_MIN_S: Final = 0.1
 _RECONNECT_MAX_S: Final = 5.0
@@ -213,7 +216,7 @@ class AsyncSnooze:
         return await self.command(name, VmCommand.RESUME)
 
     async def shutdown(self, name: str) -> TaskView:
-        """Ask the guest to shut down; the task ends when it has."""
+        """Ask the guest to shut down; ``wait_settled`` tells when it has."""
         return await self.command(name, VmCommand.SHUTDOWN)
 
     async def reboot(self, name: str) -> TaskView:
@@ -284,6 +287,25 @@ class AsyncSnooze:
         if check and error is not None:
             raise error
         return seen
+
+    async def wait_settled(self, name: str, *, timeout_s: float = WAIT_TIMEOUT_S) -> VmView:
+        """The VM when nothing is under way with it any more.
+
+        A guest that is asked to shut down takes its time, or does not listen at all: the task ends
+        when it has been asked.
+
+        Raises:
+            RemoteTimeout: something still is after ``timeout_s``.
+        """
+        deadline_s = self._clock.monotonic_s() + timeout_s
+        pause_s = MIN_POLL_S
+        while (vm := await self.vm(name)).state not in SETTLED:
+            left_s = deadline_s - self._clock.monotonic_s()
+            if left_s <= 0:
+                raise RemoteTimeout(f"VM {name} is still {vm.state.value} after {timeout_s:g} s")
+            await asyncio.sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, SETTLING_POLL_S)
+        return vm
 
     # What happens -----------------------------------------------------------------------------
 

@@ -53,8 +53,11 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    managers: Annotated[int, typer.Option(min=1, max=64, help="Group managers.")] = 2,
-    hosts: Annotated[int, typer.Option(min=0, max=1000, help="Hosts (local controllers).")] = 4,
+    managers: Annotated[int, typer.Option(min=1, help="Group managers.")] = 2,
+    hosts: Annotated[
+        int | None,
+        typer.Option(min=0, help="Hosts; left out: 4, or 1 with qemu.", show_default=False),
+    ] = None,
     hypervisor: Annotated[
         Hypervisor,
         typer.Option(
@@ -63,12 +66,16 @@ def up(
     ] = Hypervisor.TEST,
     port: Annotated[
         int,
-        typer.Option(min=1, max=65535, help="The front door's; the others take the next ones."),
+        typer.Option(
+            min=0, max=65535, help="The front door's; the others take the next ones. 0: free ones."
+        ),
     ] = 5000,
 ) -> None:
     """Run a whole cluster here, until Ctrl-C."""
     from snooze.client.allinone import run
 
+    if hosts is None:
+        hosts = 1 if hypervisor is Hypervisor.QEMU else 4
     raise typer.Exit(run(managers=managers, hosts=hosts, hypervisor=hypervisor.value, port=port))
 
 

@@ -137,7 +137,8 @@ def as_tree(view: HierarchyView) -> Tree:
     """The tree for a terminal."""
     leader = next((m.manager for m in view.managers if m.manager.id == view.leader_id), None)
     root = Text.assemble(("leader ", "bold red"))
-    root.append(plain(view.leader_id) if leader else "none", style="bold")
+    name = (leader.hostname or leader.id) if leader else "none"
+    root.append(plain(name), style="bold")
     root.append(f"  epoch {view.epoch}", style="dim")
     tree = Tree(root, guide_style="dim")
     for branch in view.managers:
@@ -152,7 +153,7 @@ def as_tree(view: HierarchyView) -> Tree:
 def _add_manager(tree: Tree, branch: HierarchyManager) -> None:
     manager = branch.manager
     label = Text.assemble(("manager ", "bold green"))
-    label.append(plain(manager.id), style="bold")
+    label.append(plain(manager.hostname or manager.id), style="bold")
     if manager.leader:
         label.append(" (leads)", style="red")
     vms = sum(len(twig.vms) for twig in branch.hosts)

@@ -266,7 +266,14 @@ class SnoozeNodeDriver(NodeDriver):
 
     def stop_node(self, node: Node) -> bool:
         """Ask the guest to shut down, and wait until it has."""
-        return self._order(node, VmCommand.SHUTDOWN)
+        self._order(node, VmCommand.SHUTDOWN)
+        deadline_s = SYSTEM_CLOCK.monotonic_s() + self.task_timeout_s
+        pause = threading.Event()
+        while (state := self.ex_get_node(str(node.id)).state) == NodeState.STOPPING:
+            if SYSTEM_CLOCK.monotonic_s() > deadline_s:
+                raise LibcloudError("the guest does not shut down", driver=self)
+            pause.wait(POLL_PAUSE_S)
+        return bool(state == NodeState.STOPPED)
 
     def ex_suspend_node(self, node: Node) -> bool:
         """Pause the VM; its memory stays on its host."""

@@ -193,7 +193,7 @@ class Snooze:
         return self._run(self._cluster.resume(name))
 
     def shutdown(self, name: str) -> TaskView:
-        """Ask the guest to shut down; the task ends when it has."""
+        """Ask the guest to shut down; ``wait_settled`` tells when it has."""
         return self._run(self._cluster.shutdown(name))
 
     def reboot(self, name: str) -> TaskView:
@@ -236,6 +236,10 @@ class Snooze:
         return self._run(
             self._cluster.wait(task, on_progress=on_progress, timeout_s=timeout_s, check=check)
         )
+
+    def wait_settled(self, name: str, *, timeout_s: float = WAIT_TIMEOUT_S) -> VmView:
+        """The VM when nothing is under way with it any more."""
+        return self._run(self._cluster.wait_settled(name, timeout_s=timeout_s))
 
     def events(self, *, after: int = 0, limit: int = 0) -> list[EventView]:
         """Events with a higher ``seq`` than ``after``, oldest first; at most ``limit`` if given."""

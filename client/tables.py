@@ -94,8 +94,9 @@ def vm_details(vm: VmView) -> RenderableType:
     return _facts(facts)
 
 
-def hosts(views: Sequence[HostView]) -> RenderableType:
-    """All hosts; reserved of what they have."""
+def hosts(views: Sequence[HostView], managers: Sequence[ManagerView] = ()) -> RenderableType:
+    """All hosts; reserved of what they have. ``managers`` lend their names."""
+    names = {manager.id: manager.hostname for manager in managers}
     rows = [
         (
             _text(host.hostname),
@@ -103,7 +104,7 @@ def hosts(views: Sequence[HostView]) -> RenderableType:
             str(host.vms),
             f"{cores_text(host.reserved.cpu_cores)}/{cores_text(host.capacity.cpu_cores)}",
             pair_text(host.reserved.memory_kib, host.capacity.memory_kib),
-            _text(host.manager_id or "-"),
+            _text(names.get(host.manager_id) or host.manager_id or "-"),
             _text(host.id),
         )
         for host in sorted(views, key=lambda host: (host.hostname, host.id))
@@ -116,17 +117,18 @@ def managers(views: Sequence[ManagerView]) -> RenderableType:
     """All group managers."""
     rows = [
         (
-            _text(manager.id),
+            _text(manager.hostname or manager.id),
             Text("leader", style="bold") if manager.leader else "manager",
             _text(manager.address),
             str(manager.hosts),
             str(manager.vms),
             f"{cores_text(manager.reserved.cpu_cores)}/{cores_text(manager.capacity.cpu_cores)}",
             pair_text(manager.reserved.memory_kib, manager.capacity.memory_kib),
+            _text(manager.id),
         )
-        for manager in sorted(views, key=lambda manager: (not manager.leader, manager.id))
+        for manager in sorted(views, key=lambda m: (not m.leader, m.hostname, m.id))
     ]
-    columns = ("ID", "ROLE", "ADDRESS", ">HOSTS", ">VMS", ">CORES", ">MEMORY")
+    columns = ("MANAGER", "ROLE", "ADDRESS", ">HOSTS", ">VMS", ">CORES", ">MEMORY", "ID")
     return _table(columns, rows, "No group managers.")
 
 
@@ -225,11 +227,11 @@ def outcomes_json(outcomes: Iterable[TaskView | SnoozeError]) -> bytes:
 
 
 def event_line(event: EventView) -> Text:
-    """One event on one line."""
+    """One event on one line; the subject is left to programs, for the message names it."""
     line = Text.assemble((f"{moment(event.at_ms)}  ", "dim"))
     bad = any(word in event.kind for word in ("fail", "lost", "crash", "refused", "dead"))
     line.append(f"{plain(event.kind):<20} ", style="red" if bad else "bold")
-    line.append(f"{plain(event.subject)}  {plain(event.message)}")
+    line.append(plain(event.message))
     if event.cause:
         line.append(f"  ({plain(event.cause)})", style="dim")
     return line

@@ -64,10 +64,17 @@ def list_vms(output: OutputOption = Output.TABLE, url: UrlOption = "") -> None:
 
 def hosts(output: OutputOption = Output.TABLE, url: UrlOption = "") -> None:
     """List the hosts, and how much of them is reserved."""
-    from snooze.client import tables
+    from snooze.client import tables, terminal
     from snooze.common.api import HostView
 
-    _show("/hosts", list[HostView], tables.hosts, output, url)
+    if output is Output.JSON:
+        _show("/hosts", list[HostView], tables.hosts, output, url)
+        return
+
+    async def work(cluster: "AsyncSnooze") -> "RenderableType":
+        return tables.hosts(await cluster.hosts(), await cluster.managers())
+
+    terminal.show(on_cluster(url, work))
 
 
 def managers(output: OutputOption = Output.TABLE, url: UrlOption = "") -> None:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
+import msgspec
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,9 +23,9 @@ from rich.table import Column
 from snooze.client.async_sdk import AsyncSnooze, OnProgress
 from snooze.client.terminal import error_console, plain
 from snooze.client.units import bytes_text, rate_text, span_text
-from snooze.common.api import TASK_ENDED, TaskView, TaskVm
+from snooze.common.api import TASK_ENDED, TaskState, TaskView, TaskVm
 from snooze.common.errors import SnoozeError
-from snooze.common.vm_lifecycle import SETTLED
+from snooze.common.vm_lifecycle import SETTLED, VmCommand
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -63,7 +64,8 @@ async def wait_for(
 
     async def wait(task: TaskView) -> TaskView | SnoozeError:
         try:
-            return await cluster.wait(task, on_progress=on_progress, timeout_s=timeout_s)
+            ended = await cluster.wait(task, on_progress=on_progress, timeout_s=timeout_s)
+            return await _shut_down(cluster, ended, timeout_s)
         except SnoozeError as error:
             return error
 
@@ -78,6 +80,17 @@ async def wait_for(
             others = f" and {len(pending) - 1} more" if len(pending) > 1 else ""
             console.print(f"Not waiting. The order stands: snooze task {pending[0].id}{others}")
         raise
+
+
+async def _shut_down(cluster: AsyncSnooze, task: TaskView, timeout_s: float) -> TaskView:
+    """A shutdown that has been asked for, when the guest has obeyed; any other task as it is."""
+    if task.kind != VmCommand.SHUTDOWN.value or task.state is not TaskState.DONE:
+        return task
+    stopped: list[TaskVm] = []
+    for vm in task.vms:
+        seen = await cluster.wait_settled(vm.name, timeout_s=timeout_s)
+        stopped.append(msgspec.structs.replace(vm, state=seen.state))
+    return msgspec.structs.replace(task, vms=stopped)
 
 
 def _progress(console: Console) -> Progress:

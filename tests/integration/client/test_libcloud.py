@@ -1,5 +1,7 @@
 """libcloud's own checks of a compute driver, against a living cluster."""
 
+# libcloud declares few of its types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 import unittest
 import uuid
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ import pytest
 from libcloud.compute.base import NodeDriver
 from libcloud.compute.types import NodeState
 from libcloud.test.compute import TestCaseMixin as LibcloudChecks
+
 from snooze.client.libcloud_driver import SnoozeNodeDriver
 
 DOMAIN = (

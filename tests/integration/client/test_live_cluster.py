@@ -1,5 +1,6 @@
 """The SDK and the command against a living cluster on libvirt's test driver."""
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -8,13 +9,14 @@ from typing import Protocol
 from xml.etree import ElementTree
 
 import pytest
+from typer.testing import CliRunner, Result
+
 from snooze.client.async_sdk import AsyncSnooze
 from snooze.client.command import app
 from snooze.client.sdk import Snooze
 from snooze.common.api import TaskState, VmRequest, VmView
 from snooze.common.errors import Conflict, InvalidRequest, NotFound
 from snooze.common.vm_lifecycle import VmState
-from typer.testing import CliRunner, Result
 
 DOMAIN = (
     "<domain type='kvm'><name>{name}</name><memory unit='KiB'>131072</memory><vcpu>1</vcpu>"
@@ -73,18 +75,18 @@ async def test_a_life_by_the_sdk(cluster: AsyncSnooze, names: list[str]) -> None
     ):
         await cluster.wait(await order(name), check=True)
         assert (await cluster.vm(name)).state is state
+    host = next(host for host in await cluster.hosts() if host.id != vm.host_id)
     await cluster.wait(await cluster.suspend(name), check=True)
     with pytest.raises(Conflict, match="paused"):
-        await cluster.wait(await cluster.migrate(name, vm.host_id), check=True)
+        await cluster.wait(await cluster.migrate(name, host.id), check=True)
     await cluster.wait(await cluster.resume(name), check=True)
 
-    host = next(host for host in await cluster.hosts() if host.id != vm.host_id)
     moved = await cluster.wait(await cluster.migrate(name, host.hostname), check=True)
     assert moved.progress is not None
     assert (await cluster.vm(name)).host_id == host.id
 
     await cluster.wait(await cluster.shutdown(name), check=True)
-    assert (await cluster.vm(name)).state is VmState.STOPPED
+    assert (await cluster.wait_settled(name)).state is VmState.STOPPED
     await cluster.wait(await cluster.destroy(name), check=True)
     left = {vm.name for vm in await cluster.vms() if vm.state is not VmState.DESTROYED}
     assert left & set(names) == set(names[1:])
@@ -107,12 +109,12 @@ async def test_refusals(cluster: AsyncSnooze, names: list[str]) -> None:
 
 
 async def test_events_are_followed(cluster: AsyncSnooze, names: list[str]) -> None:
-    events = cluster.follow()
-    first = anext(events)
+    known = await cluster.all_events()
+    events = cluster.follow(after=known[-1].seq)
     task = await cluster.submit([VmRequest(libvirt_xml=DOMAIN.format(name=names[0]))])
-    event = await first
-    while names[0] not in f"{event.subject} {event.message}":
-        event = await anext(events)
+    async with asyncio.timeout(30):
+        while names[0] not in (await anext(events)).message:
+            pass
     await events.aclose()
     await cluster.wait(task, check=True)
 

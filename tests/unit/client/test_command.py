@@ -88,10 +88,10 @@ def test_lists(run: Run, fake: FakeCluster) -> None:
         "2",
         "4/16",
         "4.0/64.0 GiB",
-        "gm-1",
+        "manager-1",
         "lc-1",
     ]
-    assert words(run("managers").stdout)[1][:3] == ["gm-1", "leader", "127.0.0.1:5001"]
+    assert words(run("managers").stdout)[1][:3] == ["manager-1", "leader", "127.0.0.1:5001"]
     assert words(run("images").stdout)[1] == ["tiny.qcow2", "qcow2", "2.0 GiB", "300.0 MiB", "3"]
 
 
@@ -258,7 +258,7 @@ def test_events(run: Run, fake: FakeCluster) -> None:
         fake.emit("vm.running", f"web-{number}", "runs on host-1", cause="task-1")
     lines = run("events", "-n", "2").stdout.splitlines()
     assert len(lines) == 2
-    assert lines[1].endswith("vm.running           web-4  runs on host-1  (task-1)")
+    assert lines[1].endswith("vm.running           runs on host-1  (task-1)")
     numbers = [json.loads(line)["seq"] for line in run("events", "-o", "json").stdout.splitlines()]
     assert numbers == [1, 2, 3, 4, 5]
 
