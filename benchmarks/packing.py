@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks packing", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the data folder, or its packing")
     parser.add_argument("--output", help="write the results here as JSON")
-    parser.add_argument("--time-limit-s", type=float, default=9.0, help="per instance, default 9")
+    parser.add_argument("--time-limit-s", type=float, default=8.0, help="per instance, default 8")
     parser.add_argument("--every", type=int, default=1, help="only every Nth instance")
     parser.add_argument("--offset", type=int, default=0, help="of the first instance taken")
     parser.add_argument("--family", action="append", help="only this family; may be repeated")

@@ -15,7 +15,7 @@ from snooze.scheduling.snapshot import BoolArray
 _EPSILON: Final = 1e-6
 """Taken off before rounding up, so that a sum of floats never claims one bin too many."""
 
-_CLIQUE_MOST: Final = 4_000
+_CLIQUE_MOST: Final = 1_500
 """Items among which conflicts are looked at; the matrix grows with their square."""
 
 

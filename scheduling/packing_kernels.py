@@ -25,6 +25,9 @@ from snooze.scheduling.snapshot import NONE, BoolArray, IntArray
 EJECT_MOST: Final = 3
 """Items that one step may throw out of a bin."""
 
+FIXED: Final = 1 << 50
+"""Penalty of an item that stays where it is, whatever happens."""
+
 RNG: Final = 0
 TRASHED: Final = 1
 
@@ -46,7 +49,7 @@ class Bins(NamedTuple):
         head: ``int64[k]``, first item of each bin; ``after``, ``before``: ``int64[n]``, its list.
         load: ``float64[k, R]``.
         trash: ``int64[n]``, the first ``state[TRASHED]`` count; the last is taken next.
-        penalty: ``int64[n]``, how often an item found no room, plus one.
+        penalty: ``int64[n]``, how often an item found no room, plus one; or ``FIXED``.
         state: ``int64[2]``, the random number generator and the size of the trash.
     """
 
@@ -140,7 +143,7 @@ def has_room(items: FloatArray, load: FloatArray, limit: FloatArray, v: int, b: 
 
 
 @compiled
-def _room_for(
+def room_for(
     items: FloatArray, load: FloatArray, limit: FloatArray, out: int, into: int, b: int
 ) -> bool:
     """Whether ``into`` fits into bin ``b`` once ``out`` has left it."""
@@ -162,18 +165,13 @@ def _leaves(items: FloatArray, load: FloatArray, limit: FloatArray, v: int, b: i
 @compiled
 def shake(bins: Bins, attempts: int) -> None:
     """Try ``attempts`` random moves and exchanges between bins; do those that fit."""
-    items, load, limit, assign, state = (
-        bins.items,
-        bins.load,
-        bins.limit,
-        bins.assign,
-        bins.state,
-    )
+    items, load, limit = bins.items, bins.load, bins.limit
+    assign, penalty, state = bins.assign, bins.penalty, bins.state
     n, k = items.shape[0], limit.shape[0]
     for _ in range(attempts):
         v = draw(state, n)
         b = int(assign[v])
-        if b < 0:
+        if b < 0 or penalty[v] >= FIXED:
             continue
         if draw(state, 4) == 0:
             target = draw(state, k)
@@ -191,8 +189,9 @@ def shake(bins: Bins, attempts: int) -> None:
             if (
                 target >= 0
                 and target != b
-                and _room_for(items, load, limit, v, x, b)
-                and _room_for(items, load, limit, x, v, target)
+                and penalty[x] < FIXED
+                and room_for(items, load, limit, v, x, b)
+                and room_for(items, load, limit, x, v, target)
                 and may_go(bins, x, b, v)
                 and may_go(bins, v, target, x)
             ):
@@ -244,7 +243,7 @@ def _cheapest_ejection(
     """
     items, size, penalty = bins.items, bins.size, bins.penalty
     k, axes = bins.limit.shape
-    best, best_size, best_bin = 1 << 60, np.inf, -1
+    best, best_size, best_bin = FIXED - 1, np.inf, -1
     offset = draw(bins.state, k)
     for turn in range(min(window, k)):
         b = (offset + turn) % k
