@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from snooze.client.settings import find_addresses
-from snooze.client.transport import Params, Transport, is_passing
+from snooze.client.transport import NOT_JSON, Params, Transport, is_passing
 from snooze.common.api import (
     API_PREFIX,
     MAX_WAIT_S,
@@ -421,7 +421,7 @@ def decode(content: bytes, kind: type[T]) -> T:
     """The typed answer; RemoteError if it is not one."""
     try:
         return msgspec.json.decode(content, type=kind)
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         raise RemoteError(f"the answer is not what Snooze answers: {error}") from error
 
 

@@ -150,7 +150,7 @@ def from_file(path: str) -> ClusterRequest:
             content = msgspec.convert(tomllib.loads(text), ClusterFile)
         else:
             content = msgspec.json.decode(text, type=ClusterFile)
-    except (tomllib.TOMLDecodeError, msgspec.MsgspecError) as error:
+    except (tomllib.TOMLDecodeError, msgspec.MsgspecError, RecursionError) as error:
         kind = "TOML" if path.endswith(".toml") else "JSON"
         raise InvalidRequest(f"{path} is not a virtual cluster in {kind}: {error}") from error
     folder = Path(path).parent

@@ -35,6 +35,7 @@ from libcloud.compute.providers import set_driver
 from libcloud.compute.types import NodeState
 
 from snooze.client.async_sdk import failure
+from snooze.client.transport import NOT_JSON
 from snooze.common.api import (
     API_PREFIX,
     TASK_ENDED,
@@ -104,7 +105,7 @@ class SnoozeResponse(JsonResponse):
         body = str(self.body or "")
         try:
             report = msgspec.json.decode(body, type=ErrorBody).error
-        except msgspec.MsgspecError:
+        except NOT_JSON:
             return f"{self.status}: {body[:200]}"
         told = "".join(f"; {problem.where}: {problem.message}" for problem in report.problems)
         return f"{report.message}{told}"
@@ -135,7 +136,7 @@ class SnoozeConnection(ConnectionKey):
         answer = _untyped(self.request)(API_PREFIX + path, method=method, data=body)
         try:
             return msgspec.json.decode(str(getattr(answer, "body", "")), type=kind)
-        except msgspec.MsgspecError as error:
+        except NOT_JSON as error:
             raise LibcloudError(f"not an answer of Snooze: {error}") from error
 
 

@@ -12,6 +12,8 @@ from typing import Final
 import msgspec
 from rich.console import Console, RenderableType
 
+from snooze.common.errors import RemoteError
+
 PIPE_WIDTH: Final = 4000
 
 
@@ -43,8 +45,16 @@ def show(*renderables: RenderableType) -> None:
 
 
 def show_json(content: bytes) -> None:
-    """JSON as it was answered, indented."""
-    write(msgspec.json.format(content, indent=2).decode())
+    """JSON as it was answered, indented.
+
+    Raises:
+        RemoteError: if it is not JSON.
+    """
+    try:
+        text = msgspec.json.format(content, indent=2).decode()
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RemoteError(f"the answer is not what Snooze answers: {error}") from error
+    write(text)
 
 
 def plain(text: str) -> str:

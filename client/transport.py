@@ -56,6 +56,9 @@ MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 IDLE_STREAM_S: Final = 60.0
 """A stream of events that is silent for so long is opened again: its peer may have died."""
 
+NOT_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding a hostile answer can raise."""
+
 _READ_BYTES: Final = 64 * 1024
 _KEY: Final = re.compile(r"[\x21-\x7e]{0,200}")
 _FOR_NOW: Final = (TooBusy, NotLeader, StaleEpoch)
@@ -323,7 +326,7 @@ def _refusal(address: str, response: aiohttp.ClientResponse, content: bytes) -> 
     """The error that an answer without success stands for."""
     try:
         error = msgspec.json.decode(content, type=ErrorBody).error.as_error()
-    except msgspec.MsgspecError:
+    except NOT_JSON:
         if response.status == 503:
             error = TooBusy(f"{address} cannot serve at the moment (503)")
         else:

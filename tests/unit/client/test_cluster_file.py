@@ -63,6 +63,7 @@ def test_the_apis_own_json_is_a_cluster_file(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ('{"vms": [', "not a virtual cluster in JSON"),
+        ('{"x": ' + "[" * 100_000, "not a virtual cluster in JSON"),
         ('{"vms": []}', "names no VM"),
         ('{"vms": [{"cpus": 2}]}', "cpus"),
         ('{"vms": [{"vcpus": "two"}]}', "vcpus"),

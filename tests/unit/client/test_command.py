@@ -245,6 +245,14 @@ def test_the_cluster_may_recover_meanwhile(run: Run, fake: FakeCluster) -> None:
     assert list(fake.vms) == ["web"]
 
 
+@pytest.mark.parametrize("arguments", [("list",), ("list", "-o", "json"), ("hierarchy",)])
+def test_nonsense_is_said(run: Run, fake: FakeCluster, arguments: tuple[str, ...]) -> None:
+    fake.fail_next(Failure.NONSENSE)
+    done = run(*arguments)
+    assert done.exit_code == 9
+    assert "not what Snooze answers" in done.stderr
+
+
 def test_url_before_or_after_the_command(run: Run, fake: FakeCluster) -> None:
     nowhere = "http://127.0.0.1:1"
     assert run("--url", nowhere, "list").exit_code == 9

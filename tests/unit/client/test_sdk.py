@@ -1,13 +1,16 @@
 """The SDK against a server that fails to order."""
 
 import asyncio
+import contextlib
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from snooze.client import async_sdk, transport
 from snooze.client.async_sdk import AsyncSnooze, failure
 from snooze.client.fake_cluster import Failure, FakeCluster
-from snooze.common.api import EventView, TaskState, TaskView, TaskVm, VmRequest
+from snooze.common.api import EventView, TaskState, TaskView, TaskVm, VmRequest, VmView
 from snooze.common.errors import (
     Conflict,
     ErrorReport,
@@ -318,3 +321,12 @@ async def test_a_stream_that_is_refused(fake: FakeCluster) -> None:
         events = cluster.follow(after=0, patience_s=0.2)
         with pytest.raises(RemoteError):
             await anext(events)
+
+
+@given(st.binary(max_size=64))
+@example(b'[{"name": "\xff"}]')
+@example(b'{"error": ' + b"[" * 100_000)
+def test_an_answer_is_decoded_or_refused(content: bytes) -> None:
+    for kind in (list[VmView], TaskView, EventView):
+        with contextlib.suppress(RemoteError):
+            async_sdk.decode(content, kind)
