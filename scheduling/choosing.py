@@ -124,8 +124,7 @@ class Chooser:
             need: FloatArray = demand[bundle.vms[0]]
         else:
             need = demand[list(bundle.vms)].sum(axis=0)
-        size = len(bundle.vms)
-        return [Scene(self.ledger, vm, need, size, candidates) for vm in bundle.vms]
+        return [Scene(self.ledger, vm, need, bundle.vms, candidates) for vm in bundle.vms]
 
     def _kept(self, each: Filter, scene: Scene) -> BoolArray | None:
         try:

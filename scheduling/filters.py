@@ -78,6 +78,8 @@ def _affinity(scene: Scene, _: Properties) -> BoolArray | None:
         taken = taken[taken != NONE]
         if rule.kind is Affinity.APART:
             kept[taken] = False
+            if scene.size > 1 and np.isin(scene.peers, members).sum() > 1:
+                kept[:] = False
         elif rule.kind is Affinity.TOGETHER and taken.size:
             same = np.zeros_like(kept)
             same[taken[0]] = bool((taken == taken[0]).all())

@@ -9,7 +9,7 @@ sleeping hosts) it hands out a snapshot, at the price of one copy.
 Invariants: the room of a host is its ceiling minus the sum of what is reserved there, summed anew
 whenever something leaves, so rounding errors do not pile up; no reservation exceeds the room.
 
-First fit walks an index: hosts in blocks of ``BLOCK``, per block and axis the most room of any host.
+First fit walks an index: hosts in blocks of ``BLOCK``, per block and axis the most room of any.
 A block whose most is too little is not looked into.
 """
 

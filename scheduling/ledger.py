@@ -114,21 +114,31 @@ class Scene:
         vm: index of the VM; it has no host at this moment, even if it comes from one.
         need: ``float64[R]``, room asked for: the VM's demand, or that of all the VMs which must be
             placed together with it.
-        size: number of VMs in ``need``.
+        peers: the VMs whose demand ``need`` is, ``vm`` among them; usually it alone.
         candidates: ``bool[H]``, hosts that no earlier filter refused.
     """
 
-    __slots__ = ("_ledger", "candidates", "need", "size", "snapshot", "vm")
+    __slots__ = ("_ledger", "candidates", "need", "peers", "snapshot", "vm")
 
     def __init__(
-        self, ledger: Ledger, vm: int, need: FloatArray, size: int, candidates: BoolArray
+        self,
+        ledger: Ledger,
+        vm: int,
+        need: FloatArray,
+        peers: tuple[int, ...],
+        candidates: BoolArray,
     ) -> None:
         self._ledger = ledger
         self.snapshot = ledger.snapshot
         self.vm = vm
         self.need = need
-        self.size = size
+        self.peers = peers
         self.candidates = candidates
+
+    @property
+    def size(self) -> int:
+        """Number of VMs in ``need``."""
+        return len(self.peers)
 
     @property
     def free(self) -> FloatArray:

@@ -10,7 +10,7 @@ def test_least_loaded_takes_the_first_of_equals() -> None:
     assert assign([np.nan, 5]).manager == 1
     assert assign([]).manager == -1
     assert assign([np.nan]).manager == -1
-    assert assign("junk").manager == -1  # type: ignore[arg-type]
+    assert assign("junk").manager == -1
 
 
 def test_round_robin_turns() -> None:
@@ -84,5 +84,5 @@ def test_hosts_that_cannot_move_stay() -> None:
 def test_bad_input_moves_nothing() -> None:
     assert rebalance([], 3) == []
     assert rebalance([0, 0, 0], 0) == []
-    assert rebalance("junk", 2) == []  # type: ignore[arg-type]
+    assert rebalance("junk", 2) == []
     assert rebalance([0, 0, np.nan, 0], 2, weight=[1, 2]) != []
