@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from snooze.common.resources import FloatArray
 from snooze.scheduling.packing_jit import compiled
 from snooze.scheduling.packing_kernels import FIXED, Bins, has_room, may_go, put, room_for, take
 from snooze.scheduling.snapshot import BoolArray, IntArray
@@ -103,6 +104,33 @@ def repack(bins: Bins, items: IntArray, receivers: IntArray) -> int:
             if has_room(bins.items, bins.load, bins.limit, v, b) and may_go(bins, v, b, -1):
                 target = b
                 break
+        if target >= 0:
+            put(bins, v, target)
+        else:
+            left += 1
+    return left
+
+
+@compiled
+def spread(bins: Bins, items: IntArray, scale: FloatArray) -> int:
+    """Put ``items``, in this order, each where it leaves the most room in its scarcest resource.
+
+    ``scale[R]`` makes resources comparable; those with an infinite scale are not compared. Returns
+    how many found no bin; they stay without one.
+    """
+    left = 0
+    for v in items:
+        target, most = -1, -1.0
+        for b in range(bins.limit.shape[0]):
+            if not has_room(bins.items, bins.load, bins.limit, v, b) or not may_go(bins, v, b, -1):
+                continue
+            room = np.inf
+            for r in range(scale.shape[0]):
+                if scale[r] < np.inf:
+                    gap = bins.limit[b, r] - bins.load[b, r] - bins.items[v, r]
+                    room = min(room, gap / scale[r])
+            if room > most:
+                target, most = b, room
         if target >= 0:
             put(bins, v, target)
         else:
