@@ -258,7 +258,7 @@ class Bench:
         need = self.snapshot.demand[vms].sum(axis=0)
         kept = within & ~self.gave & self.snapshot.host_ok
         for vm in vms:
-            scene = Scene(self.ledger, vm, need, len(vms), kept)
+            scene = Scene(self.ledger, vm, need, bundle.vms, kept)
             for each in HARD:
                 passed = each.keep(scene, {})
                 if passed is not None:
