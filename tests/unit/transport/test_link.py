@@ -499,7 +499,7 @@ async def test_a_peer_that_does_not_read(serve: Serve, peer: Peer) -> None:
         assert back.stats.dropped == 1
         assert back.is_open
         assert back.notify(Count(2))
-        # Far more than the bound, and no more: a bound that fails must not eat the machine's memory.
+        # Far beyond the bound, but counted: a failing bound must not eat the machine's memory.
         assert not all(back.notify(sample) for _ in range(200))
     assert (await back.closed).cause is CloseCause.OVERFLOW
     writer.close()
