@@ -5,6 +5,7 @@ demand is forecast, hosts are judged by the default detector, and the default re
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -18,17 +19,28 @@ from snooze.scheduling.relocation import Hold, Situation
 from snooze.scheduling.relocation_predictive import Predictive
 from snooze.scheduling.snapshot import HostState, Labels, Snapshot
 
-WINDOW = 12
-KIB_PER_MB = 1000
+Arrivals = tuple[Ints, Ints]
+"""VMs and the hosts they are on their way to."""
+
+NOBODY: Final[Arrivals] = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+WINDOW: Final = 12
+KIB_PER_MB: Final = 1000
 
 
 @dataclass(slots=True)
 class Ours:
-    """The default policy, for one run."""
+    """The default policy, for one run.
+
+    Attributes:
+        asleep_w, wake_s: what the policy is told of sleep; the reference's world has none.
+        checked: prove every plan with the independent checker, and fail loudly.
+    """
 
     fleet: Fleet
     policy: Predictive = relocation_predictive.DEFAULT
     detector: Detector = detection.DEFAULT
+    asleep_w: float = 0.0
+    wake_s: float = 0.0
     checked: bool = False
     ring: SampleRing = field(init=False)
     watch: Watch = field(init=False)
@@ -43,7 +55,7 @@ class Ours:
         hosts, vms = fleet.total_mips.size, fleet.vm_mips.size
         self.ring = SampleRing(vms, WINDOW, 1)
         self.watch = Watch.fresh(hosts)
-        self.power = PowerModel.of(fleet.power_w)
+        self.power = PowerModel.of(fleet.power_w, asleep_w=self.asleep_w, wake_s=self.wake_s)
         self.host_ids = tuple(f"host{i}" for i in range(hosts))
         self.vm_ids = tuple(f"vm{i}" for i in range(vms))
         speeds = np.unique(fleet.core_mips)[1:]
@@ -53,14 +65,13 @@ class Ours:
             fleet.vm_mips[:, None] > np.unique(fleet.core_mips)[:-1],
         )
 
-    def plan(self, world: World) -> tuple[Ints, Ints]:
-        """VMs to move now, and their targets."""
+    def plan(self, world: World, arriving: Arrivals = NOBODY) -> tuple[Ints, Ints]:
+        """VMs to move now, and their targets; ``arriving`` are on their way already."""
         fleet = self.fleet
-        everyone = np.arange(fleet.vm_mips.size)
-        self.ring.push(everyone, world.demand[:, None])
+        self.ring.push(np.arange(fleet.vm_mips.size), world.demand[:, None])
         window = self.ring.window()
-        snapshot = self.snapshot(world)
-        hosts = hosts_window(window, world.host_of, fleet.total_mips.size)
+        snapshot = self.snapshot(world, arriving)
+        hosts = hosts_window(window, snapshot.placement, fleet.total_mips.size)
         share = Window(hosts.samples / fleet.total_mips[:, None, None], hosts.valid)
         seen = self.detector.detect(share, self.watch, PERIOD_S)
         self.watch = seen.watch
@@ -86,19 +97,30 @@ class Ours:
         vms = np.array([move.vm for move in moves], dtype=np.int64)
         return vms, np.array([move.target for move in moves], dtype=np.int64)
 
-    def snapshot(self, world: World) -> Snapshot:
+    def snapshot(self, world: World, arriving: Arrivals = NOBODY) -> Snapshot:
         """The world as the product sees it."""
         fleet = self.fleet
-        carries = np.bincount(world.seat_host, minlength=fleet.total_mips.size) > 0
+        hosts = fleet.total_mips.size
+        placement = world.host_of.copy()
+        movable = np.ones(placement.size, dtype=np.bool_)
+        leaving = np.zeros((hosts, 1))
+        vms, targets = arriving
+        np.add.at(leaving[:, 0], placement[vms], world.demand[vms])
+        placement[vms] = targets
+        movable[vms] = False
+        carries = np.bincount(world.seat_host, minlength=hosts) > 0
+        carries[targets] = True
         return Snapshot.of(
             self.host_ids,
             fleet.total_mips[:, None],
+            used=leaving,
             host_state=np.where(carries, HostState.ACTIVE, HostState.ASLEEP),
             vm_ids=self.vm_ids,
             demand=world.demand[:, None],
-            placement=world.host_of,
+            placement=placement,
             headroom=self.detector.thresholds.middle,
             memory_kib=fleet.ram_mb * KIB_PER_MB,
+            movable=movable,
             tags=self.tags,
             axes=("mips",),
         )

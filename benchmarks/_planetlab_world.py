@@ -1,4 +1,4 @@
-"""The standard dynamic-consolidation world: 800 hosts, a day of PlanetLab VMs, CloudSim's accounting.
+"""The standard world of dynamic consolidation: 800 hosts, a day of VMs, CloudSim's accounting.
 
 Rules (issue "A scheduler that beats the published ones", benchmark 2; the behaviour of CloudSim
 3.0.3's power package, checked against our own runs of it):
@@ -73,7 +73,7 @@ class Fleet:
     @classmethod
     def of(cls, utilisation_percent: NDArray[np.integer], hosts: int = HOSTS) -> "Fleet":
         """The benchmark's fleet for a day's ``utilisation_percent[V, 288]``."""
-        vms = utilisation_percent.shape[0]
+        vms = int(utilisation_percent.shape[0])
         kind = np.arange(hosts) % len(HOST_MIPS)
         core_mips = np.array(HOST_MIPS, dtype=np.float64)[kind]
         vm_kind = np.arange(vms) // max(1, -(-vms // len(VM_MIPS)))
@@ -100,13 +100,14 @@ class Fleet:
         demand: Floats = self.utilisation_at(now_s) * self.vm_mips
         return demand
 
-    def watts(self, utilisation: Floats) -> Floats:
-        """``float64[H]``: power at the utilisations given, linear between the eleven points."""
+    def watts(self, utilisation: Floats, hosts: Ints | slice = slice(None)) -> Floats:
+        """Power of ``hosts`` at the utilisations given, linear between the eleven points."""
         tenth = np.clip(utilisation, 0.0, 1.0) * 10.0
         below = np.minimum(tenth.astype(np.int64), 9)
+        curve = self.power_w[hosts]
         rows = np.arange(below.size)
-        low = self.power_w[rows, below]
-        watts: Floats = low + (self.power_w[rows, below + 1] - low) * (tenth - below)
+        low = curve[rows, below]
+        watts: Floats = low + (curve[rows, below + 1] - low) * (tenth - below)
         return watts
 
 
@@ -206,12 +207,11 @@ class World:
         if self._seen:
             self._account_service(span_s)
         self._serve(now_s)
-        total = self.fleet.total_mips
-        start_w = self.fleet.watts(before / total)
-        end_w = self.fleet.watts(self.host_mips / total)
-        self.meters.energy_j += float(
-            np.where(before > 0, (start_w + (end_w - start_w) / 2) * span_s, 0.0).sum()
-        )
+        on = np.flatnonzero(before > 0)
+        total = self.fleet.total_mips[on]
+        start_w = self.fleet.watts(before[on] / total, on)
+        end_w = self.fleet.watts(self.host_mips[on] / total, on)
+        self.meters.energy_j += float((start_w + (end_w - start_w) / 2).sum()) * span_s
         self.now_s = self._accounted_s = now_s
         self._seen = True
         self._let_go()
@@ -308,3 +308,55 @@ class World:
         self.seat_vm = self.seat_vm[keep]
         self.seat_host = self.seat_host[keep]
         self.seat_arriving = self.seat_arriving[keep]
+
+
+@dataclass(slots=True)
+class SleepyWorld(World):
+    """The same world where sleep and waking up cost something, which the reference leaves out.
+
+    A host without VMs sleeps and draws ``asleep_w``; one that carries only idle VMs draws its idle
+    power. A migration to a sleeping host first wakes it: the host draws full power for one period,
+    and the migration starts at the next decision.
+    """
+
+    asleep_w: float = 5.0
+    asleep_j: float = 0.0
+    waking_j: float = 0.0
+    wakes: int = 0
+    promised_vms: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    promised_targets: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def carrying(self) -> Bools:
+        """``bool[H]``: hosts with a VM on them, or on its way to them."""
+        carries: Bools = np.bincount(self.seat_host, minlength=self.fleet.total_mips.size) > 0
+        return carries
+
+    def advance(self, now_s: float) -> None:
+        """As in ``World``; charges sleeping and idle hosts as well."""
+        span_s = now_s - self._accounted_s
+        carries, seen = self.carrying(), self._seen
+        idle = carries & (self.host_mips == 0)
+        World.advance(self, now_s)
+        if seen:
+            self.asleep_j += span_s * self.asleep_w * int((~carries).sum())
+            self.meters.energy_j += span_s * float(self.fleet.power_w[idle, 0].sum())
+
+    def kept_promises(self) -> tuple[Ints, Ints]:
+        """Migrations to hosts that have woken by now, to be started with this decision's."""
+        still = self.host_of[self.promised_vms] >= 0
+        due = self.promised_vms[still], self.promised_targets[still]
+        self.promised_vms = self.promised_targets = np.zeros(0, dtype=np.int64)
+        return due
+
+    def promise(self, vms: Ints, targets: Ints) -> None:
+        """Wake ``targets`` for migrations that start at the next decision."""
+        hosts = np.unique(targets)
+        self.promised_vms, self.promised_targets = vms, targets
+        self.wakes += int(hosts.size)
+        asleep_w = self.asleep_w * hosts.size
+        self.waking_j += PERIOD_S * (float(self.fleet.power_w[hosts, -1].sum()) - asleep_w)
+
+    @property
+    def energy_kwh(self) -> float:
+        """All of it: work, idling, sleep and waking up."""
+        return (self.meters.energy_j + self.asleep_j + self.waking_j) / 3.6e6
