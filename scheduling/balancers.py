@@ -39,11 +39,22 @@ def cpu_percent(snapshot: Snapshot, load: FloatArray | None = None) -> FloatArra
     return np.where(usable, 100.0 * load[:, Axis.CPU], 0.0) / np.where(usable, capacity, 1.0)
 
 
-def _free_memory_mib(snapshot: Snapshot) -> FloatArray:
+def free_memory_mib(snapshot: Snapshot, load: FloatArray | None = None) -> FloatArray:
+    """``float64[H]``: memory not in use, measured unless given; endless without that axis."""
+    load = snapshot.load if load is None else load
     if len(snapshot.axes) <= Axis.MEMORY:
         return np.full(snapshot.hosts, np.inf)
-    left: FloatArray = snapshot.capacity[:, Axis.MEMORY] - snapshot.load[:, Axis.MEMORY]
+    left: FloatArray = snapshot.capacity[:, Axis.MEMORY] - load[:, Axis.MEMORY]
     return left / KIB_PER_MIB
+
+
+def pressure(snapshot: Snapshot, properties: Properties, load: FloatArray) -> FloatArray:
+    """``float64[H]``: how near each host is to overload, by CPU or memory; above 1 it is over."""
+    cpu = cpu_percent(snapshot, load) / number(properties, "HighUtilization")
+    least_mib = number(properties, "MaxFreeMemoryForOverUtilized")
+    if not least_mib:
+        return cpu
+    return np.maximum(cpu, least_mib / np.maximum(free_memory_mib(snapshot, load), 1e-9))
 
 
 def _overloaded(snapshot: Snapshot, properties: Properties) -> BoolArray:
@@ -52,15 +63,15 @@ def _overloaded(snapshot: Snapshot, properties: Properties) -> BoolArray:
     cpu = cpu_percent(snapshot) > number(properties, "HighUtilization")
     hot: BoolArray = cpu & (snapshot.overload_s >= patience_s)
     least = number(properties, "MaxFreeMemoryForOverUtilized")
-    short: BoolArray = _free_memory_mib(snapshot) < least
+    short: BoolArray = free_memory_mib(snapshot) < least
     return accepting(snapshot) & (hot | short)
 
 
 def _takers(snapshot: Snapshot, properties: Properties) -> BoolArray:
     """Hosts that may receive: calm, and with memory to spare."""
     calm = cpu_percent(snapshot) < number(properties, "HighUtilization")
-    roomy = _free_memory_mib(snapshot) > number(properties, "MinFreeMemoryForUnderUtilized")
-    least = _free_memory_mib(snapshot) >= number(properties, "MaxFreeMemoryForOverUtilized")
+    roomy = free_memory_mib(snapshot) > number(properties, "MinFreeMemoryForUnderUtilized")
+    least = free_memory_mib(snapshot) >= number(properties, "MaxFreeMemoryForOverUtilized")
     takers: BoolArray = accepting(snapshot) & calm & roomy & least
     return takers
 

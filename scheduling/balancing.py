@@ -8,13 +8,14 @@ therefore feasible at once, in one batch.
 A power-saving policy also says which hosts may sleep, and which should wake for the reserve.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from snooze.common.resources import FloatArray
-from snooze.scheduling.balancers import cpu_percent
+from snooze.scheduling.balancers import cpu_percent, pressure
 from snooze.scheduling.choosing import Chooser
 from snooze.scheduling.filters import Bundle, tie_groups
 from snooze.scheduling.ledger import Ledger
@@ -115,7 +116,7 @@ class _Balance:
         moved: list[Move] = []
         refused: list[Reason] = []
         for bundle in self._bundles(advice):
-            if not advice.all_or_nothing and self._relieved(advice.source):
+            if not advice.all_or_nothing and self._relieved(advice.source, moved):
                 break
             if len(moved) + len(bundle.vms) > self.left:
                 message = "the plan has as many moves as it may"
@@ -134,7 +135,7 @@ class _Balance:
                 self.ledger.lift(move.vm)
                 self.ledger.place(move.vm, move.source)
             moved = []
-        if not moved or not self._relieved(advice.source):
+        if not moved or not self._relieved(advice.source, moved):
             self.reasons += refused
         self._record(moved)
 
@@ -183,28 +184,23 @@ class _Balance:
             self.ledger.place(vm, advice.source)
         return NONE
 
-    def high(self) -> float:
-        """Percent of CPU load above which a host is overloaded."""
-        properties = self.policy.properties
-        return number(properties, "HighUtilization") if "HighUtilization" in properties else 100.0
-
-    def _counts_vms(self) -> bool:
-        return "HighVmCount" in self.policy.properties
+    def pressure(self) -> FloatArray:
+        """``float64[H]``: how near each host is to overload with the moves so far, 1 being it."""
+        snapshot, properties = self.ledger.snapshot, self.policy.properties
+        if "HighUtilization" not in properties:
+            return cpu_percent(snapshot, self.ledger.load) / 100.0
+        return pressure(snapshot, properties, self.ledger.load)
 
     def _badness(self, host: int) -> float:
-        """What the policy wants less of on a busy host: VMs, or CPU load."""
-        if self._counts_vms():
+        """What the policy wants less of on a busy host: VMs, or load."""
+        if "HighVmCount" in self.policy.properties:
             return float(self.ledger.counts[host])
-        return float(self.percent()[host])
+        return float(self.pressure()[host])
 
-    def percent(self) -> FloatArray:
-        """``float64[H]``: CPU load with the moves so far."""
-        return cpu_percent(self.ledger.snapshot, self.ledger.load)
-
-    def _relieved(self, host: int) -> bool:
+    def _relieved(self, host: int, moved: Sequence[Move]) -> bool:
         """True once the source is no longer what the balancer complained about."""
         properties = self.policy.properties
-        if self._counts_vms():
+        if "HighVmCount" in properties:
             counts = self.ledger.counts
             active = accepting(self.ledger.snapshot)
             least = int(counts[active].min()) if active.any() else 0
@@ -212,8 +208,9 @@ class _Balance:
             few = counts[host] <= number(properties, "HighVmCount")
             return bool(few or counts[host] - least < gap)
         if "HighUtilization" not in properties:
-            return bool(self.moves and self.moves[-1].source == host)
-        return bool(self.percent()[host] <= self.high())
+            # A balancer of somebody's own: one VM for each piece of advice.
+            return bool(moved)
+        return bool(self.pressure()[host] <= 1.0)
 
 
 def _power(
@@ -226,13 +223,13 @@ def _power(
     """
     if not policy.properties.get("EnableAutomaticHostPowerManagement", False):
         return (), ()
-    reserve = int(number(policy.properties, "HostsInReserve"))
+    reserve = int(policy.properties.get("HostsInReserve", 0))
     untouched = ~reserved(snapshot).any(axis=1) & (snapshot.vm_count == 0)
     vacated = balance.gave & (balance.ledger.counts == 0) & ~snapshot.used.any(axis=1)
     empty = accepting(snapshot) & (balance.ledger.counts == 0) & (untouched | vacated)
     waking = int((snapshot.host_ok & (snapshot.host_state == HostState.WAKING)).sum())
     stuck = any(reason.code is ReasonCode.NO_BENEFIT for reason in balance.reasons)
-    hot = bool((balance.percent()[accepting(snapshot)] > balance.high()).any())
+    hot = bool((balance.pressure()[accepting(snapshot)] > 1.0).any())
     spare = np.flatnonzero(empty)
     short = reserve - len(spare) - waking
     if hot and stuck and not len(spare) and not waking:
