@@ -1,0 +1,83 @@
+"""Many local controllers in one process: the hosts of the submission benchmark.
+
+``python -m benchmarks._submission_hosts COUNT HYPERVISOR BOOTSTRAP DIRECTORY``; prints ``up`` when
+all have started, stops on SIGTERM.
+"""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from snooze.common.config import parse
+from snooze.common.identity import node_identity
+from snooze.common.logging_setup import configure_logging
+from snooze.common.settings import LogSettings
+from snooze.common.settings_localcontroller import LocalControllerSettings
+from snooze.localcontroller.hypervisor.libvirt_options import host_file
+from snooze.localcontroller.hypervisor.simulated_world import SimulatedWorld
+from snooze.localcontroller.service import LocalController
+
+CPUS = 128
+MEMORY_KIB = 512 * 1024 * 1024
+
+
+def make_host(
+    index: int, hypervisor: str, bootstrap: str, directory: Path, world: SimulatedWorld
+) -> LocalController:
+    name = f"bench{index:04}"
+    if hypervisor == "simulated":
+        driver: dict[str, object] = {
+            "driver": "simulated",
+            "simulated": {"cpus": CPUS, "memory_kib": MEMORY_KIB},
+        }
+    else:
+        file = directory / f"{name}.xml"
+        file.write_text(host_file(CPUS, MEMORY_KIB))
+        driver = {"uri": f"test://{file}", "workers": 1}
+    settings = parse(
+        "",
+        LocalControllerSettings,
+        overrides={
+            "node": {"state_directory": str(directory / name), "hostname": name},
+            "network": {
+                "listen_address": "127.0.0.1",
+                "advertised_address": "127.0.0.1",
+                "control_port": 0,
+            },
+            "join": {"bootstrap_nodes": (bootstrap,)},
+            "hypervisor": driver,
+            "capacity": {
+                "reserved_memory_kib": 0.0,
+                "rx_kib_s": 1e7,
+                "tx_kib_s": 1e7,
+            },
+        },
+    )
+    return LocalController(settings, node_identity(settings), world=world)
+
+
+async def serve(count: int, hypervisor: str, bootstrap: str, directory: Path) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    world = SimulatedWorld()
+    hosts = [make_host(i, hypervisor, bootstrap, directory, world) for i in range(count)]
+    for host in hosts:
+        await host.start()
+    print("up", flush=True)
+    await stopping.wait()
+    await asyncio.gather(*(host.close() for host in hosts))
+
+
+def main() -> None:
+    count, hypervisor, bootstrap, directory = sys.argv[1:5]
+    configure_logging(LogSettings(level="error"), "", "benchmark")
+    uvloop.run(serve(int(count), hypervisor, bootstrap, Path(directory)))
+
+
+if __name__ == "__main__":
+    main()
