@@ -77,6 +77,7 @@ class HostTable:
     """Hosts in the order in which they joined, VMs by key, and the arrays that placement needs.
 
     ``capacity`` and ``reserved`` are ``float64[H, R]``, one row a host, in the order of ``order``.
+    ``version`` changes whenever hosts do (not when only reservations do).
     """
 
     def __init__(self) -> None:
@@ -86,9 +87,11 @@ class HostTable:
         self.capacity: FloatArray = np.zeros((0, R))
         self.reserved: FloatArray = np.zeros((0, R))
         self._row: dict[str, int] = {}
+        self.version = 0
 
     def add_host(self, host: HostEntry) -> None:
         """A host joined; it must not be here already."""
+        self.version += 1
         self._row[host.host_id] = len(self.order)
         self.order.append(host.host_id)
         self.hosts[host.host_id] = host
@@ -101,6 +104,7 @@ class HostTable:
         host = self.hosts.pop(host_id, None)
         if host is None:
             return []
+        self.version += 1
         gone = [self.vms.pop(key) for key in sorted(host.vms)]
         row = self._row.pop(host_id)
         del self.order[row]
@@ -108,6 +112,15 @@ class HostTable:
         self.capacity = np.delete(self.capacity, row, axis=0)
         self.reserved = np.delete(self.reserved, row, axis=0)
         return gone
+
+    def set_leaving(self, host: HostEntry, assignment: Assignment | None) -> None:
+        """A host is to go elsewhere (it takes no more VMs), or may stay after all."""
+        self.version += 1
+        host.leaving = assignment
+
+    def row_of(self, host_id: str) -> int | None:
+        """The host's row in the arrays; None if it is not here."""
+        return self._row.get(host_id)
 
     def put_vm(self, vm: VmEntry) -> None:
         """A VM is on its host from now on; replaces an entry of the same key."""

@@ -17,7 +17,7 @@ Migrations are in ``migration_core.py``.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 import numpy as np
@@ -30,7 +30,7 @@ from snooze.common.errors import (
     RemoteError,
     SnoozeError,
 )
-from snooze.common.resources import Capacity, FloatArray
+from snooze.common.resources import Capacity, FloatArray, R
 from snooze.common.vm_lifecycle import TRANSITIONS, VmCommand, VmEvent, VmState, check_command
 from snooze.common.vms import VmErrorCode, VmReport, VmSpec
 from snooze.common.wire import (
@@ -70,7 +70,8 @@ from snooze.groupmanager.manager.manager_events import (
 from snooze.groupmanager.manager.migration_core import Migrations
 from snooze.scheduling import placement
 from snooze.scheduling.check import check_plan
-from snooze.scheduling.snapshot import Snapshot
+from snooze.scheduling.snapshot import NONE, Snapshot
+from snooze.scheduling.validation import frozen
 
 MAX_TRIES: Final = 3
 """How often a start is ordered when no answer comes."""
@@ -118,6 +119,8 @@ class ManagerCore:
         self.cursor = 0
         self._orders: dict[int, OpenOrder] = {}
         self._next_order = 0
+        self._base_version = -1
+        self._base = Snapshot.of((), np.zeros((0, R)))
         self._migrations = Migrations(self.table, self.limit, self.order, self.report)
 
     def handle(self, event: ManagerEvent, now_s: float) -> list[ManagerEffect]:
@@ -219,7 +222,7 @@ class ManagerCore:
         host = self.table.hosts.get(event.host_id)
         if host is None:
             return []
-        host.leaving = event.assignment
+        self.table.set_leaving(host, event.assignment)
         return self._leave_if_quiet(host)
 
     def _leave_if_quiet(self, host: HostEntry) -> list[ManagerEffect]:
@@ -233,7 +236,7 @@ class ManagerCore:
             if isinstance(outcome, ErrorReport) and not unknown:
                 entry = self.table.hosts.get(host_id)
                 if entry is not None:
-                    entry.leaving = None
+                    self.table.set_leaving(entry, None)
                 return []
             return [CloseHost(host_id, f"given to group manager {assignment.manager.manager_id}")]
 
@@ -272,25 +275,33 @@ class ManagerCore:
         return [AnswerLeader(event.request_id, PlacementAnswer(listed)), *orders]
 
     def _snapshot(self, requests: list[PlacementRequest]) -> Snapshot:
+        """The hosts as they are now and the VMs to place; a VM pinned elsewhere fits nowhere."""
         table = self.table
-        rows = {host_id: index for index, host_id in enumerate(table.order)}
-        pins = [rows.get(r.host, len(rows)) if r.host else -1 for r in requests]
-        away = [pin == len(rows) for pin in pins]
         demand = np.array([r.spec.demand.as_tuple() for r in requests], dtype=np.float64)
-        if any(away):
-            demand[away] = np.inf
-            pins = [-1 if gone else pin for pin, gone in zip(pins, away, strict=True)]
-        return Snapshot.of(
-            table.order,
-            table.capacity,
-            used=table.reserved.copy(),
-            host_state=np.array(table.states(), dtype=np.int8),
-            vm_ids=[r.spec.vm_id for r in requests],
-            demand=demand,
-            pin=np.array(pins, dtype=np.int64),
-            overcommit=self.overcommit,
-            headroom=self.headroom,
-        )
+        pins = np.full(len(requests), NONE, dtype=np.int64)
+        for index, request in enumerate(requests):
+            if request.host:
+                row = table.row_of(request.host)
+                if row is None:
+                    demand[index] = np.inf
+                else:
+                    pins[index] = row
+        used = frozen(table.reserved.copy())
+        hosts = replace(self._hosts(), used=used, load=used)
+        return hosts.with_vms([r.spec.vm_id for r in requests], demand, pin=pins)
+
+    def _hosts(self) -> Snapshot:
+        """The hosts without reservations; made anew only when hosts come or go."""
+        if self._base_version != self.table.version:
+            self._base_version = self.table.version
+            self._base = Snapshot.of(
+                self.table.order,
+                self.table.capacity,
+                host_state=np.array(self.table.states(), dtype=np.int8),
+                overcommit=self.overcommit,
+                headroom=self.headroom,
+            )
+        return self._base
 
     def _start(self, spec: VmSpec, host_id: str, cause: str, tries: int = 1) -> list[ManagerEffect]:
         report = VmReport(

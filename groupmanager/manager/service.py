@@ -79,7 +79,9 @@ RELAY_TIMEOUT_S = 3600.0
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 1.0
 SUMMARY_DELAY_S = 0.02
-"""Changes within this time go up in one summary."""
+"""Changes within this time go up in one summary, at least."""
+SUMMARY_SHARE = 0.05
+"""Summaries take at most this part of the manager's time: many unlike hosts take longer."""
 
 
 class ManagerService:
@@ -119,6 +121,7 @@ class ManagerService:
         self._statuses: dict[str, VmStatus] = {}
         self._flushing = False
         self._summary_due = False
+        self._summary_cost_s = 0.0
         self._requests = itertools.count(1)
         self._answers: dict[int, asyncio.Future[msgspec.Struct]] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -438,14 +441,17 @@ class ManagerService:
     def _send_summary_soon(self) -> None:
         if not self._summary_due:
             self._summary_due = True
-            asyncio.get_running_loop().call_later(SUMMARY_DELAY_S, self._send_summary)
+            delay_s = max(SUMMARY_DELAY_S, self._summary_cost_s / SUMMARY_SHARE)
+            asyncio.get_running_loop().call_later(delay_s, self._send_summary)
 
     def _send_summary(self) -> None:
         self._summary_due = False
         if self._leader is None:
             return
         table = self.core.table
+        started_s = self._clock.monotonic_s()
         room, count = dispatching.histogram(table.free(self.core.limit))
+        self._summary_cost_s = self._clock.monotonic_s() - started_s
         self._leader.notify(
             ManagerSummary(
                 taken_ms=self._clock.wall_ms(),
