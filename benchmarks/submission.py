@@ -9,9 +9,10 @@ until its VMs run (``?wait_s``): a latency is from the first byte sent to the an
 
 import argparse
 import asyncio
+import contextlib
 import itertools
-import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -82,7 +83,8 @@ async def cluster(arguments: argparse.Namespace) -> AsyncIterator[tuple[Daemons,
             daemons = Daemons()
             zookeeper = psutil.Process(server.pid)
             try:
-                port = 21000 + os.getpid() % 1000 * 10
+                ports = free_ports(5)
+                port = ports[0]
                 common = {"coordination": {"hosts": (server.hosts,)}, "log": {"level": "warning"}}
                 for index in (0, 1, 2):
                     name = "bootstrap" if index == 0 else f"gm{index}"
@@ -91,8 +93,8 @@ async def cluster(arguments: argparse.Namespace) -> AsyncIterator[tuple[Daemons,
                         "network": {
                             "listen_address": "127.0.0.1",
                             "advertised_address": "127.0.0.1",
-                            "control_port": port + index,
-                            **({"monitoring_port": port + 5 + index} if index else {}),
+                            "control_port": ports[index],
+                            **({"monitoring_port": ports[2 + index]} if index else {}),
                         },
                         **common,
                     }
@@ -124,6 +126,15 @@ async def cluster(arguments: argparse.Namespace) -> AsyncIterator[tuple[Daemons,
                 )
             finally:
                 daemons.stop()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 async def formed(port: int, hosts: int) -> None:
