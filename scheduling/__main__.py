@@ -12,10 +12,12 @@ arguments make no sense.
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from snooze.scheduling import balancing, dry_run, dump, explain, placement, plugins
+from snooze.scheduling import dry_run, dump, explain, plugins
 from snooze.scheduling.check import check_plan
+from snooze.scheduling.deciding import DecisionKind
 from snooze.scheduling.dump import Decision, DumpError
 from snooze.scheduling.plans import Plan
 from snooze.scheduling.policies import BUILT_IN, Catalogue, PlacementPolicy, PolicyError
@@ -77,18 +79,12 @@ def _decision(options: argparse.Namespace, catalogue: Catalogue) -> Decision:
     if options.policy is None:
         return decision
     policy: PlacementPolicy = catalogue.policy(options.policy)
-    return Decision(decision.kind, decision.snapshot, policy, decision.cursor)
-
-
-def _decide(decision: Decision) -> Plan:
-    if decision.kind == "balance":
-        return balancing.plan(decision.snapshot, decision.policy)
-    return placement.plan(decision.snapshot, decision.policy, cursor=decision.cursor)
+    return replace(decision, policy=policy, placement=None)
 
 
 def _replay(decision: Decision, *, as_json: bool) -> int:
     snapshot = decision.snapshot
-    plan = _decide(decision)
+    plan = decision.decide()
     violations = check_plan(snapshot, plan)
     same = decision.placement is None or bool((plan.placement == decision.placement).all())
     if as_json:
@@ -115,7 +111,7 @@ def _plan_text(decision: Decision, plan: Plan) -> str:
         if old != new
     ]
     lines = [
-        f"{decision.kind} by {plan.policy}: {snapshot.hosts} hosts, {snapshot.vms} VMs, "
+        f"{decision.kind.value} by {plan.policy}: {snapshot.hosts} hosts, {snapshot.vms} VMs, "
         f"{len(changed)} get another host, {len(plan.reasons)} do not"
     ]
     for vm in changed:
@@ -125,7 +121,7 @@ def _plan_text(decision: Decision, plan: Plan) -> str:
     lines += [f"  {snapshot.vm_ids[each.vm]}: {each.message}" for each in plan.reasons]
     lines += [f"  wake {snapshot.host_ids[host]}" for host in plan.wakes]
     lines += [f"  sleep {snapshot.host_ids[host]}" for host in plan.sleeps]
-    if decision.kind == "placement":
+    if decision.kind is DecisionKind.PLACEMENT:
         for each in explain.explain(snapshot, decision.policy, cursor=decision.cursor):
             lines.append(explain.text(snapshot, each, most=5))
     return "\n".join(lines)
@@ -150,12 +146,12 @@ def _explain(decision: Decision, vm_id: str | None, *, as_json: bool) -> int:
 def _dry_run(snapshot: Snapshot, catalogue: Catalogue) -> int:
     outcomes = dry_run.dry_run(snapshot, catalogue)
     sys.stdout.write(
-        f"{'policy':24}{'placed':>8}{'not':>6}{'moves':>7}{'hosts':>7}{'wake':>6}{'sleep':>7}"
+        f"{'policy':36}{'placed':>8}{'not':>6}{'moves':>7}{'hosts':>7}{'wake':>6}{'sleep':>7}"
         f"{'fullest':>9}\n"
     )
     for each in outcomes:
         sys.stdout.write(
-            f"{each.policy:24}{each.placed:8}{each.unplaced:6}{each.moves:7}{each.hosts_used:7}"
+            f"{each.policy:36}{each.placed:8}{each.unplaced:6}{each.moves:7}{each.hosts_used:7}"
             f"{each.wakes:6}{each.sleeps:7}{each.fullest:9.0%}\n"
         )
     return 1 if any(each.violations for each in outcomes) else 0

@@ -7,12 +7,13 @@ trusts the file: the snapshot is validated like any other, and what cannot be re
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snooze.scheduling.deciding import DecisionKind, decide, options_of
 from snooze.scheduling.plans import Move, Plan
 from snooze.scheduling.policies import (
     BUILT_IN,
@@ -24,6 +25,7 @@ from snooze.scheduling.policies import (
     is_table,
 )
 from snooze.scheduling.snapshot import Affinity, AffinityRule, IntArray, Labels, Snapshot
+from snooze.scheduling.units import Properties, PropertyValue
 from snooze.scheduling.validation import as_numbers
 
 FORMAT: Final = "snooze-decision/1"
@@ -59,18 +61,25 @@ class Decision:
     """A decision to be made again.
 
     Attributes:
-        kind: "placement" or "balance".
+        kind: what was decided.
         snapshot: what it was made on.
-        policy: by which policy.
+        policy: by which policy; of no account for consolidations and drains.
+        options: of a consolidation or drain, see ``deciding``.
         cursor: where round-robin was.
         placement: what was decided then (``int64[V]``), if the file says so.
     """
 
-    kind: str
+    kind: DecisionKind
     snapshot: Snapshot
-    policy: PlacementPolicy
+    policy: PlacementPolicy = BUILT_IN.policies["first_fit"]
     cursor: int = 0
     placement: IntArray | None = None
+    options: Properties = field(default_factory=dict[str, PropertyValue])
+
+    def decide(self) -> Plan:
+        """Decide again, by the same code as then."""
+        options = options_of(self.kind, self.options)
+        return decide(self.kind, self.snapshot, self.policy, options, self.cursor)
 
 
 def snapshot_document(snapshot: Snapshot) -> dict[str, object]:
@@ -204,8 +213,9 @@ def dump(decision: Decision, plan: Plan | None = None) -> str:
     """The decision as JSON text, with ``plan`` if one was made."""
     document: dict[str, object] = {
         "format": FORMAT,
-        "kind": decision.kind,
+        "kind": decision.kind.value,
         "policy": document_of(decision.policy),
+        "options": dict(decision.options),
         "cursor": decision.cursor,
         "snapshot": snapshot_document(decision.snapshot),
     }
@@ -266,20 +276,24 @@ def load(text: str, catalogue: Catalogue = BUILT_IN) -> Decision:
         raise DumpError(f"not a {FORMAT} document")
     snapshot = document.get("snapshot")
     policy = document.get("policy", {"name": "first_fit"})
-    kind = document.get("kind", "placement")
-    if not is_table(snapshot) or not is_table(policy):
-        raise DumpError("snapshot and policy must be tables")
-    if kind not in {"placement", "balance"}:
-        raise DumpError(f"no decision of kind {kind!r}")
+    options = document.get("options", {})
+    if not is_table(snapshot) or not is_table(policy) or not is_table(options):
+        raise DumpError("snapshot, policy and options must be tables")
+    try:
+        kind = DecisionKind(str(document.get("kind", "placement")))
+    except ValueError as error:
+        raise DumpError(str(error)) from None
     try:
         chosen = catalogue.compose(policy)
+        chosen_options = options_of(kind, options)
     except PolicyError as error:
         raise DumpError(f"policy: {error}") from None
     read = read_snapshot(snapshot)
     cursor = document.get("cursor", 0)
     if isinstance(cursor, bool) or not isinstance(cursor, int):
         raise DumpError("cursor is not an index")
-    return Decision(str(kind), read, chosen, cursor, _recorded(document.get("plan"), read))
+    recorded = _recorded(document.get("plan"), read)
+    return Decision(kind, read, chosen, cursor, recorded, chosen_options)
 
 
 def _recorded(plan: object, snapshot: Snapshot) -> IntArray | None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from snooze.scheduling import balancing, dump, explain, placement
 from snooze.scheduling.check import check_plan
+from snooze.scheduling.deciding import DecisionKind
 from snooze.scheduling.dump import Decision
 from snooze.scheduling.inventory import Inventory
 from snooze.scheduling.plans import Plan, ReasonCode
@@ -58,7 +59,11 @@ def rules(draw: st.DrawFn, hosts: int, vms: int) -> list[AffinityRule]:
 
 @st.composite
 def snapshots(draw: st.DrawFn) -> Snapshot:
-    hosts, vms, axes = draw(st.integers(0, 7)), draw(st.integers(0, 12)), draw(st.sampled_from([2, 4]))
+    hosts, vms, axes = (
+        draw(st.integers(0, 7)),
+        draw(st.integers(0, 12)),
+        draw(st.sampled_from([2, 4])),
+    )
     host_index = st.integers(-1, hosts - 1)
     mostly_free = st.one_of(st.just(-1), st.just(-1), host_index)
     vm_column = st.lists(mostly_free, min_size=vms, max_size=vms)
@@ -74,9 +79,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         overcommit=draw(st.sampled_from([[1.0] * axes, [2.0] + [1.0] * (axes - 1)])),
         headroom=draw(st.sampled_from([[1.0] * axes, [0.9] * axes])),
         pin=draw(vm_column),
-        max_vms=draw(
-            st.lists(st.sampled_from([-1, -1, 0, 2]), min_size=hosts, max_size=hosts)
-        ),
+        max_vms=draw(st.lists(st.sampled_from([-1, -1, 0, 2]), min_size=hosts, max_size=hosts)),
         vm_count=draw(st.lists(st.integers(0, 1), min_size=hosts, max_size=hosts)),
         priority=draw(st.lists(st.integers(0, 2), min_size=vms, max_size=vms)),
         movable=draw(st.lists(st.booleans(), min_size=vms, max_size=vms)),
@@ -214,13 +217,16 @@ def test_balancing_comes_to_rest(name: str, snapshot: Snapshot) -> None:
 def test_a_dump_decides_the_same(snapshot: Snapshot, name: str) -> None:
     policy = policy_named(name)
     plan = placement.plan(snapshot, policy, cursor=3)
-    text = dump.dump(Decision("placement", snapshot, policy, 3), plan)
+    text = dump.dump(Decision(DecisionKind.PLACEMENT, snapshot, policy, 3), plan)
     read = dump.load(text)
     again = placement.plan(read.snapshot, read.policy, cursor=read.cursor)
     assert read.placement is not None
     assert read.placement.tolist() == plan.placement.tolist()
     assert same(plan, again)
-    assert dump.dump(Decision("placement", read.snapshot, read.policy, read.cursor), plan) == text
+    assert (
+        dump.dump(Decision(DecisionKind.PLACEMENT, read.snapshot, read.policy, read.cursor), plan)
+        == text
+    )
 
 
 @RELAXED

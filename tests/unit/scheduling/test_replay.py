@@ -7,6 +7,7 @@ import pytest
 
 from snooze.scheduling import dump, placement
 from snooze.scheduling.__main__ import main
+from snooze.scheduling.deciding import DecisionKind
 from snooze.scheduling.dump import Decision, DumpError
 from snooze.scheduling.policies import policy_named
 from snooze.scheduling.snapshot import Affinity, AffinityRule, HostState, Labels, Snapshot
@@ -23,7 +24,7 @@ def decision(policy: str = "evenly_distributed") -> Decision:
         tags=Labels.of([{"ssd"}, {"ssd"}, set()], [set(), {"ssd"}, set()]),
         priority=[0, 5, 0],
     )
-    return Decision("placement", snapshot, policy_named(policy))
+    return Decision(DecisionKind.PLACEMENT, snapshot, policy_named(policy))
 
 
 @pytest.fixture
@@ -73,11 +74,35 @@ def test_explain_a_vm_that_runs(tmp_path: Path, capsys: pytest.CaptureFixture[st
     made = decision()
     running = made.snapshot.changed(placement=[1, 0, -1], used=[[0] * 4, [6, 0, 0, 0], [0] * 4])
     path = tmp_path / "running.json"
-    path.write_text(dump.dump(Decision("balance", running, made.policy)))
+    path.write_text(dump.dump(Decision(DecisionKind.BALANCE, running, made.policy)))
     assert main(["explain", str(path), "--vm", "web"]) == 0
     assert "web -> rennes" in capsys.readouterr().out
     assert main(["replay", str(path)]) == 0
     assert "balance by evenly_distributed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [DecisionKind.CONSOLIDATION, DecisionKind.DRAIN])
+def test_consolidations_and_drains_are_replayed(
+    kind: DecisionKind, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = [HostState.ACTIVE, HostState.ACTIVE, HostState.DRAINING]
+    running = decision().snapshot.changed(
+        placement=[1, 0, -1], rules=[], tags=None, host_state=states, load=None
+    )
+    if kind is DecisionKind.DRAIN:
+        running = running.changed(placement=[2, 0, -1], load=None)
+    made = Decision(kind, running, options={"seed": 3})
+    path = tmp_path / "recorded.json"
+    path.write_text(dump.dump(made, made.decide()))
+    assert main(["replay", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert f"{kind.value} by" in told
+    assert "1 get another host" in told
+    assert "the same as recorded" in told
+    document = json.loads(path.read_text())
+    document["options"] = {"speed": 1}
+    path.write_text(json.dumps(document))
+    assert main(["replay", str(path)]) == 2
 
 
 def test_dry_run_compares_every_policy(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,6 +110,7 @@ def test_dry_run_compares_every_policy(file: Path, capsys: pytest.CaptureFixture
     told = capsys.readouterr().out
     assert "power_saving" in told
     assert "optimised" in told
+    assert "consolidation: sercon" in told
     assert main(["policies"]) == 0
     assert "cpu_overload" in capsys.readouterr().out
 

@@ -1,0 +1,110 @@
+"""Any recorded decision, made again: one place that knows every kind.
+
+=================  ======================================  ===================================
+kind               decided by                              options
+=================  ======================================  ===================================
+``placement``      ``placement.plan``                      those of its policy
+``balance``        ``balancing.plan``                      those of its policy
+``consolidation``  ``consolidation.consolidate``           ``CONSOLIDATION``
+``drain``          ``drain.drain``, of hosts that drain    ``DRAIN``
+=================  ======================================  ===================================
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from snooze.scheduling import balancing, consolidation, drain, placement
+from snooze.scheduling.consolidation_methods import Method
+from snooze.scheduling.packing_effort import Effort
+from snooze.scheduling.plans import Plan
+from snooze.scheduling.policies import PlacementPolicy, PolicyError
+from snooze.scheduling.snapshot import HostState, Snapshot
+from snooze.scheduling.units import Properties, Property, PropertyKind, number, read_properties
+
+
+class DecisionKind(StrEnum):
+    """What was decided."""
+
+    PLACEMENT = "placement"
+    BALANCE = "balance"
+    CONSOLIDATION = "consolidation"
+    DRAIN = "drain"
+
+
+_WHOLE: Final = PropertyKind.WHOLE
+_STEPS: Final = Property("steps", 200_000, _WHOLE, 0, 1e12, summary="Bound on the search.")
+_SEED: Final = Property("seed", 0, _WHOLE, 0, 2**53)
+
+CONSOLIDATION: Final = (
+    Property("method", Method.OPTIMISER.value, PropertyKind.TEXT, choices=tuple(Method)),
+    Property("moves_most", 1_000, _WHOLE, 0, 1e9),
+    Property("host_worth_s", 1_800.0, low=0.0, high=1e9),
+    Property("stop_most_s", 10.0, low=0.0, high=1e9),
+    _STEPS,
+    _SEED,
+)
+DRAIN: Final = (
+    Property("relieve", False, PropertyKind.FLAG),
+    Property("wake", True, PropertyKind.FLAG),
+    Property("pushed_most", 1_000, _WHOLE, 0, 1e9),
+    _STEPS,
+    _SEED,
+)
+
+
+def options_of(kind: DecisionKind, given: Mapping[str, object]) -> Properties:
+    """The options of a consolidation or drain, defaults filled in; none for the other kinds.
+
+    Raises:
+        PolicyError: an unknown option, or a value out of bounds.
+    """
+    known = {DecisionKind.CONSOLIDATION: CONSOLIDATION, DecisionKind.DRAIN: DRAIN}.get(kind, ())
+    values, problems = read_properties(known, given)
+    if problems:
+        raise PolicyError(problems)
+    return MappingProxyType(values)
+
+
+def decide(
+    kind: DecisionKind,
+    snapshot: Snapshot,
+    policy: PlacementPolicy,
+    options: Properties,
+    cursor: int = 0,
+) -> Plan:
+    """The plan of one decision. Drains empty the hosts whose state is DRAINING."""
+    match kind:
+        case DecisionKind.PLACEMENT:
+            return placement.plan(snapshot, policy, cursor=cursor)
+        case DecisionKind.BALANCE:
+            return balancing.plan(snapshot, policy)
+        case DecisionKind.CONSOLIDATION:
+            return consolidation.consolidate(snapshot, consolidation_policy(options)).plan
+        case DecisionKind.DRAIN:
+            chosen = snapshot.host_state == HostState.DRAINING
+            return drain.drain(snapshot, chosen, drain_policy(options)).plan
+
+
+def consolidation_policy(options: Properties) -> consolidation.ConsolidationPolicy:
+    """From ``options_of``."""
+    return consolidation.ConsolidationPolicy(
+        method=Method(str(options["method"])),
+        moves_most=int(number(options, "moves_most")),
+        host_worth_s=number(options, "host_worth_s"),
+        stop_most_s=number(options, "stop_most_s"),
+        effort=Effort(steps=int(number(options, "steps"))),
+        seed=int(number(options, "seed")),
+    )
+
+
+def drain_policy(options: Properties) -> drain.DrainPolicy:
+    """From ``options_of``."""
+    return drain.DrainPolicy(
+        relieve=bool(options["relieve"]),
+        wake=bool(options["wake"]),
+        pushed_most=int(number(options, "pushed_most")),
+        effort=Effort(steps=int(number(options, "steps"))),
+        seed=int(number(options, "seed")),
+    )
