@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from snooze.client.errors import NoFrontDoor
 from snooze.client.terminal import error_console, plain
 from snooze.common.errors import (
     Conflict,
@@ -34,7 +35,8 @@ ADVICE: Final[dict[type[SnoozeError], str]] = {
         "It was tried, and part of it may have been done: `snooze list` tells what there is now."
     ),
     RemoteTimeout: ("It may have been done all the same: `snooze tasks` and `snooze list` tell."),
-    RemoteError: (
+    RemoteError: "Try again; `snooze tasks` tells whether something was done.",
+    NoFrontDoor: (
         "Start a cluster with `snooze up`, or say where yours is with --url or SNOOZE_URL."
     ),
     SettingsError: "Nothing was started. Correct the settings and try again.",

@@ -31,6 +31,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from snooze.client.errors import NoFrontDoor
 from snooze.common.api import ErrorBody
 from snooze.common.clock import SYSTEM_CLOCK, Clock
 from snooze.common.errors import (
@@ -343,9 +344,9 @@ def _retry_after_s(header: str) -> float | None:
     return float(header) if header.isdecimal() and len(header) < 7 else None
 
 
-def _no_front_door(reasons: Mapping[str, str]) -> RemoteError:
+def _no_front_door(reasons: Mapping[str, str]) -> NoFrontDoor:
     told = "; ".join(f"{address}: {reason}" for address, reason in reasons.items())
-    return RemoteError(f"no front door of the cluster can be reached ({told})")
+    return NoFrontDoor(f"no front door of the cluster can be reached ({told})")
 
 
 def _why(error: BaseException) -> str:

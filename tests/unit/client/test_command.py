@@ -298,14 +298,3 @@ def test_a_pipe_gets_whole_lines(run: Run, fake: FakeCluster) -> None:
     assert len(lines) == 2
     assert name in lines[1]
     assert all(line == line.rstrip() for line in lines)
-
-
-def test_check_config(run: Run, tmp_path: Path) -> None:
-    wrong = tmp_path / "gm.toml"
-    wrong.write_text('role = "groupmanager"\n[nonsense]\nkey = 1\n')
-    done = run("check-config", str(wrong))
-    assert done.exit_code == 3
-    assert "nonsense" in done.stdout
-    right = tmp_path / "right.toml"
-    right.write_text('role = "groupmanager"\n')
-    assert run("check-config", str(right)).exit_code == 0

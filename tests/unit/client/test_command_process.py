@@ -4,12 +4,12 @@ import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,6 @@ from snooze.client.fake_cluster import FakeCluster
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 60
-
-Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
@@ -57,7 +55,7 @@ class Terminal:
 
     def read_until(self, text: str) -> None:
         while text not in self.shown:
-            self.shown += os.read(self._master, 4096).decode(errors="replace")
+            assert self._read(), self.shown
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
@@ -67,14 +65,23 @@ class Terminal:
 
     def end(self) -> int:
         """Read all there is; the exit code."""
-        while True:
-            try:
-                content = os.read(self._master, 4096)
-            except OSError:
-                break
-            self.shown += content.decode(errors="replace")
+        while self._read():
+            pass
         os.close(self._master)
         return self.process.wait(TIMEOUT_S)
+
+    def _read(self) -> bool:
+        """Take in what is shown next; False when the process has closed its terminal."""
+        readable, _, _ = select.select([self._master], [], [], TIMEOUT_S)
+        if not readable:
+            self.process.kill()
+            raise TimeoutError(f"the command hangs after {self.shown!r}")
+        try:
+            content = os.read(self._master, 4096)
+        except OSError:
+            return False
+        self.shown += content.decode(errors="replace")
+        return bool(content)
 
 
 def test_help_loads_nothing_heavy(environment: dict[str, str]) -> None:
@@ -179,6 +186,8 @@ def test_destroy_asks_on_a_terminal(fake: FakeCluster, environment: dict[str, st
     terminal = Terminal(command("destroy", "web"), environment, 80)
     terminal.read_until("[y/N]")
     terminal.interrupt()
+    # A signal just before the read blocks is seen when the read returns.
+    terminal.type("\n")
     assert terminal.end() == 130
     terminal = Terminal(command("destroy", "web", "--yes"), environment, 80)
     assert terminal.end() == 0

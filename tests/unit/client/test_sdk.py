@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from snooze.client import async_sdk, transport
 from snooze.client.async_sdk import AsyncSnooze, failure
+from snooze.client.errors import NoFrontDoor
 from snooze.client.fake_cluster import Failure, FakeCluster
 from snooze.common.api import EventView, TaskState, TaskView, TaskVm, VmRequest, VmView
 from snooze.common.errors import (
@@ -94,7 +95,7 @@ async def test_the_next_front_door_is_asked(fake: FakeCluster, closed_url: str) 
 
 async def test_nobody_answers(closed_url: str) -> None:
     async with AsyncSnooze(closed_url) as cluster:
-        with pytest.raises(RemoteError, match="connection refused") as caught:
+        with pytest.raises(NoFrontDoor, match="connection refused") as caught:
             await cluster.vms()
     assert closed_url in caught.value.message
 
