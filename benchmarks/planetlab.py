@@ -15,7 +15,7 @@ import csv
 import sys
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -72,6 +72,7 @@ class Run:
 class Fidelity:
     """How far a run of ours is from CloudSim's, in percent; and how many times faster."""
 
+    mode: Mode
     day: str
     policy: str
     energy_percent: float
@@ -118,10 +119,11 @@ def main(arguments: list[str]) -> int:
     runs = bench.runs()
     _print(runs)
     report: dict[str, object] = {"runs": [asdict(run) for run in runs]}
-    fidelity = _fidelity(runs, _reference(options.data))
+    reference = _reference(options.data)
+    fidelity = _fidelity(runs, reference)
     report["fidelity"] = [{**asdict(each), "holds": each.holds} for each in fidelity]
     _print_fidelity(fidelity)
-    report["record"] = _record(runs)
+    report["record"] = _record(runs, reference)
     floors = bench.floors()
     report["floors_kwh"] = [
         {"mode": mode, "day": day, "energy_kwh": floor} for (mode, day), floor in floors.items()
@@ -296,37 +298,35 @@ def _fleets(data: Path, days: Sequence[str] | None) -> dict[str, Fleet]:
     return {day: load_day(path) for day, path in found.items() if not days or day in days}
 
 
-def _reference(data: Path) -> dict[tuple[str, str], dict[str, str]]:
-    """CloudSim's figures in compat mode by day and policy; none if the file is not there."""
+Reference = Mapping[tuple[str, str, str], Mapping[str, str]]
+"""CloudSim's figures, by mode, day and policy."""
+
+
+def _reference(data: Path) -> Reference:
+    """CloudSim's own figures; none if the file is not there."""
     path = _folder(data) / REFERENCE
     if not path.exists():
         return {}
     with path.open(newline="") as lines:
-        return {
-            (row["day"], row["policy"]): row
-            for row in csv.DictReader(lines)
-            if row["mode"] == "compat"
-        }
+        return {(row["mode"], row["day"], row["policy"]): row for row in csv.DictReader(lines)}
 
 
-def _fidelity(
-    runs: Sequence[Run], reference: dict[tuple[str, str], dict[str, str]]
-) -> list[Fidelity]:
+def _fidelity(runs: Sequence[Run], reference: Reference) -> list[Fidelity]:
     found: list[Fidelity] = []
     for run in runs:
-        row = reference.get((run.day, run.policy))
-        if row is None or run.mode != "compat":
-            continue
-        found.append(
-            Fidelity(
-                run.day,
-                run.policy,
-                _off_percent(run.energy_kwh, float(row["energy_kwh"])),
-                _off_percent(run.migrations, float(row["migrations"])),
-                _off_percent(100 * run.slav, float(row["slav_pct"])),
-                float(row["wall_s"]) / run.seconds,
+        row = reference.get((run.mode, run.day, run.policy))
+        if row is not None:
+            found.append(
+                Fidelity(
+                    run.mode,
+                    run.day,
+                    run.policy,
+                    _off_percent(run.energy_kwh, float(row["energy_kwh"])),
+                    _off_percent(run.migrations, float(row["migrations"])),
+                    _off_percent(100 * run.slav, float(row["slav_pct"])),
+                    float(row["wall_s"]) / run.seconds,
+                )
             )
-        )
     return found
 
 
@@ -334,35 +334,35 @@ def _off_percent(ours: float, theirs: float) -> float:
     return 100 * abs(ours - theirs) / theirs
 
 
-def _record(runs: Sequence[Run]) -> list[dict[str, object]]:
-    """The default policy against LR-MMT, by mode; printed and returned."""
-    by_run = {(run.mode, run.day, run.policy): run for run in runs}
+def _record(runs: Sequence[Run], reference: Reference) -> list[dict[str, object]]:
+    """The default policy against LR-MMT, by mode; printed and returned.
+
+    LR-MMT's figures are CloudSim's where there are any, else those of our own run of it.
+    """
+    lr = {(run.mode, run.day): run for run in runs if run.policy == "lr"}
     found: list[dict[str, object]] = []
     for mode in MODES:
-        pairs = [
-            (run, by_run[mode, run.day, "lr"])
-            for run in runs
-            if run.mode == mode and run.policy == DEFAULT and (mode, run.day, "lr") in by_run
-        ]
-        if pairs:
-            record: dict[str, object] = {
-                "mode": mode,
-                "worst_energy_of_lr": max(ours.energy_kwh / lr.energy_kwh for ours, lr in pairs),
-                "worst_migrations_of_lr": max(
-                    ours.migrations / lr.migrations for ours, lr in pairs
-                ),
-                "median_esv": median(ours.esv for ours, _ in pairs),
-                "median_esv_of_lr": median(lr.esv for _, lr in pairs),
+        ours = [run for run in runs if run.mode == mode and run.policy == DEFAULT]
+        energy: list[float] = []
+        migrations: list[float] = []
+        for run in ours:
+            row = reference.get((mode, run.day, "lr"))
+            theirs = lr.get((mode, run.day))
+            if row is not None:
+                energy.append(run.energy_kwh / float(row["energy_kwh"]))
+                migrations.append(run.migrations / float(row["migrations"]))
+            elif theirs is not None:
+                energy.append(run.energy_kwh / theirs.energy_kwh)
+                migrations.append(run.migrations / theirs.migrations)
+        if energy:
+            record = {
+                "worst_energy_of_lr": max(energy),
+                "worst_migrations_of_lr": max(migrations),
+                "median_esv": median(run.esv for run in ours),
             }
-            found.append(record)
-            print(
-                f"\nrecord, {mode}: "
-                + ", ".join(
-                    f"{name} {value:.3g}"
-                    for name, value in record.items()
-                    if isinstance(value, float)
-                )
-            )
+            found.append({"mode": mode, **record})
+            parts = ", ".join(f"{name} {value:.3g}" for name, value in record.items())
+            print(f"\nrecord, {mode}: {parts}")
     return found
 
 
@@ -412,12 +412,13 @@ def _print_fidelity(fidelity: Sequence[Fidelity]) -> None:
     if not fidelity:
         return
     print("\nFidelity: off CloudSim's figures by, in percent")
-    columns = ("day", "policy", "energy", "migrations", "SLAV", "times faster", "holds")
+    columns = ("mode", "day", "policy", "energy", "migrations", "SLAV", "times faster", "holds")
     print(
         _report.table(
             columns,
             [
                 (
+                    each.mode,
                     each.day,
                     each.policy,
                     each.energy_percent,

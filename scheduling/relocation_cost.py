@@ -20,6 +20,10 @@ MAX_ROUNDS: Final = 30
 """Source: the bound of Xen; QEMU's is the time, ours is checked by the one who migrates."""
 
 
+FOREVER_S: Final = 1e9
+"""Some thirty years; finite, so that nothing becomes NaN on the way."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class MigrationCost:
     """Per VM of a snapshot.
@@ -55,11 +59,11 @@ class MigrationModel:
     slowdown: float = 0.1
 
     def cost(self, snapshot: Snapshot) -> MigrationCost:
-        """Of every VM. Without bandwidth everything takes for ever (infinity)."""
+        """Of every VM. Without bandwidth everything takes ``FOREVER_S``."""
         left = snapshot.memory_kib.copy()
         bandwidth = self.bandwidth_kib_s
         if not bandwidth > 0:
-            forever = np.full(snapshot.vms, np.inf)
+            forever = np.full(snapshot.vms, FOREVER_S)
             return MigrationCost(forever, forever, left, forever)
         written = snapshot.dirty_rate_kib_s / bandwidth
         copied = np.zeros(snapshot.vms)
