@@ -74,9 +74,7 @@ class LabNet:
     """
 
     def __init__(self, *, uplink: bool = False) -> None:
-        sweep()
-        self.tag = f"{os.getpid()}-{secrets.token_hex(3)}"
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{self.tag}-"))
+        self.tag, self.folder = new_folder()
         self.name = f"{_PREFIX}{self.tag}-net"
         self.subnet = f"10.{64 + secrets.randbelow(64)}.{secrets.randbelow(256)}"
         self.gateway = f"{self.subnet}.1"
@@ -235,7 +233,7 @@ class LabHost:
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
-                env={**os.environ, _MARK: self.net.tag},
+                env=marked_environment(self.net.tag),
                 start_new_session=True,
             )
         _wait_for((self.folder / "state").exists, f"host {self.name} to come up")
@@ -381,6 +379,22 @@ def _keep_capabilities(own: Path) -> None:
         shutil.rmtree(fresh)  # another lab was quicker
 
 
+def new_folder() -> tuple[str, Path]:
+    """A tag and a folder for something that ``sweep`` will find should we be killed.
+
+    A process that is to be swept runs in a ``marked_environment`` and has its id in a file
+    ``FOLDER/ANYTHING/pid``.
+    """
+    sweep()
+    tag = f"{os.getpid()}-{secrets.token_hex(3)}"
+    return tag, Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{tag}-"))
+
+
+def marked_environment(tag: str) -> dict[str, str]:
+    """Our environment, with the mark by which ``sweep`` knows a process again."""
+    return {**os.environ, _MARK: tag}
+
+
 def sweep() -> None:
     """Take down what labs of processes that are gone have left behind."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
@@ -400,7 +414,7 @@ def sweep() -> None:
 
 
 def _kill_if_marked(pid_file: Path, tag: str) -> None:
-    """Kill a stale host's first process, if the number is still its own."""
+    """Kill a stale process, if the number is still its own."""
     with contextlib.suppress(OSError, ValueError):
         pid = int(pid_file.read_text())
         if f"{_MARK}={tag}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):

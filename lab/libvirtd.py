@@ -2,21 +2,23 @@
 
 ``test+tcp://127.0.0.1:PORT/default`` keeps one shared state per daemon: it is a host that outlives
 the clients that look at it. The daemon has a mount namespace of its own, so that it shares no file
-with the machine's libvirt or with another of its kind. Root is needed.
+with the machine's libvirt or with another of its kind. One that outlives a killed test is swept by
+the next lab. Root is needed.
 """
 
+import atexit
 import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 import uuid
-from pathlib import Path
 from types import TracebackType
 from typing import Final
+
+from snooze.lab.hosts import marked_environment, new_folder
 
 _START_S: Final = 20.0
 
@@ -42,11 +44,12 @@ exec libvirtd --listen --config "$1/libvirtd.conf" --pid-file "$1/libvirtd.pid"
 
 
 class LabLibvirtd:
-    """A libvirtd of its own; a context manager."""
+    """A libvirtd of its own; a context manager, or call ``start`` and ``close``."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="snooze-libvirtd-"))
-        for name in ("run", "etc", "lib", "cache", "log"):
+        self._tag, self.folder = new_folder()
+        atexit.register(self.close)
+        for name in ("run", "etc", "lib", "cache", "log", "daemon"):
             (self.folder / name).mkdir()
         self.port = _free_port()
         self.uuid = str(uuid.uuid4())
@@ -80,8 +83,10 @@ class LabLibvirtd:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                env=marked_environment(self._tag),
                 start_new_session=True,
             )
+        (self.folder / "daemon/pid").write_text(str(self._process.pid))
         deadline_s = time.monotonic() + _START_S
         while not self._answers():
             if self._process.poll() is not None:
@@ -106,6 +111,7 @@ class LabLibvirtd:
 
     def close(self) -> None:
         """Take it down and remove its files; may be called again."""
+        atexit.unregister(self.close)
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -111,6 +111,7 @@ class DomainFacts:
     Attributes:
         tag: ours; None for a domain that is not managed.
         disks: paths of files it can write.
+        files: paths of all files it has as disks, those it only reads included.
     """
 
     name: str
@@ -123,6 +124,7 @@ class DomainFacts:
     has_acpi: bool
     tag: VmTag | None
     disks: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     @property
     def vm_id(self) -> str:
@@ -213,6 +215,11 @@ def read_domain(xml: str) -> DomainFacts:
             if disk.find("readonly") is None
             and attribute(disk, "device") in ("", "disk", "lun")
             and (path := attribute(disk.find("source"), "file"))
+        ),
+        files=tuple(
+            path
+            for source in root.iterfind("devices/disk/source")
+            if (path := attribute(source, "file"))
         ),
     )
 

@@ -132,6 +132,8 @@ class LibvirtConnection:
                     f"{what}: the connection broke; it may have happened: {error}"
                 ) from error
             raise translate(error, what) from error
+        except OSError as error:
+            raise ExecutionError(f"{what}: {error}") from error
         except RemoteTimeout:
             if pool.is_exhausted:
                 self._lose(connection, "no thread came back in time")

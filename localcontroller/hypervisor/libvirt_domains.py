@@ -287,7 +287,7 @@ def _start_new(connection: libvirt.virConnect, workshop: Workshop, spec: VmSpec)
     try:
         xml = definition(workshop, spec)
         if workshop.has_real_disks:
-            workshop.images.check_disks(read_domain(xml).disks)
+            workshop.images.check_disks(read_domain(xml).files)
         domain = connection.defineXML(xml)
         domain.create()
         return present_report(domain)
@@ -349,7 +349,7 @@ def start_again(connection: libvirt.virConnect, workshop: Workshop, vm_id: str) 
     if present.state in ACTIVE_STATES:
         return present
     if workshop.has_real_disks:
-        workshop.images.check_disks(read_domain(present.xml).disks)
+        workshop.images.check_disks(read_domain(present.xml).files)
     domain.create()
     return present_report(domain)
 

@@ -276,6 +276,8 @@ class LibvirtHypervisor:
                 connection, workshop, vm_id, ticket
             ),
         )
+        if ticket.live:  # else its definition is gone, and the event of that is on its way
+            self._arriving.discard(vm_id)
 
     async def arrival(self, vm_id: str) -> MigrationProgress | None:
         """See the port."""
@@ -412,6 +414,8 @@ class LibvirtHypervisor:
         if change.kind is ChangeKind.STARTED:
             self._arriving.discard(vm_id)
         elif vm_id in self._arriving:
+            if change.kind is ChangeKind.GONE:
+                self._arriving.discard(vm_id)
             return  # the end of a guest that had not arrived is no news
         if vm_id in self._leaving and change.kind is ChangeKind.STOPPED:
             gone = ChangeKind.MIGRATED_AWAY

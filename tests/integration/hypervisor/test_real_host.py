@@ -73,10 +73,25 @@ async def test_a_disk_that_leads_out_of_the_images_is_refused(lab: "Lab") -> Non
     spec = lab.make_spec(folder / "good.raw", "link.raw")
     with pytest.raises(InvalidRequest, match="leads to /etc/hostname"):
         await one.start(spec)
+    cdrom = spec.libvirt_xml.replace("device='disk'", "device='cdrom'")
+    with pytest.raises(InvalidRequest, match="leads to /etc/hostname"):
+        await one.start(VmSpec(spec.vm_id, spec.name, spec.demand, libvirt_xml=cdrom))
     evil = folder / "evil.qcow2"
     create_image("-u", "-f", "qcow2", "-b", "/etc/hostname", "-F", "raw", str(evil), "1M")
     spec = lab.make_spec(folder / "good.raw", "evil.qcow2")
     with pytest.raises(InvalidRequest, match="based on /etc/hostname"):
+        await one.start(spec)
+    assert await one.inventory() == []
+
+
+async def test_a_folder_nobody_can_write_to_is_an_error_of_ours(lab: "Lab") -> None:
+    one = await lab.driver(lab.one)
+    spec = lab.make_spec(lab.shared / "master.raw", "master.raw")
+    (lab.local(lab.one) / "disks").write_text("in the way")
+    spec = VmSpec(
+        spec.vm_id, spec.name, spec.demand, libvirt_xml=spec.libvirt_xml, image="master.raw"
+    )
+    with pytest.raises(ExecutionError, match="disks"):
         await one.start(spec)
     assert await one.inventory() == []
 
