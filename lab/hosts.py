@@ -361,22 +361,30 @@ def _reuse_capabilities(own: Path) -> None:
 
     libvirt itself checks that what it kept still fits qemu, kernel and its own version.
     """
-    if _kept_capabilities().is_dir() and not own.exists():
-        shutil.copytree(_kept_capabilities(), own)
+    if not own.exists():
+        # another lab may be replacing it at this moment: then this host asks for itself
+        with contextlib.suppress(OSError, shutil.Error):
+            shutil.copytree(_kept_capabilities(), own)
 
 
 def _keep_capabilities(own: Path) -> None:
-    """Keep what a host's libvirt learned for the hosts to come; the last writer wins."""
+    """Keep what a host's libvirt learned for the hosts to come, if it is news."""
     kept = _kept_capabilities()
-    if not own.is_dir() or kept.is_dir():
+    if _newest(own) <= _newest(kept):
         return
     kept.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=kept.parent))
     shutil.copytree(own, fresh, dirs_exist_ok=True)
+    shutil.rmtree(kept, ignore_errors=True)
     try:
         fresh.rename(kept)
     except OSError:
         shutil.rmtree(fresh)  # another lab was quicker
+
+
+def _newest(folder: Path) -> int:
+    """When the youngest file below was written (ns); 0 if there is none."""
+    return max((path.stat().st_mtime_ns for path in folder.rglob("*.xml")), default=0)
 
 
 def new_folder() -> tuple[str, Path]:
