@@ -69,6 +69,7 @@ class Agent:
         self._clock = clock
         self._link: Link | None = None
         self._manager: ManagerDescription | None = None
+        self._sent_to: Assignment | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
 
@@ -188,9 +189,18 @@ class Agent:
         )
 
     def _link_closed(self, link: Link, reason: str) -> None:
-        if self._link is link:
-            self._link = None
+        if self._link is not link:
+            return
+        self._link = None
+        if self._sent_to is not None:  # a manager that gave us away may hang up before we do
+            self._leave()
+        else:
             self._runner.feed(core.LinkClosed(reason))
+
+    def _leave(self) -> None:
+        assignment, self._sent_to = self._sent_to, None
+        if assignment is not None:
+            self._runner.feed(core.SentElsewhere(assignment))
 
     # ------------------------------------------------------------ orders and notices
 
@@ -203,9 +213,9 @@ class Agent:
         """
         self.core.admit(order.epoch)
         if isinstance(order, MoveToManager):
-            moved = core.SentElsewhere(order.assignment)
+            self._sent_to = order.assignment
             # The answer has to be out before the link is closed.
-            asyncio.get_running_loop().call_later(LEAVE_PAUSE_S, lambda: self._runner.feed(moved))
+            asyncio.get_running_loop().call_later(LEAVE_PAUSE_S, self._leave)
             return OrderDone()
         return await self._orders.carry_out(order)
 
