@@ -17,7 +17,6 @@ import atexit
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -26,6 +25,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from snooze.common.errors import ExecutionError, PreconditionError
+from snooze.lab.ports import take_port
 
 _JAR = Path("/usr/share/java/zookeeper.jar")  # Its manifest names the other jars it needs.
 _LOG_BINDING = Path("/usr/share/java/slf4j-simple.jar")  # Without one, the servers log nothing.
@@ -33,32 +33,6 @@ _READY_TIMEOUT_S = 60.0  # 0.6 s on an idle machine, 2.4 s on a busy one; an ens
 _STOP_TIMEOUT_S = 5.0
 _POLL_S = 0.02
 
-# Below the kernel's range of ephemeral ports, so that no outgoing connection takes the port of a
-# server that is down for a while.
-_PORTS = range(20_001, 32_000)
-
-
-class _Ports:
-    """Hands out ports that nobody listens on, each once in this process."""
-
-    def __init__(self) -> None:
-        self._next = _PORTS.start + os.getpid() * 97 % len(_PORTS)
-
-    def take(self) -> int:
-        for _ in _PORTS:
-            port = self._next
-            self._next = port + 1 if port + 1 in _PORTS else _PORTS.start
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("127.0.0.1", port))
-                except OSError:
-                    continue
-                return port
-        raise ExecutionError(f"no free port on 127.0.0.1 in {_PORTS}")
-
-
-_ports = _Ports()
 _running: set["ZooKeeperServer"] = set()
 
 
@@ -241,7 +215,7 @@ async def zookeeper_server(
     """
     require_zookeeper()
     with tempfile.TemporaryDirectory(prefix="snooze-zookeeper-") as directory:
-        server = ZooKeeperServer(Path(directory) / "1", _ports.take(), _settings(tick_ms, fsync))
+        server = ZooKeeperServer(Path(directory) / "1", take_port(), _settings(tick_ms, fsync))
         try:
             await server.start()
             yield server
@@ -256,15 +230,14 @@ async def zookeeper_ensemble(
     """An ensemble of ``count`` servers, all serving. Sessions as with ``zookeeper_server``."""
     require_zookeeper()
     members = [
-        f"server.{number}=127.0.0.1:{_ports.take()}:{_ports.take()}"
-        for number in range(1, count + 1)
+        f"server.{number}=127.0.0.1:{take_port()}:{take_port()}" for number in range(1, count + 1)
     ]
     settings = [*_settings(tick_ms, fsync), "initLimit=20", "syncLimit=4", *members]
     with tempfile.TemporaryDirectory(prefix="snooze-zookeeper-") as directory:
         servers: list[ZooKeeperServer] = []
         try:
             for number in range(1, count + 1):
-                server = ZooKeeperServer(Path(directory) / str(number), _ports.take(), settings)
+                server = ZooKeeperServer(Path(directory) / str(number), take_port(), settings)
                 servers.append(server)
                 _set_id(Path(directory) / str(number), number)
                 server.launch()
