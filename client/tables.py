@@ -200,22 +200,19 @@ def submission(task: TaskView) -> RenderableType:
     return _table(("NAME", "STATE", "HOST", "ADDRESS"), rows, "No VMs.")
 
 
-def commands(outcomes: Iterable[TaskView | SnoozeError]) -> RenderableType:
-    """What became of one command on several VMs; refusals are told elsewhere."""
-    rows: list[Sequence[Cell]] = []
-    for task in outcomes:
-        if isinstance(task, SnoozeError):
-            continue
-        rows += [
-            (
-                _text(vm.name),
-                _text(task.kind),
-                task_state(task),
-                Text(vm.state.value, style=VM_STYLES.get(vm.state, UNDER_WAY)),
-                _text(vm.hostname or vm.host_id or "-"),
-            )
-            for vm in task.vms
-        ]
+def commands(tasks: Iterable[TaskView]) -> RenderableType:
+    """What became of one command on several VMs."""
+    rows = [
+        (
+            _text(vm.name),
+            _text(task.kind),
+            task_state(task),
+            Text(vm.state.value, style=VM_STYLES.get(vm.state, UNDER_WAY)),
+            _text(vm.hostname or vm.host_id or "-"),
+        )
+        for task in tasks
+        for vm in task.vms
+    ]
     return _table(("NAME", "COMMAND", "RESULT", "STATE", "HOST"), rows, "Nothing was asked.")
 
 

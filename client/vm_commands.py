@@ -1,7 +1,8 @@
 """Commands that change VMs: ``submit`` and what can be asked of a VM that is there.
 
 They wait by default, on a terminal or not: only then does the exit code say whether the VM runs,
-and a script's next line can rely on it. ``--no-wait`` returns as soon as the order is recorded.
+and a script's next line can rely on it. ``--no-wait`` writes the task's id as soon as the order is
+recorded (``snooze task ID --wait`` waits for it later).
 """
 
 import sys
@@ -134,7 +135,7 @@ def submit(
     else:
         request = ClusterRequest(cluster_file.from_options(options), cluster, partial)
     task = on_cluster(url, lambda c: _submit(c, request, wait, wait_timeout))
-    _report_submission(task, output)
+    _report_submission(task, wait, output)
 
 
 async def _submit(
@@ -151,7 +152,7 @@ async def _submit(
     return ended
 
 
-def _report_submission(task: "TaskView", output: Output) -> None:
+def _report_submission(task: "TaskView", wait: bool, output: Output) -> None:
     import msgspec
 
     from snooze.client import tables, terminal
@@ -159,8 +160,10 @@ def _report_submission(task: "TaskView", output: Output) -> None:
 
     if output is Output.JSON:
         terminal.show_json(msgspec.json.encode(task))
-    else:
+    elif wait:
         terminal.show(tables.submission(task))
+    else:
+        terminal.write(task.id)
     error = failure(task)
     if error is not None:
         raise error
@@ -313,11 +316,16 @@ def _order(
     outcomes = on_cluster(url, work)
     if output is Output.JSON:
         terminal.show_json(tables.outcomes_json(outcomes))
-    elif any(not isinstance(outcome, SnoozeError) for outcome in outcomes):
-        terminal.show(tables.commands(outcomes))
+    else:
+        tasks = [outcome for outcome in outcomes if not isinstance(outcome, SnoozeError)]
+        if tasks and wait:
+            terminal.show(tables.commands(tasks))
+        elif tasks:
+            terminal.write("\n".join(task.id for task in tasks))
     errors = [o if isinstance(o, SnoozeError) else failure(o) for o in outcomes]
     failed = [error for error in errors if error is not None]
-    for error in failed:
+    # A cluster that does not answer says the same of every name.
+    for error in {error.message: error for error in failed}.values():
         complain(error)
     if failed:
         raise typer.Exit(failed[0].exit_code)

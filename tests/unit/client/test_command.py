@@ -162,6 +162,12 @@ def test_one_refusal_does_not_stop_the_others(run: Run, fake: FakeCluster) -> No
     assert answers[1]["state"] == "done"
 
 
+def test_the_same_trouble_is_told_once(run: Run) -> None:
+    done = run("suspend", "a", "b", "c", "--url", "127.0.0.1:1")
+    assert done.exit_code == 9
+    assert done.stderr.count("Error: ") == 1
+
+
 def test_without_waiting(run: Run, fake: FakeCluster) -> None:
     fake.add_vm("web")
     done = run("suspend", "web", "--no-wait", "-o", "json")
@@ -169,6 +175,9 @@ def test_without_waiting(run: Run, fake: FakeCluster) -> None:
     assert task["state"] == "pending"
     assert run("task", task["id"], "--wait", "-o", "json").exit_code == 0
     assert fake.tasks[task["id"]].state is TaskState.DONE
+    submitted = run("submit", "--name", "db", "--image", "tiny.qcow2", "--no-wait")
+    assert submitted.stdout.split() == [f"{2:032x}"]
+    assert run("resume", "web", "absent", "--no-wait").stdout.split() == [f"{3:032x}"]
 
 
 def test_a_wait_that_is_too_long(run: Run, fake: FakeCluster) -> None:
