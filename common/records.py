@@ -45,13 +45,17 @@ _UPGRADES: Final[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
 
 
 class HostRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A host that has ever joined, and the manager it was given to."""
+    """A host that has ever joined, and the manager it was given to.
+
+    ``away``: it has been out of reach for so long that no start ordered since can have reached it.
+    """
 
     host_id: str
     hostname: str
     control: Address
     manager_id: str
     epoch: int
+    away: bool = False
 
 
 class VmRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -271,7 +271,10 @@ HostAnswer = OrderDone | OfferIssued | TicketIssued | Inventory
 
 
 class VmChanged(msgspec.Struct, frozen=True, tag=True):
-    """A domain changed by itself; ``gone``: it is no longer defined."""
+    """A domain changed by itself; ``gone``: it is no longer defined.
+
+    Gone while ``MIGRATING``: it left for another host.
+    """
 
     report: VmReport
     gone: bool = False

@@ -19,6 +19,7 @@ Rules:
    our assignment; an older one is refused, and changes nothing.
 2. An assignment older than one we already had is refused: it comes from a deposed leader.
 3. VMs keep running whatever happens here.
+4. An event that the table does not know for the present state came too late: it changes nothing.
 
 Invariant: at most one link is open or being opened.
 """
@@ -176,7 +177,7 @@ class AgentCore:
             return []
         match event:
             case Started():
-                return self._seek()
+                return self._seek() if self.state is AgentState.IDLE else []
             case Assigned():
                 return self._assigned(event.assignment)
             case NotAssigned():

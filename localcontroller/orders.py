@@ -1,23 +1,29 @@
 """Carrying out a manager's orders on the hypervisor, and telling what happens on it.
 
-One order at a time per VM; different VMs at the same time. An order is carried out to its end even
-if the link it came by closes: its outcome then reaches the next manager as a change of the VM.
+Rules:
+
+1. One order at a time per VM; different VMs at the same time.
+2. An order is carried out to its end even if the link it came by closes: its outcome then reaches
+   the next manager as a change of the VM.
+3. What is told is what the hypervisor says. Of a VM whose start or move is under way the steps
+   tell; one that arrives is told of when it is found here, if no step said so before.
+4. A VM is told to be gone only if it is proven not to be here.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from typing import assert_never
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from typing import Final, assert_never
 
 import msgspec
 
-from snooze.common.errors import InvalidRequest, SnoozeError
+from snooze.common.errors import InvalidRequest, RemoteError, SnoozeError
 from snooze.common.logging_setup import caused_by
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand, VmState
-from snooze.common.vms import MigrationProgress, VmReport
+from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport
 from snooze.common.wire import (
     AbortIncoming,
     CommandVm,
@@ -51,6 +57,8 @@ logger = logging.getLogger(__name__)
 
 Tell = Callable[[HostNotice], None]
 
+MAX_LOOKS: Final = 5
+
 _QUIET = {ChangeKind.MIGRATED_AWAY}
 """Changes that the steps of a migration already tell."""
 
@@ -75,6 +83,8 @@ class Orders:
         self._tell = tell
         self.epoch = 0
         self._known: dict[str, VmReport] = {}
+        self._unsure: dict[str, VmReport] = {}
+        self._arriving: dict[str, MigrationTicket | None] = {}
         self._starting: dict[str, VmReport] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()
@@ -85,11 +95,31 @@ class Orders:
     # ------------------------------------------------------------ what is here
 
     async def inventory(self) -> list[VmReport]:
-        """Every domain, and the VMs whose start is under way."""
-        reports = await self._hypervisor.inventory()
+        """Every domain, and the VMs whose start is under way: all that a new manager is told.
+
+        Raises:
+            RemoteError: the hypervisor does not answer, or starts end faster than it answers.
+        """
+        reports = await self._look()
         self._known = {report.vm_id: report for report in reports}
-        pending = [r for vm_id, r in self._starting.items() if vm_id not in self._known]
-        return reports + pending
+        for vm_id in self._known:
+            self._arriving.pop(vm_id, None)
+            self._unsure.pop(vm_id, None)
+        return reports + self._pending(self._known)
+
+    async def _look(self) -> list[VmReport]:
+        """Every domain, such that a VM that is not among them was not started meanwhile."""
+        for _ in range(MAX_LOOKS):
+            before = set(self._starting)
+            reports = await self._hypervisor.inventory()
+            present = {report.vm_id for report in reports}
+            if before <= present | self._starting.keys():
+                return reports
+        raise RemoteError("the hypervisor's inventory is overtaken by starts; try again")
+
+    def _pending(self, present: Collection[str]) -> list[VmReport]:
+        pending = {**self._unsure, **self._starting}
+        return [report for vm_id, report in pending.items() if vm_id not in present]
 
     @property
     def vm_ids(self) -> list[str]:
@@ -100,16 +130,20 @@ class Orders:
         """Tell of every difference between what the manager was told and what is there."""
         before = dict(self._known)
         touched = set(self._waiting) | set(self._moving)
-        reports = await self._hypervisor.inventory()
+        reports = await self._look()
         after = {report.vm_id: report for report in reports}
         touched |= set(self._waiting) | set(self._moving)
-        self._known = after
+        self._known = {i: report for i, report in after.items() if i not in self._arriving}
         for vm_id, report in after.items():
             former = before.get(vm_id)
             if vm_id not in touched and (former is None or _differs(former, report)):
                 self._tell(VmChanged(report))
         for vm_id, former in before.items():
             if vm_id not in after and vm_id not in touched:
+                self._tell(VmChanged(former, gone=True))
+        for vm_id in self._unsure.keys() - touched:
+            former = self._unsure.pop(vm_id)
+            if vm_id not in after:
                 self._tell(VmChanged(former, gone=True))
 
     async def reconcile_vm(self, vm_id: str) -> None:
@@ -162,15 +196,18 @@ class Orders:
                 offer = await self._hypervisor.offer(order.vm_id, self._migration)
                 return OfferIssued(offer.report, msgspec.msgpack.encode(offer))
             case PrepareIncoming():
-                return await self._prepare(order)
+                async with self._turn(order.report.vm_id):
+                    return await self._prepare(order)
             case MigrateOut():
                 return await self._migrate_out(order)
             case FinishIncoming():
                 return await self._finish(order)
             case AbortIncoming():
-                return await self._abort(order)
+                async with self._turn(order.vm_id):
+                    return await self._abort(order)
             case TakeInventory():
-                return Inventory(await self.inventory())
+                reports = await self._look()
+                return Inventory(reports + self._pending({report.vm_id for report in reports}))
             case MoveToManager():
                 raise InvalidRequest("a host moves by its agent, not by its hypervisor")
             case _:
@@ -205,6 +242,10 @@ class Orders:
         try:
             async with self._turn(spec.vm_id):
                 report = await self._hypervisor.start(spec)
+        except RemoteError:
+            if order.epoch != self.epoch:
+                self._unsure[spec.vm_id] = self._starting[spec.vm_id]
+            raise
         except SnoozeError:
             if order.epoch != self.epoch:
                 self._tell(VmChanged(self._starting[spec.vm_id], gone=True))
@@ -254,14 +295,18 @@ class Orders:
         except msgspec.MsgspecError as error:
             raise InvalidRequest(f"the source's offer cannot be read: {error}") from None
         vm_id = order.report.vm_id
-        self._moving[vm_id] += 1
+        self._arriving.setdefault(vm_id, None)
         try:
-            return TicketIssued(await self._hypervisor.prepare_incoming(offer))
+            ticket = await self._hypervisor.prepare_incoming(offer)
         except SnoozeError:
-            self._moved(vm_id)
+            if self._arriving.get(vm_id) is None:
+                self._arriving.pop(vm_id, None)
             raise
+        self._arriving[vm_id] = ticket
+        return TicketIssued(ticket)
 
     async def _migrate_out(self, order: MigrateOut) -> HostAnswer:
+        """Move a VM out; that it left, or how it stayed, is told besides (rule 2)."""
         vm_id = order.vm_id
         self._moving[vm_id] += 1
 
@@ -273,20 +318,27 @@ class Orders:
                 await self._hypervisor.migrate_out(
                     vm_id, order.ticket, self._migration, on_progress
                 )
-            self._known.pop(vm_id, None)
+            left = self._known.pop(vm_id, None)
+            if left is not None:
+                moving = msgspec.structs.replace(left, state=VmState.MIGRATING)
+                self._tell(VmChanged(moving, gone=True))
+        except SnoozeError:
+            self._soon(self.reconcile_vm(vm_id))
+            raise
         finally:
             self._moved(vm_id)
         return OrderDone()
 
     async def _finish(self, order: FinishIncoming) -> HostAnswer:
         report = await self._hypervisor.finish_incoming(order.vm_id, order.ticket)
-        self._moved(order.vm_id)
+        self._arriving.pop(order.vm_id, None)
         return self._note(report)
 
     async def _abort(self, order: AbortIncoming) -> HostAnswer:
-        if order.ticket is not None:
-            await self._hypervisor.abort_incoming(order.vm_id, order.ticket)
-        self._moved(order.vm_id)
+        ticket = order.ticket or self._arriving.get(order.vm_id)
+        if ticket is not None:
+            await self._hypervisor.abort_incoming(order.vm_id, ticket)
+        self._arriving.pop(order.vm_id, None)
         return OrderDone()
 
     def _moved(self, vm_id: str) -> None:
@@ -303,7 +355,9 @@ class Orders:
     def on_change(self, change: VmChange) -> None:
         """A domain changed, by an order or by itself (called by the hypervisor's driver)."""
         vm_id = change.vm_id
-        if vm_id in self._starting or vm_id in self._moving or change.kind in _QUIET:
+        if change.kind in _QUIET or any(
+            vm_id in quiet for quiet in (self._starting, self._moving, self._arriving)
+        ):
             return
         known = self._known.get(vm_id)
         if change.kind is ChangeKind.GONE:
@@ -320,17 +374,22 @@ class Orders:
 
     def _refresh(self) -> None:
         """Look at everything, once, soon: there is a domain that we do not know."""
-        if self._refreshing:
-            return
-        self._refreshing = True
+        if not self._refreshing:
+            self._refreshing = True
+            self._soon(self._refreshed())
 
+    async def _refreshed(self) -> None:
+        try:
+            await self.reconcile()
+        finally:
+            self._refreshing = False
+
+    def _soon(self, work: Coroutine[object, object, None]) -> None:
         async def look() -> None:
             try:
-                await self.reconcile()
+                await work
             except SnoozeError as error:
                 logger.warning("the hypervisor could not be asked", extra={"error": error.message})
-            finally:
-                self._refreshing = False
 
         task = asyncio.ensure_future(look())
         self._tasks.add(task)

@@ -1,8 +1,13 @@
 """Leases of IP addresses: one address, one VM, and no reuse before its VM is proven gone.
 
-Pure state, rebuilt from the VM records by a new leader. Addresses are handed out in ascending
-order, those given back last of all and only after a quarantine. Of every subnet the first host
-address (the gateway by custom) and the last one are never leased.
+Rules:
+
+1. An address belongs to at most one VM, and a VM has at most one address.
+2. Addresses never used go first, in ascending order; those given back go last, the longest free
+   first, and only after a quarantine.
+3. Of every subnet the first host address (the gateway by custom) and the last one are never leased.
+
+Pure state, rebuilt from the VM records by a new leader.
 
 Source: Snooze expands its subnets in order and never hands out index 0 nor the last; it reused an
 address as soon as a stream to a host broke, which gave two living VMs one address.
@@ -18,9 +23,14 @@ class AddressLeases:
 
     def __init__(self, subnets: Sequence[str], quarantine_s: float) -> None:
         """``subnets``: IPv4 networks in CIDR form, not overlapping."""
-        self._networks = [ipaddress.IPv4Network(subnet) for subnet in subnets]
+        networks = [ipaddress.IPv4Network(subnet) for subnet in subnets]
+        self._ranges = [
+            range(int(network.network_address) + 2, int(network.broadcast_address) - 1)
+            for network in networks
+        ]
         self._fresh = self._expand()
-        self._resting: deque[tuple[float, str]] = deque()
+        self._unused: deque[str] = deque()
+        self._resting: dict[str, float] = {}
         self._quarantine_s = quarantine_s
         self._vm_of: dict[str, str] = {}
         self._address_of: dict[str, str] = {}
@@ -28,12 +38,11 @@ class AddressLeases:
     @property
     def active(self) -> bool:
         """Whether there is any subnet to lease from."""
-        return bool(self._networks)
+        return bool(self._ranges)
 
     def _expand(self) -> Iterator[str]:
-        for network in self._networks:
-            first, last = int(network.network_address) + 2, int(network.broadcast_address) - 2
-            for number in range(first, last + 1):
+        for numbers in self._ranges:
+            for number in numbers:
                 yield str(ipaddress.IPv4Address(number))
 
     def lease(self, vm_id: str, now_s: float) -> str | None:
@@ -48,22 +57,27 @@ class AddressLeases:
     def claim(self, address: str, vm_id: str) -> bool:
         """Note that a VM already has this address (from the record, or as a host reports it).
 
-        False, and nothing changed, if another VM has it.
+        False, and nothing changed, if another VM has it, or the VM has another one.
         """
-        holder = self._vm_of.get(address)
-        if holder is not None and holder != vm_id:
+        if self._vm_of.get(address, vm_id) != vm_id:
             return False
+        if self._address_of.get(vm_id, address) != address:
+            return False
+        self._resting.pop(address, None)
         self._bind(address, vm_id)
         return True
 
     def release(self, vm_id: str, now_s: float) -> None:
         """The VM is proven gone: its address rests, then it is free. Unknown VMs: nothing."""
-        address = self._address_of.pop(vm_id, None)
-        if address is None:
-            return
-        del self._vm_of[address]
-        if self._is_ours(address):
-            self._resting.append((now_s + self._quarantine_s, address))
+        address = self._unbind(vm_id)
+        if address is not None:
+            self._resting[address] = now_s + self._quarantine_s
+
+    def withdraw(self, vm_id: str) -> None:
+        """The VM was never accepted, so nobody has used its address: it is free at once."""
+        address = self._unbind(vm_id)
+        if address is not None:
+            self._unused.append(address)
 
     def holder(self, address: str) -> str | None:
         """The VM that has this address."""
@@ -73,19 +87,38 @@ class AddressLeases:
         self._vm_of[address] = vm_id
         self._address_of[vm_id] = address
 
+    def _unbind(self, vm_id: str) -> str | None:
+        """Take the VM's address from it; None if it has none of our subnets."""
+        address = self._address_of.pop(vm_id, None)
+        if address is None:
+            return None
+        del self._vm_of[address]
+        return address if self._is_ours(address) else None
+
     def _next_free(self, now_s: float) -> str | None:
+        while self._unused:
+            address = self._unused.popleft()
+            if self._is_free(address):
+                return address
         for address in self._fresh:
-            if address not in self._vm_of:
+            if self._is_free(address):
                 return address
-        while self._resting and self._resting[0][0] <= now_s:
-            address = self._resting.popleft()[1]
-            if address not in self._vm_of:
-                return address
+        for address, free_s in self._resting.items():
+            if free_s > now_s:
+                return None
+            del self._resting[address]
+            return address
         return None
 
+    def _is_free(self, address: str) -> bool:
+        return address not in self._vm_of and address not in self._resting
+
     def _is_ours(self, address: str) -> bool:
-        parsed = ipaddress.IPv4Address(address)
-        return any(parsed in network for network in self._networks)
+        try:
+            number = int(ipaddress.IPv4Address(address))
+        except ValueError:
+            return False
+        return any(number in numbers for numbers in self._ranges)
 
 
 def mac_of(address: str) -> str:

@@ -69,13 +69,12 @@ class Commands:
             open_vms={vm.vm_id},
         )
         has_work = check_command(command, vm.state, vm.name)
-        if command is VmCommand.DESTROY and vm.state is VmState.PENDING and vm.doubt:
-            raise Conflict(f"{vm.name!r} is just being given to a host; try again")
-        self._started(task)
-        if not has_work:
-            self._end(task, _outcome(vm))
-        elif not vm.host_id:
+        if has_work and command is VmCommand.DESTROY and not vm.host_id:
             self._destroy_unplaced(vm.vm_id)
+            if vm.state is not VmState.DESTROYED:
+                raise Conflict(f"{vm.name!r} is just being given to a host; try again")
+        self._started(task)
+        if not has_work or vm.state is VmState.DESTROYED:
             self._end(task, _outcome(vm))
         else:
             running = asyncio.create_task(self._carry_out(task, vm, order))

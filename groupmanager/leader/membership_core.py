@@ -6,15 +6,18 @@ Rules:
 2. A host asks for a manager whenever it has none. It gets back the one it had, if that is a member
    and has not just failed it; else the policy chooses.
 3. Each answer carries a new assignment epoch. When two managers claim a host, the higher epoch is
-   right and the other manager is told to forget the host.
+   right and the other manager is told to forget the host. A host asks only when it has no link, so
+   a claim older than its last answer is wrong too.
 4. While other managers are members, the leader's own manager has no hosts (``manages_hosts =
    "alone"``), or never any (``"never"``).
 5. Once membership has been quiet for ``SETTLE_S``, hosts are handed over until no two managers
    differ by more than one; a handover never touches a VM.
+6. Who manages a host is recorded when it joins, and that it is away once it was given up.
 
 Invariant: every host has at most one manager with which it is ``joined``.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never
@@ -196,21 +199,24 @@ class MembershipCore:
             case RecordsLoaded():
                 return self._records_loaded(event, now_s)
             case Ticked():
-                return self._rebalance(now_s)
+                return self._record_away() + self._rebalance(now_s)
             case _:
                 assert_never(event)
 
     def _manager_joined(self, event: ManagerJoined, now_s: float) -> list[MembershipEffect]:
         manager = event.manager
+        effects: list[MembershipEffect] = []
+        if manager.manager_id in self.registry.managers:
+            effects += self._manager_left(ManagerLeft(manager.manager_id, "it joined again"), now_s)
         self.registry.managers[manager.manager_id] = ManagerEntry(manager, now_s)
         self.changed_s = now_s
-        effects: list[MembershipEffect] = [
+        effects.append(
             Announce(
                 "manager.joined",
                 manager.manager_id,
                 f"group manager {manager.hostname} ({manager.control}) joined",
             )
-        ]
+        )
         for state in event.hosts:
             effects += self._host_reported(manager.manager_id, state, now_s)
         return effects
@@ -255,7 +261,7 @@ class MembershipCore:
                 request.host, manager.manager_id, assignment.epoch, joined=False, seen_s=now_s
             )
         elif not known.joined:
-            known.description, known.seen_s = request.host, now_s
+            known.description, known.seen_s, known.given_up = request.host, now_s, False
             known.manager_id, known.epoch = manager.manager_id, assignment.epoch
         self._promise(host_id, manager)
         return [AnswerHost(event.request_id, assignment)]
@@ -268,17 +274,14 @@ class MembershipCore:
         if manager is None:
             return []
         known = self.registry.hosts.get(host_id)
-        if known is not None and known.joined and known.manager_id != manager_id:
+        effects: list[MembershipEffect] = []
+        if known is not None and known.manager_id != manager_id:
             if known.epoch > state.epoch:
                 return [TellForget(manager_id, host_id)]
             former = self.registry.managers.get(known.manager_id)
             if former is not None:
                 former.hosts.discard(host_id)
-        effects: list[MembershipEffect] = []
-        if known is not None and known.manager_id != manager_id:
-            if known.manager_id in self.registry.managers:
                 effects.append(TellForget(known.manager_id, host_id))
-            self._forget_membership(host_id, known.manager_id)
         self.registry.hosts[host_id] = HostEntry(
             state.host, manager_id, state.epoch, joined=True, seen_s=now_s
         )
@@ -296,19 +299,16 @@ class MembershipCore:
         )
         return [*effects, RecordHost(record), announcement]
 
-    def _forget_membership(self, host_id: str, manager_id: str) -> None:
-        former = self.registry.managers.get(manager_id)
-        if former is not None:
-            former.hosts.discard(host_id)
-
     def _host_left(self, event: HostLeft, now_s: float) -> list[MembershipEffect]:
         host = self.registry.hosts.get(event.notice.host_id)
         manager = self.registry.managers.get(event.manager_id)
-        if manager is not None:
-            manager.hosts.discard(event.notice.host_id)
-        if host is None or host.manager_id != event.manager_id or host.epoch > event.notice.epoch:
+        if host is None or not host.joined or host.manager_id != event.manager_id:
+            return []
+        if host.epoch > event.notice.epoch:
             return []
         host.joined, host.seen_s = False, now_s
+        if manager is not None:
+            manager.hosts.discard(event.notice.host_id)
         if event.notice.left:
             return []
         return [
@@ -324,9 +324,35 @@ class MembershipCore:
             if record.host_id not in self.registry.hosts:
                 description = HostDescription(record.host_id, record.hostname, record.control, ZERO)
                 self.registry.hosts[record.host_id] = HostEntry(
-                    description, record.manager_id, record.epoch, joined=False, seen_s=now_s
+                    description,
+                    record.manager_id,
+                    record.epoch,
+                    joined=False,
+                    seen_s=-math.inf if record.away else now_s,
+                    recorded_away=record.away,
                 )
         return []
+
+    def _record_away(self) -> list[MembershipEffect]:
+        """Let the record say of which hosts nothing was heard for long."""
+        effects: list[MembershipEffect] = []
+        for host_id, host in self.registry.hosts.items():
+            if host.given_up and not host.joined and not host.recorded_away:
+                host.recorded_away = True
+                description = host.description
+                effects.append(
+                    RecordHost(
+                        HostRecord(
+                            host_id,
+                            description.hostname,
+                            description.control,
+                            host.manager_id,
+                            host.epoch,
+                            away=True,
+                        )
+                    )
+                )
+        return effects
 
     def _eligible(self) -> list[ManagerEntry]:
         """The managers that may have hosts, in order of their ids."""
@@ -336,7 +362,7 @@ class MembershipCore:
 
     def _load(self, manager: ManagerEntry) -> int:
         """Hosts that the manager has or was promised."""
-        return len(manager.hosts) + len(manager.promised)
+        return len(manager.hosts | manager.promised)
 
     def _promise(self, host_id: str, manager: ManagerEntry | None) -> None:
         """Count the host as on its way to ``manager``, and to no other."""

@@ -4,6 +4,7 @@ The leader's cores change it; its HTTP handlers only read it. Everything in it c
 the record, and from what managers say when they join.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -49,7 +50,8 @@ class ManagerEntry:
 class HostEntry:
     """A host; ``manager_id`` is the manager it was given to, joined or not.
 
-    ``seen_s``: when it last joined or left; ``given_up``: it has been away for long.
+    ``seen_s``: when it last asked, joined or left, minus infinity if it has been away since before
+    this leader; ``given_up``: it has been away for long; ``recorded_away``: and the record says so.
     """
 
     description: HostDescription
@@ -58,6 +60,7 @@ class HostEntry:
     joined: bool
     seen_s: float
     given_up: bool = False
+    recorded_away: bool = False
 
 
 @dataclass(slots=True)
@@ -65,7 +68,10 @@ class VmEntry:
     """A VM as the leader knows it.
 
     ``doubt`` names the manager that was asked to place it and may or may not have done so.
-    ``tried`` are the managers that refused it. ``waits_s``: since when it is not settled.
+    ``asks``: how often it was asked. ``tried`` are the managers that refused it. ``waits_s``: since
+    when it is not settled.
+    ``elsewhere_s``: since when it may be on a host other than ``host_id`` (infinite: it cannot);
+    a host that has been away since before then does not have it, and a joined one would say so.
     """
 
     vm_id: str
@@ -88,7 +94,9 @@ class VmEntry:
     error_code: VmErrorCode | None = None
     tried: set[str] = field(default_factory=set[str])
     doubt: str = ""
+    asks: int = 0
     waits_s: float = 0.0
+    elsewhere_s: float = math.inf
     recorded: tuple[VmState, str, int] | None = None
 
     @property

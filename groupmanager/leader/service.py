@@ -163,7 +163,7 @@ class LeaderService:
         tasks.sort(key=lambda task: (task.ended_ms, task.task_id))
         self._journal.start()
         self._membership.feed(membership.RecordsLoaded(hosts))
-        self._submissions.feed(submissions.StateLoaded(tasks, vms))
+        self._submissions.feed(submissions.StateLoaded(tasks, vms, self.now_ms()))
         self.events.add(
             "leader.elected",
             self.identity.manager_id,

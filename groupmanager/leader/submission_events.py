@@ -100,6 +100,7 @@ class StateLoaded:
 
     tasks: Sequence[TaskRecord]
     vms: Sequence[VmRecord]
+    now_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,13 @@ Rules:
    room on its host in the states of ``HOLDS_CAPACITY``; a migrating one holds it on both hosts.
 3. No plan is carried out that the independent checker refutes.
 4. Every order is idempotent. A start that was not answered is ordered again, at most
-   ``MAX_TRIES`` times, while the host's link stands.
+   ``MAX_TRIES`` times, while the host's link stands; then the link is closed, so that the host
+   joins again and says what it has. After any other order that may have happened or not, the host
+   is asked what it has.
 5. An order of the leader is checked against the VM's state first; one that has nothing to do is
    answered as done.
+6. A host that is to go to another manager gets no new VM, and goes when no order and no migration
+   concerns it.
 
 Invariant: ``reserved`` of a host is the sum of the demands of what holds room on it.
 Migrations are in ``migration_core.py``.
@@ -37,6 +41,7 @@ from snooze.common.wire import (
     CommandVm,
     HostAnswer,
     HostOrder,
+    Inventory,
     MoveToManager,
     OrderDone,
     PlacedVm,
@@ -44,6 +49,7 @@ from snooze.common.wire import (
     PlacementRequest,
     ResizeVm,
     StartVm,
+    TakeInventory,
     VmOrder,
     VmOrderDone,
     VmsChanged,
@@ -83,8 +89,6 @@ _AFTER_COMMAND: Final[dict[VmCommand, VmEvent]] = {
     VmCommand.SUSPEND: VmEvent.SUSPENDED,
     VmCommand.RESUME: VmEvent.RESUMED,
     VmCommand.SHUTDOWN: VmEvent.SHUTDOWN_ASKED,
-    VmCommand.DESTROY: VmEvent.DESTROYED,
-    VmCommand.START: VmEvent.STARTED,
 }
 
 _SEEN: Final[dict[VmState, VmEvent]] = {
@@ -97,11 +101,12 @@ _SEEN: Final[dict[VmState, VmEvent]] = {
 
 @dataclass(slots=True)
 class OpenOrder:
-    """An order under way and what follows its answer."""
+    """An order under way and what follows its answer; ``host`` is whose ``orders`` counts it."""
 
     host_id: str
     then: Then
     relayed: bool
+    host: HostEntry | None
 
 
 class ManagerCore:
@@ -119,12 +124,19 @@ class ManagerCore:
         self.cursor = 0
         self._orders: dict[int, OpenOrder] = {}
         self._next_order = 0
+        self._leaving: set[str] = set()
         self._base_version = -1
         self._base = Snapshot.of((), np.zeros((0, R)))
         self._migrations = Migrations(self.table, self.limit, self.order, self.report)
 
     def handle(self, event: ManagerEvent, now_s: float) -> list[ManagerEffect]:
         """Take in one event."""
+        effects = self._decide(event, now_s) + self._migrations.expire(now_s)
+        for host_id in sorted(self._leaving):
+            effects += self._leave_if_quiet(host_id)
+        return effects
+
+    def _decide(self, event: ManagerEvent, now_s: float) -> list[ManagerEffect]:
         match event:
             case HostJoined():
                 return self._host_joined(event)
@@ -135,7 +147,7 @@ class ManagerCore:
             case OrderAsked():
                 return self._order_asked(event)
             case RelayAsked():
-                return self._migrations.relayed(event)
+                return self._migrations.relayed(event, now_s)
             case ReleaseAsked():
                 return self._release(event)
             case HostAnswered():
@@ -156,11 +168,11 @@ class ManagerCore:
     ) -> list[ManagerEffect]:
         """Order something of a host; ``make`` is given the host's epoch, ``then`` the outcome."""
         self._next_order += 1
-        host = self.table.hosts.get(host_id)
-        epoch = host.epoch if host is not None and not relayed else 0
-        if host is not None and not relayed:
+        host = None if relayed else self.table.hosts.get(host_id)
+        epoch = 0 if host is None else host.epoch
+        if host is not None:
             host.orders += 1
-        self._orders[self._next_order] = OpenOrder(host_id, then, relayed)
+        self._orders[self._next_order] = OpenOrder(host_id, then, relayed, host)
         return [OrderHost(self._next_order, host_id, make(epoch), relayed)]
 
     def report(self, vm: VmEntry, cause: str) -> list[ManagerEffect]:
@@ -172,13 +184,9 @@ class ManagerCore:
         order = self._orders.pop(event.order_id, None)
         if order is None:
             return []
-        host = self.table.hosts.get(order.host_id)
-        if host is not None and not order.relayed:
-            host.orders -= 1
-        effects = order.then(event.answer, event.unknown)
-        if host is not None:
-            effects += self._leave_if_quiet(host)
-        return effects
+        if order.host is not None:
+            order.host.orders -= 1
+        return order.then(event.answer, event.unknown)
 
     # ------------------------------------------------------------ hosts
 
@@ -212,6 +220,8 @@ class ManagerCore:
             if order.host_id == host_id and not order.relayed
         ]
         self.table.remove_host(host_id)
+        self._leaving.discard(host_id)
+        self._migrations.host_dropped(host_id)
         effects: list[ManagerEffect] = []
         lost = ErrorReport.of(RemoteError(f"host {host_id} is out of reach: {reason}"))
         for order_id in open_orders:
@@ -220,23 +230,24 @@ class ManagerCore:
 
     def _release(self, event: ReleaseAsked) -> list[ManagerEffect]:
         host = self.table.hosts.get(event.host_id)
-        if host is None:
-            return []
-        self.table.set_leaving(host, event.assignment)
-        return self._leave_if_quiet(host)
+        if host is not None:
+            self.table.set_leaving(host, event.assignment)
+            self._leaving.add(event.host_id)
+        return []
 
-    def _leave_if_quiet(self, host: HostEntry) -> list[ManagerEffect]:
+    def _leave_if_quiet(self, host_id: str) -> list[ManagerEffect]:
         """Send a host on its way once nothing is under way on it."""
-        if host.leaving is None or host.orders or self._migrations.touch(host.host_id):
+        host = self.table.hosts[host_id]
+        if host.leaving is None or host.orders or self._migrations.touch(host_id):
             return []
         assignment = host.leaving
-        host_id = host.host_id
 
         def gone(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
+            if self.table.hosts.get(host_id) is not host:
+                return []
             if isinstance(outcome, ErrorReport) and not unknown:
-                entry = self.table.hosts.get(host_id)
-                if entry is not None:
-                    self.table.set_leaving(entry, None)
+                self.table.set_leaving(host, None)
+                self._leaving.discard(host_id)
                 return []
             return [CloseHost(host_id, f"given to group manager {assignment.manager.manager_id}")]
 
@@ -253,6 +264,11 @@ class ManagerCore:
                 answers[request.spec.vm_id] = PlacedVm(request.spec.vm_id, known.host_id)
             else:
                 new.append(request)
+        for request in list(new):
+            if request.host and request.host not in self.table.hosts:
+                away = f"host {request.host} is not with this group manager"
+                answers[request.spec.vm_id] = PlacedVm(request.spec.vm_id, "", away)
+                new.remove(request)
         orders: list[ManagerEffect] = []
         if new:
             snapshot = self._snapshot(new)
@@ -275,17 +291,14 @@ class ManagerCore:
         return [AnswerLeader(event.request_id, PlacementAnswer(listed)), *orders]
 
     def _snapshot(self, requests: list[PlacementRequest]) -> Snapshot:
-        """The hosts as they are now and the VMs to place; a VM pinned elsewhere fits nowhere."""
+        """The hosts as they are now and the VMs to place."""
         table = self.table
         demand = np.array([r.spec.demand.as_tuple() for r in requests], dtype=np.float64)
         pins = np.full(len(requests), NONE, dtype=np.int64)
         for index, request in enumerate(requests):
-            if request.host:
-                row = table.row_of(request.host)
-                if row is None:
-                    demand[index] = np.inf
-                else:
-                    pins[index] = row
+            row = table.row_of(request.host)
+            if row is not None:
+                pins[index] = row
         used = frozen(table.reserved.copy())
         hosts = replace(self._hosts(), used=used, load=used)
         return hosts.with_vms([r.spec.vm_id for r in requests], demand, pin=pins)
@@ -324,11 +337,11 @@ class ManagerCore:
                 return []
             if isinstance(outcome, OrderDone) and outcome.report is not None:
                 return self._take_report(vm, outcome.report, cause)
+            if unknown and tries < MAX_TRIES:
+                self.table.remove_vm(vm)
+                return self._start(spec, host_id, cause, tries + 1)
             if unknown:
-                if host_id in self.table.hosts and tries < MAX_TRIES:
-                    self.table.remove_vm(vm)
-                    return self._start(spec, host_id, cause, tries + 1)
-                return []
+                return [CloseHost(host_id, "it does not say whether it started a VM")]
             message = outcome.message if isinstance(outcome, ErrorReport) else "no answer"
             return self._start_failed(vm, message, cause)
 
@@ -386,12 +399,14 @@ class ManagerCore:
 
         def done(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
             current = self.table.vms.get(vm.key) is vm
-            if isinstance(outcome, ErrorReport):
-                back: list[ManagerEffect] = []
+            if isinstance(outcome, ErrorReport) and vm.state is not VmState.DESTROYED:
+                told: list[ManagerEffect] = []
                 if order.command is VmCommand.DESTROY and current:
                     self.table.set_state(vm, before)
-                    back = self.report(vm, order.cause)
-                return [*back, AnswerLeader(request_id, outcome)]
+                    told += self.report(vm, order.cause)
+                if current and (unknown or order.command is VmCommand.DESTROY):
+                    told += self._look(vm, order.cause)
+                return [*told, AnswerLeader(request_id, outcome)]
             told = self._after_command(vm, order, outcome) if current else []
             return [*told, AnswerLeader(request_id, VmOrderDone(vm.status()))]
 
@@ -401,14 +416,10 @@ class ManagerCore:
             done,
         )
 
-    def _after_command(
-        self, vm: VmEntry, order: VmOrder, outcome: HostAnswer
-    ) -> list[ManagerEffect]:
+    def _after_command(self, vm: VmEntry, order: VmOrder, outcome: Outcome) -> list[ManagerEffect]:
         """The host obeyed: take the state that follows, unless it said a newer one meanwhile."""
         if order.command is VmCommand.DESTROY:
-            self.table.remove_vm(vm)
-            vm.state = VmState.DESTROYED
-            return self.report(vm, order.cause)
+            return self._vanished(vm, order.cause)
         event = _AFTER_COMMAND.get(order.command)
         target = TRANSITIONS.get((vm.state, event)) if event is not None else None
         report = outcome.report if isinstance(outcome, OrderDone) else None
@@ -418,6 +429,30 @@ class ManagerCore:
             return []
         self.table.set_state(vm, target)
         return self.report(vm, order.cause)
+
+    def _look(self, vm: VmEntry, cause: str) -> list[ManagerEffect]:
+        """Ask the host what it has: what was ordered of the VM may have happened or not."""
+        host_id = vm.host_id
+
+        def looked(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
+            if self.table.vms.get(vm.key) is not vm or vm.host_id != host_id:
+                return []
+            if self._migrations.moves(vm.key) or vm.ordered:
+                return []
+            if not isinstance(outcome, Inventory):
+                return [CloseHost(host_id, "it does not say what it has")] if unknown else []
+            report = next((r for r in outcome.vms if r.vm_id == vm.report.vm_id), None)
+            if report is None:
+                return self._vanished(vm, cause)
+            return self._take_report(vm, report, cause)
+
+        return self.order(host_id, lambda epoch: TakeInventory(epoch, cause), looked)
+
+    def _vanished(self, vm: VmEntry, cause: str) -> list[ManagerEffect]:
+        """The VM is no longer on its host, and so nowhere."""
+        self.table.remove_vm(vm)
+        vm.state = VmState.DESTROYED
+        return self.report(vm, cause)
 
     def _start_again(self, request_id: int, vm: VmEntry, order: VmOrder) -> list[ManagerEffect]:
         if not self.table.fits(vm.host_id, vm.demand, self.limit):
@@ -432,8 +467,11 @@ class ManagerCore:
             if self.table.vms.get(vm.key) is not vm:
                 error = ErrorReport.of(Conflict("the VM vanished while it was being started"))
                 return [AnswerLeader(request_id, error)]
+            if isinstance(outcome, ErrorReport) and unknown:
+                return [*self._look(vm, order.cause), AnswerLeader(request_id, outcome)]
             if isinstance(outcome, ErrorReport):
-                self.table.set_state(vm, before)
+                if vm.state is VmState.STARTING:
+                    self.table.set_state(vm, before)
                 return [*self.report(vm, order.cause), AnswerLeader(request_id, outcome)]
             report = outcome.report if isinstance(outcome, OrderDone) else None
             told = self._take_report(vm, report or vm.report, order.cause)
@@ -463,8 +501,9 @@ class ManagerCore:
                 error = ErrorReport.of(Conflict("the VM vanished while it was being resized"))
                 return [AnswerLeader(request_id, error)]
             if isinstance(outcome, ErrorReport):
-                if not unknown:
-                    self.table.set_demand(vm, former)
+                if unknown:
+                    return [*self._look(vm, order.cause), AnswerLeader(request_id, outcome)]
+                self.table.set_demand(vm, former)
                 return [AnswerLeader(request_id, outcome)]
             self.table.set_demand(vm, wanted)
             if isinstance(outcome, OrderDone) and outcome.report is not None:
@@ -484,20 +523,25 @@ class ManagerCore:
         report = event.notice.report
         if event.host_id not in self.table.hosts:
             return []
+        if not event.notice.gone and self._migrations.arrived(event.host_id, report.vm_id):
+            return self._new_vm(event)
         key = report.vm_id if report.managed else f"{report.vm_id}@{event.host_id}"
+        if self._migrations.moves(key):
+            return []
         vm = self.table.vms.get(key)
         if vm is None:
             return self._new_vm(event)
-        if vm.host_id != event.host_id or self._migrations.moves(vm.key):
+        if vm.host_id != event.host_id:
             return []
-        if vm.ordered or vm.state is VmState.DESTROYING:
+        if vm.ordered or (vm.state is VmState.DESTROYING and not event.notice.gone):
             return []
         if event.notice.gone:
             if vm.state is VmState.STARTING:
                 return self._start_failed(vm, "it did not start while its manager changed", "")
-            self.table.remove_vm(vm)
-            vm.state, vm.reason = VmState.DESTROYED, report.reason
-            return self.report(vm, "")
+            vm.reason = report.reason
+            if report.state is VmState.MIGRATING:
+                return self._migrations.left(vm)
+            return self._vanished(vm, vm.cause if vm.state is VmState.DESTROYING else "")
         seen = _SEEN.get(report.state)
         target = TRANSITIONS.get((vm.state, seen)) if seen is not None else None
         if target is None:

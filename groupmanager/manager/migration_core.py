@@ -5,11 +5,13 @@
     step      order to     done                 refused                not answered
     offer     source       prepare              it failed              it failed
     prepare   destination  move                 it failed              abort, it failed
-    move      source       finish               abort, it failed       look at the source
+    move      source       finish               look                   look
     look      source       there: abort, it     finish                 finish
                            failed; else finish
-    finish    destination  it is over           it failed (the source  tried again, at most
-                                                has it, or nobody)     ``MAX_FINISHES`` times
+    finish    destination  it is over           seek                   tried again, at most
+                                                                       ``MAX_FINISHES`` times
+    seek      source       there: it failed;    it is lost             it is lost
+                           else it is lost
 
 Rules:
 
@@ -17,18 +19,23 @@ Rules:
 2. A destination under another manager is reached through the leader (*relayed* orders): that
    manager reserves the room at ``prepare`` and takes the VM at ``finish``.
 3. While a VM moves, what hosts say of it by themselves is not heard: the steps tell.
-4. "It failed" leaves the VM running at the source. Only if neither side has it, or nobody answers,
-   is it ``UNREACHABLE``.
+4. "It failed" leaves the VM at the source, as the source says it is. Only if neither side has it,
+   or nobody answers, is it lost: ``UNREACHABLE``, on no host if the source does not have it.
+5. The receiving end of another manager's migration ends by ``finish`` or ``abort``, when the host
+   says that the VM has arrived, when the host leaves, or ``INCOMING_TIMEOUT_S`` later.
 
 Invariant: one migration a VM; a VM that has one is ``MIGRATING``.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final, Protocol
 
+import msgspec
+
 from snooze.common.errors import Conflict, ErrorReport, ExecutionError, NoCapacity, SnoozeError
-from snooze.common.resources import Capacity, FloatArray
+from snooze.common.resources import ZERO, Capacity, FloatArray
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import MigrationTicket, VmReport
 from snooze.common.wire import (
@@ -47,16 +54,28 @@ from snooze.common.wire import (
     TicketIssued,
     VmOrder,
     VmOrderDone,
+    VmsChanged,
 )
 from snooze.groupmanager.manager.host_table import HostTable, VmEntry
 from snooze.groupmanager.manager.manager_events import (
     AnswerLeader,
     ManagerEffect,
     RelayAsked,
+    TellLeader,
 )
 
 MAX_FINISHES: Final = 3
+INCOMING_TIMEOUT_S: Final = 4000.0
+"""Longer than another manager waits for any step of its migration."""
 
+
+class Unknown(Enum):
+    """No answer to a question."""
+
+    UNKNOWN = "unknown"
+
+
+UNKNOWN: Final = Unknown.UNKNOWN
 Outcome = HostAnswer | ErrorReport
 Then = Callable[[Outcome, bool], list[ManagerEffect]]
 
@@ -91,6 +110,7 @@ class Migration:
     report: VmReport
     ticket: MigrationTicket | None = None
     finishes: int = 0
+    promised: Capacity = ZERO
     promised_epoch: int = 0
 
 
@@ -101,6 +121,7 @@ class Incoming:
     host_id: str
     promised_epoch: int
     report: VmReport
+    since_s: float
 
 
 class Migrations:
@@ -126,6 +147,11 @@ class Migrations:
             incoming.host_id == host_id for incoming in self._incoming.values()
         )
 
+    def host_dropped(self, host_id: str) -> None:
+        """A host is no longer here: what was to arrive on it is heard of when it joins again."""
+        for vm_id in [i for i, incoming in self._incoming.items() if incoming.host_id == host_id]:
+            del self._incoming[vm_id]
+
     # ------------------------------------------------------------ the steps
 
     def start(self, request_id: int, vm: VmEntry, order: VmOrder) -> list[ManagerEffect]:
@@ -141,12 +167,14 @@ class Migrations:
         local = destination in self._table.hosts
         if local:
             self._require_room(destination, vm)
+        report = msgspec.structs.replace(vm.report, state=vm.state)
         migration = Migration(
-            vm, vm.host_id, destination, not local, request_id, order.cause, vm.report
+            vm, vm.host_id, destination, not local, request_id, order.cause, report
         )
         self._open[vm.key] = migration
         self._table.set_state(vm, VmState.MIGRATING)
         if local:
+            migration.promised = vm.demand
             migration.promised_epoch = self._table.hosts[destination].epoch
             self._table.promise(destination, vm.demand, 1.0)
         return self._report(vm, order.cause) + self._order(
@@ -192,26 +220,32 @@ class Migrations:
     def _moved(self, migration: Migration, outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
         if not isinstance(outcome, ErrorReport):
             return self._finish(migration)
-        if not unknown:
-            return self._abort(migration) + self._failed(migration, outcome)
+        return self._look(migration, lambda answer: self._looked(migration, answer, outcome))
+
+    def _look(
+        self, migration: Migration, then: Callable[[VmReport | Unknown | None], list[ManagerEffect]]
+    ) -> list[ManagerEffect]:
+        """Ask the source for the VM: its report, or None if it is not there."""
         if migration.source not in self._table.hosts:
-            return self._finish(migration)
+            return then(UNKNOWN)
+
+        def looked(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
+            if not isinstance(outcome, Inventory):
+                return then(UNKNOWN)
+            vm_id = migration.vm.report.vm_id
+            return then(next((report for report in outcome.vms if report.vm_id == vm_id), None))
+
         return self._order(
-            migration.source,
-            lambda epoch: TakeInventory(epoch, migration.cause),
-            lambda answer, _: self._looked(migration, answer, outcome),
+            migration.source, lambda epoch: TakeInventory(epoch, migration.cause), looked
         )
 
     def _looked(
-        self, migration: Migration, outcome: Outcome, error: ErrorReport
+        self, migration: Migration, report: VmReport | Unknown | None, error: ErrorReport
     ) -> list[ManagerEffect]:
-        vm_id = migration.vm.report.vm_id
-        if isinstance(outcome, Inventory) and any(
-            report.vm_id == vm_id and report.state in {VmState.RUNNING, VmState.PAUSED}
-            for report in outcome.vms
-        ):
-            return self._abort(migration) + self._failed(migration, error)
-        return self._finish(migration)
+        if not isinstance(report, VmReport):
+            return self._finish(migration)
+        migration.report = report
+        return self._abort(migration) + self._failed(migration, error)
 
     def _finish(self, migration: Migration) -> list[ManagerEffect]:
         ticket = migration.ticket
@@ -228,18 +262,36 @@ class Migrations:
     def _finished(
         self, migration: Migration, outcome: Outcome, unknown: bool
     ) -> list[ManagerEffect]:
-        vm = migration.vm
         if isinstance(outcome, OrderDone) and outcome.report is not None:
             return self._over(migration, outcome.report)
         if unknown and migration.finishes < MAX_FINISHES:
             return self._finish(migration)
-        error = outcome if isinstance(outcome, ErrorReport) else None
-        effects = self._failed(migration, error)
+        return self._look(migration, lambda answer: self._sought(migration, answer, outcome))
+
+    def _sought(
+        self, migration: Migration, report: VmReport | Unknown | None, outcome: Outcome
+    ) -> list[ManagerEffect]:
+        if isinstance(report, VmReport):
+            migration.report = report
+            return self._failed(migration, outcome)
+        vm = migration.vm
+        self._close(migration)
+        effects: list[ManagerEffect] = []
         if self._table.vms.get(vm.key) is vm:
-            self._table.set_state(vm, VmState.UNREACHABLE)
+            vm.cause = migration.cause
             vm.reason = f"lost between {migration.source} and {migration.destination}"
-            effects += self._report(vm, migration.cause)
-        return effects
+            if report is None:
+                effects += self.left(vm)
+            else:
+                self._table.set_state(vm, VmState.UNREACHABLE)
+                effects += self._report(vm, migration.cause)
+        return [*effects, AnswerLeader(migration.request_id, _error_of(outcome))]
+
+    def left(self, vm: VmEntry) -> list[ManagerEffect]:
+        """The VM left its host for another, and we do not know that it arrived."""
+        self._table.remove_vm(vm)
+        vm.state = VmState.UNREACHABLE
+        return [TellLeader(VmsChanged([vm.status(host_id="")]))]
 
     def _over(self, migration: Migration, report: VmReport) -> list[ManagerEffect]:
         """The VM runs at the destination."""
@@ -269,20 +321,15 @@ class Migrations:
         """The VM stays at the source."""
         vm = migration.vm
         self._close(migration)
-        report = (
-            error
-            if isinstance(error, ErrorReport)
-            else ErrorReport.of(ExecutionError("the migration stopped half-way"))
-        )
         effects: list[ManagerEffect] = []
         if self._table.vms.get(vm.key) is vm:
             self._table.set_state(vm, migration.report.state)
             effects += self._report(vm, migration.cause)
-        return [*effects, AnswerLeader(migration.request_id, report)]
+        return [*effects, AnswerLeader(migration.request_id, _error_of(error))]
 
     def _close(self, migration: Migration) -> None:
         self._open.pop(migration.vm.key, None)
-        self._give_back(migration.destination, migration.promised_epoch, migration.vm.demand)
+        self._give_back(migration.destination, migration.promised_epoch, migration.promised)
 
     def _give_back(self, host_id: str, promised_epoch: int, demand: Capacity) -> None:
         """End a promise, unless the host has joined anew since: then it is forgotten already."""
@@ -292,20 +339,22 @@ class Migrations:
 
     # ------------------------------------------------------------ the other end
 
-    def relayed(self, event: RelayAsked) -> list[ManagerEffect]:
+    def relayed(self, event: RelayAsked, now_s: float) -> list[ManagerEffect]:
         """A step of another manager's migration on a host of ours."""
         request_id, message = event.request_id, event.message
         try:
-            return self._relayed_step(request_id, message.host_id, message.order)
+            return self._relayed_step(request_id, message.host_id, message.order, now_s)
         except SnoozeError as error:
             return [AnswerLeader(request_id, ErrorReport.of(error))]
 
-    def _relayed_step(self, request_id: int, host_id: str, order: HostOrder) -> list[ManagerEffect]:
+    def _relayed_step(
+        self, request_id: int, host_id: str, order: HostOrder, now_s: float
+    ) -> list[ManagerEffect]:
         if host_id not in self._table.hosts:
             raise Conflict(f"host {host_id} is not with this group manager any more")
         match order:
             case PrepareIncoming():
-                self._accept_incoming(host_id, order)
+                self._accept_incoming(host_id, order, now_s)
                 vm_id = order.report.vm_id
             case FinishIncoming() | AbortIncoming():
                 vm_id = order.vm_id
@@ -328,10 +377,12 @@ class Migrations:
 
         return self._order(host_id, make, done)
 
-    def _accept_incoming(self, host_id: str, order: PrepareIncoming) -> None:
+    def _accept_incoming(self, host_id: str, order: PrepareIncoming, now_s: float) -> None:
         vm_id = order.report.vm_id
-        if vm_id in self._incoming:
+        former = self._incoming.get(vm_id)
+        if former is not None and former.host_id == host_id:
             return
+        self._end_incoming(vm_id)
         host = self._table.hosts[host_id]
         if host.leaving is not None:
             raise Conflict(f"host {host_id} is being given to another group manager; try again")
@@ -339,7 +390,7 @@ class Migrations:
             raise NoCapacity(
                 f"host {host.description.hostname} has no room for VM {order.report.name!r}"
             )
-        self._incoming[vm_id] = Incoming(host_id, host.epoch, order.report)
+        self._incoming[vm_id] = Incoming(host_id, host.epoch, order.report, now_s)
         self._table.promise(host_id, order.report.demand, 1.0)
 
     def _incoming_step_done(
@@ -363,7 +414,39 @@ class Migrations:
                 pass
         return []
 
+    def arrived(self, host_id: str, vm_id: str) -> bool:
+        """A host says that it has a VM: was it expected there? Then it is not any more."""
+        incoming = self._incoming.get(vm_id)
+        if incoming is None or incoming.host_id != host_id:
+            return False
+        self._end_incoming(vm_id)
+        return True
+
+    def expire(self, now_s: float) -> list[ManagerEffect]:
+        """Give up VMs that nobody sends any more."""
+        late = [
+            vm_id
+            for vm_id, incoming in self._incoming.items()
+            if now_s - incoming.since_s > INCOMING_TIMEOUT_S
+        ]
+        return [effect for vm_id in late for effect in self._give_up(vm_id)]
+
+    def _give_up(self, vm_id: str) -> list[ManagerEffect]:
+        host_id = self._incoming[vm_id].host_id
+        self._end_incoming(vm_id)
+        return self._order(
+            host_id,
+            lambda epoch: AbortIncoming(epoch, "", vm_id),
+            lambda outcome, unknown: [],
+        )
+
     def _end_incoming(self, vm_id: str) -> None:
         incoming = self._incoming.pop(vm_id, None)
         if incoming is not None:
             self._give_back(incoming.host_id, incoming.promised_epoch, incoming.report.demand)
+
+
+def _error_of(outcome: object) -> ErrorReport:
+    if isinstance(outcome, ErrorReport):
+        return outcome
+    return ErrorReport.of(ExecutionError("the migration stopped half-way"))
