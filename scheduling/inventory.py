@@ -104,7 +104,28 @@ class Inventory:
     def first_fit(self, need: ArrayLike) -> int:
         """The first active host with room for ``need[R]``, or -1."""
         demand = self._demand(need)
-        if demand is None or not self._hosts:
+        return NONE if demand is None else self._first(demand)
+
+    def best_fit(self, need: ArrayLike) -> int:
+        """The active host with the least room left after ``need[R]``, or -1.
+
+        Room is measured as placement's best fit does: the share of each resource, summed.
+        """
+        demand = self._demand(need)
+        return NONE if demand is None else self._best(demand)
+
+    def place(self, vm_id: str, need: ArrayLike, *, best: bool = False) -> int:
+        """Choose by first fit, or best fit, and reserve; the host, or -1 and nothing changed."""
+        demand = self._demand(need)
+        if demand is None or vm_id in self._where:
+            return NONE
+        host = self._best(demand) if best else self._first(demand)
+        if host != NONE:
+            self._take(vm_id, host, demand, self._free[host].tolist())
+        return host
+
+    def _first(self, demand: Sequence[float]) -> int:
+        if not self._hosts:
             return NONE
         asked = [(axis, size) for axis, size in enumerate(demand) if size > 0]
         if not asked:
@@ -121,13 +142,8 @@ class Inventory:
                 break
         return NONE
 
-    def best_fit(self, need: ArrayLike) -> int:
-        """The active host with the least room left after ``need[R]``, or -1.
-
-        Room is measured as placement's best fit does: the share of each resource, summed.
-        """
-        demand = self._demand(need)
-        if demand is None or not self._hosts:
+    def _best(self, demand: Sequence[float]) -> int:
+        if not self._hosts:
             return NONE
         asked = [(axis, size) for axis, size in enumerate(demand) if size > 0]
         room = self._room[:, : self._hosts]
@@ -149,12 +165,16 @@ class Inventory:
         room: list[float] = self._free[host].tolist()
         if any(size > left and size > 0 for size, left in zip(demand, room, strict=True)):
             return False
+        self._take(vm_id, host, demand, room)
+        return True
+
+    def _take(self, vm_id: str, host: int, demand: Sequence[float], room: Sequence[float]) -> None:
         held = Reservation(host, tuple(demand))
         self._where[vm_id] = held
         self._members[host][vm_id] = held
         self._count[host] += 1
-        self._settle(host)
-        return True
+        self._free[host] -= demand
+        self._refresh(host, room)
 
     def release(self, vm_id: str) -> bool:
         """Give up what the VM holds; False if it holds nothing."""
@@ -205,8 +225,12 @@ class Inventory:
         self._free[host] = self._ceiling[host] - totals
         self._refresh(host)
 
-    def _refresh(self, host: int) -> None:
-        """Bring room, index and share of ``host`` in line with what is free there."""
+    def _refresh(self, host: int, before: Sequence[float] | None = None) -> None:
+        """Bring room, index and share of ``host`` in line with what is free there.
+
+        If the room only shrank, from ``before``, and was not the most of its block, neither is it
+        now, and the index stands.
+        """
         if self._admits[host]:
             row = self._free[host]
             self._room[:, host] = row
@@ -215,6 +239,10 @@ class Inventory:
             self._room[:, host] = CLOSED
             self._share[host] = np.inf
         block = host // BLOCK
+        if before is not None:
+            most: list[float] = self._most[:, block].tolist()
+            if all(room < peak for room, peak in zip(before, most, strict=True)):
+                return
         self._room[:, block * BLOCK : (block + 1) * BLOCK].max(axis=1, out=self._most[:, block])
 
 

@@ -350,7 +350,11 @@ def test_inventory_agrees_with_placement(data: st.DataObject) -> None:
             shares = ((inventory.free - need) / np.maximum(snapshot.limit, 1e-9)).sum(axis=1)
             assert shares[chosen] == pytest.approx(shares[best])
         if chosen >= 0:
-            assert inventory.reserve(f"v{step}", chosen, need)
+            if rng.random() < 0.5:
+                assert inventory.reserve(f"v{step}", chosen, need)
+            else:
+                assert inventory.place(f"v{step}", need, best=True) == chosen
+            assert inventory.place(f"v{step}", need) == -1  # it holds something already
             held.append(f"v{step}")
     assert len(inventory) == len(held)
     for vm in held:
