@@ -6,9 +6,9 @@ loads are compared after division by capacity; no VM moves twice; the number of 
 VM is not given up because the first host with room is empty (empty hosts are not looked at).
 
 ``first_fit_decreasing``: all VMs packed anew on the hosts in use, the fullest first. ``colony``:
-the same by Feller's ants. ``optimiser``: ours; hosts are emptied one after the other, cheapest
-first, by guided ejection, each only if it is worth its moves; then VMs that moved needlessly are
-sent home.
+the same by Feller's ants. ``optimiser``: ours; after a pass like Sercon's, further hosts are
+emptied one after the other, cheapest first, by guided ejection, each only if it is worth its moves;
+then VMs that moved needlessly are sent home.
 """
 
 from collections.abc import Callable, Mapping
@@ -115,22 +115,35 @@ def _bins(task: Task, bin_of: IntArray, size: FloatArray) -> "Bins":
 
 def sercon(task: Task) -> IntArray | None:
     """One pass: the least loaded host is emptied onto the most loaded ones, and so on."""
+    size = _sizes(task)
+    bins = _bins(task, task.field.home, size)
+    _pour(task, bins, size, task.donors, _loads(task, size))
+    return bins.assign.copy()
+
+
+def _pour(
+    task: Task, bins: "Bins", size: FloatArray, which: BoolArray, rank: FloatArray
+) -> BoolArray:
+    """Empty the bins ``which`` in ascending ``rank``, biggest items first; those that worked."""
     from snooze.scheduling import consolidation_kernels
 
-    size = _sizes(task)
     load = _loads(task, size)
-    bins = _bins(task, task.field.home, size)
-    donors = np.flatnonzero(task.donors)
-    donors = donors[np.argsort(load[donors], kind="stable")]
+    donors = np.flatnonzero(which)
     receivers = np.flatnonzero(task.open)
-    receivers = receivers[np.argsort(-load[receivers], kind="stable")]
-    rank = np.empty(len(size), dtype=np.int64)
-    rank[np.argsort(-size, kind="stable")] = np.arange(len(size))
     released = np.zeros(len(task.open), dtype=np.bool_)
-    usable = task.open.copy()
-    consolidation_kernels.pour(bins, donors, receivers, rank, usable, task.moves_most, released)
+    turn = np.empty(len(size), dtype=np.int64)
+    turn[np.argsort(-size, kind="stable")] = np.arange(len(size))
+    consolidation_kernels.pour(
+        bins,
+        donors[np.argsort(rank[donors], kind="stable")],
+        receivers[np.argsort(-load[receivers], kind="stable")],
+        turn,
+        task.open.copy(),
+        task.moves_most,
+        released,
+    )
     task.meter.steps += len(size)
-    return bins.assign.copy()
+    return released
 
 
 def first_fit_decreasing(task: Task) -> IntArray | None:
@@ -233,17 +246,35 @@ class _Optimiser:
         field = task.field
         self.task = task
         self.field = field
-        self.bins = _bins(task, field.home, field.cost + _sizes(task))
-        self.open: BoolArray = task.open.copy()
-        self.cost = 0.0
+        self.size = _sizes(task)
+        inside = field.home >= 0
+        count = len(field.hosts)
+        self.price = np.bincount(
+            field.home[inside], weights=field.cost[inside], minlength=count
+        ).astype(np.float64)
+        self.vms = np.bincount(
+            field.home[inside], weights=field.items[inside, -1], minlength=count
+        ).astype(np.float64)
+        self.bins, self.open, self.cost = self._start()
+
+    def _start(self) -> "tuple[Bins, BoolArray, float]":
+        """The best of three passes like Sercon's: by load, by cost and by number of VMs."""
+        task = self.task
+        worthy = task.donors & (self.price <= task.host_worth)
+        found: list[tuple[int, float, Bins, BoolArray]] = []
+        for rank in (_loads(task, self.size), self.price, self.vms):
+            bins = _bins(task, self.field.home, self.field.cost + self.size)
+            released = _pour(task, bins, self.size, worthy, rank)
+            cost = float(self.field.cost[bins.assign != self.field.home].sum())
+            found.append((-int(released.sum()), cost, bins, released))
+        _, cost, bins, released = min(found, key=lambda each: each[:2])
+        bins.limit[released] = -np.inf
+        return bins, task.open & ~released, cost
 
     def run(self) -> IntArray:
         """Turns with growing effort over all bins that may be emptied, cheapest first."""
-        field = self.field
-        homes = field.home[field.home >= 0]
-        price = np.bincount(homes, weights=field.cost[field.home >= 0], minlength=len(field.hosts))
         donors = np.flatnonzero(self.task.donors)
-        donors = donors[np.argsort(price[donors], kind="stable")]
+        donors = donors[np.argsort(self.price[donors], kind="stable")]
         for steps in EFFORTS:
             for donor in donors.tolist():
                 if self._done():
@@ -254,7 +285,12 @@ class _Optimiser:
         return self.bins.assign.copy()
 
     def _done(self) -> bool:
-        return self.task.meter.over() or int(self.open.sum()) <= self.task.bound.count
+        """Whether nothing more can or may be done."""
+        return (
+            self.task.meter.over()
+            or int(self.open.sum()) <= self.task.bound.count
+            or self._moved()[1] >= self.task.moves_most
+        )
 
     def _empty(self, donor: int, steps_per_item: int) -> None:
         """Close one bin if its items, and those they push on, have room elsewhere."""

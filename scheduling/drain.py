@@ -183,7 +183,7 @@ class _Draining:
         return np.asarray(above & reachable & ~self.drained)
 
     def _relief(self, host: int) -> list[int]:
-        """VMs that bring ``host`` under its limit, greedily the most relief for their cost.
+        """VMs that bring ``host`` under its limit: most relief for the cost, ties to the smallest.
 
         Then those are kept after all that the others make unnecessary.
         """
@@ -198,7 +198,8 @@ class _Draining:
         while (left > 0).any() and candidates:
             relief = np.minimum(snapshot.demand[candidates], left) / scale
             value = relief.sum(axis=1) / np.maximum(self.cost_s[candidates], TOLERANCE)
-            best = int(value.argmax())
+            size = (snapshot.demand[candidates] / scale).sum(axis=1)
+            best = int(np.lexsort((size, -value))[0])
             if value[best] <= 0:
                 break
             vm = candidates.pop(best)

@@ -8,15 +8,17 @@ Rules:
 2. At most ``per_host`` moves of a batch touch one host, at most ``at_once`` run altogether.
 3. If nothing can move though moves are left, the moves wait for one another in a circle. Then a VM
    goes aside to a third host first, the cheapest that unblocks something.
-4. What cannot be ordered is left out and named; the rest is a sound plan of its own.
+4. What cannot be ordered is left out and named, with all VMs tied to it by a "together" rule; the
+   rest is a sound plan of its own.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from snooze.common.resources import FloatArray
+from snooze.scheduling.filters import tie_groups
 from snooze.scheduling.plans import Move, Reason, ReasonCode
 from snooze.scheduling.snapshot import (
     NONE,
@@ -72,7 +74,21 @@ def order_moves(
         parallelism: the bounds.
         aside: ``bool[H]``, hosts that may take a VM for a while; default none.
     """
-    return _Order(snapshot, target, cost, parallelism or Parallelism(), aside).run()
+    ties = tie_groups(snapshot)
+    target = target.copy()
+    given_up: dict[int, Reason] = {}
+    while True:
+        ordered = _Order(snapshot, target, cost, parallelism or Parallelism(), aside).run()
+        split = {ties[reason.vm] for reason in ordered.stuck if reason.vm in ties}
+        if not split:
+            stuck = {**given_up, **{reason.vm: reason for reason in ordered.stuck}}
+            return replace(ordered, stuck=tuple(stuck[vm] for vm in sorted(stuck)))
+        reasons = {reason.vm: reason for reason in ordered.stuck}
+        for vm, leader in ties.items():
+            if leader in split and target[vm] != snapshot.placement[vm]:
+                message = "a VM it must stay together with finds no way"
+                given_up[vm] = reasons.get(vm, Reason(vm, ReasonCode.NO_HOST_FITS, message))
+                target[vm] = snapshot.placement[vm]
 
 
 class _Order:

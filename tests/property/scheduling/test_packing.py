@@ -60,9 +60,14 @@ def partitions(things: list[int]) -> list[list[list[int]]]:
     return found
 
 
+def room_for(items: FloatArray) -> FloatArray:
+    return np.full(items.shape[1], float(CAPACITY), dtype=np.float64)
+
+
 def solve(items: FloatArray, seed: int = 0, *, negative: bool = False) -> Packing:
-    room = np.full(items.shape[1], float(CAPACITY))
-    return pack(items, room, effort=Effort(steps=3_000), seed=seed, allow_negative=negative)
+    return pack(
+        items, room_for(items), effort=Effort(steps=3_000), seed=seed, allow_negative=negative
+    )
 
 
 @RELAXED
@@ -71,8 +76,7 @@ def test_packings_are_sound_and_not_below_the_bound(items: FloatArray) -> None:
     packing = solve(items)
     assert_sound(items, packing.bin_of.tolist(), packing.bins)
     assert packing.bound.count <= packing.bins
-    room = np.full(items.shape[1], float(CAPACITY))
-    for _, bin_of in constructions(items, room):
+    for _, bin_of in constructions(items, room_for(items)):
         assert packing.bins <= bin_of.max() + 1
 
 
@@ -83,7 +87,7 @@ def test_small_packings_are_optimal_and_bounds_true(items: FloatArray) -> None:
     packing = solve(items)
     assert packing.bins == optimum
     assert packing.bound.count <= optimum
-    assert packing_bound(items, np.full(items.shape[1], float(CAPACITY))).count <= optimum
+    assert packing_bound(items, room_for(items)).count <= optimum
 
 
 @RELAXED
@@ -120,7 +124,7 @@ def test_the_same_seed_gives_the_same_packing(items: FloatArray, seed: int) -> N
 @RELAXED
 @given(instances())
 def test_ants_pack_soundly(items: FloatArray) -> None:
-    bin_of = pack_by_colony(items, np.full(items.shape[1], float(CAPACITY)), seed=1).tolist()
+    bin_of = pack_by_colony(items, room_for(items), seed=1).tolist()
     used = sorted(set(bin_of))
     assert_sound(items, [used.index(b) for b in bin_of], len(used))
 
