@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+LABEL_OFFSETS = {"thr": (6, 5), "iqr": (6, -10), "mad": (-28, -12), "lr": (6, 4)}
 PUBLISHED_COLOUR = "#b35806"
 OURS_COLOUR = "#2166ac"
 
@@ -22,15 +23,16 @@ class Point:
 def draw(
     folder: Path,
     plain: Sequence[Point],
-    sleepy: Sequence[Point],
     floors: Mapping[tuple[str, str], float],
+    sleepy: Sequence[Point],
+    sleepy_floors: Mapping[tuple[str, str], float],
 ) -> None:
     """Write ``planetlab-front.svg``, and ``planetlab-front-wake.svg`` if there is ``sleepy``."""
     folder.mkdir(parents=True, exist_ok=True)
     _picture(folder / "planetlab-front.svg", plain, floors, "the reference's rules")
     if sleepy:
         title = "300 s to wake up, power while asleep"
-        _picture(folder / "planetlab-front-wake.svg", sleepy, floors, title)
+        _picture(folder / "planetlab-front-wake.svg", sleepy, sleepy_floors, title)
 
 
 def _picture(
@@ -71,16 +73,17 @@ def _picture(
                 label,
                 (point.energy_kwh, point.slav),
                 textcoords="offset points",
-                xytext=(5, 4),
+                xytext=LABEL_OFFSETS.get(point.policy, (6, 4)),
                 fontsize=8,
             )
         floor = fmean(value for (of, _), value in floors.items() if of == mode)
         axis.axvline(floor, color="grey", linestyle=":", label="energy floor")
         axis.set_yscale("log")
+        axis.margins(x=0.15, y=0.1)
         axis.set_xlabel("energy, kWh a day (mean over the days)")
         axis.set_ylabel("SLAV = SLATAH x PDM")
         axis.set_title(f"{mode}: {title}", fontsize=10)
-        axis.legend(fontsize=8, loc="upper right")
+        axis.legend(fontsize=8, loc="center right")
     figure.tight_layout()
     figure.savefig(path, format="svg", metadata={"Date": None})  # pyright: ignore[reportUnknownMemberType]
     pyplot.close(figure)

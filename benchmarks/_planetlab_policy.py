@@ -1,7 +1,7 @@
 """The product's own policy at work in the PlanetLab world: nothing but its public parts, joined.
 
-What a group manager does with its hosts is done here with the world's: samples go into a ring,
-demand is forecast, hosts are judged by the default detector, and the default relocation plans.
+What a group manager does with its hosts is done here with the world's: samples go into a ring, and
+the product's ``Relocator`` makes moves of them.
 """
 
 from dataclasses import dataclass, field
@@ -10,20 +10,17 @@ from typing import Final
 import numpy as np
 
 from benchmarks._planetlab_world import PERIOD_S, Fleet, Ints, World
-from snooze.scheduling import detection, relocation_predictive
 from snooze.scheduling.check import check_plan
-from snooze.scheduling.detection import Detector, Watch
-from snooze.scheduling.estimation import SampleRing, Window, forecast, hosts_window
+from snooze.scheduling.estimation import SampleRing
 from snooze.scheduling.power_model import PowerModel
-from snooze.scheduling.relocation import Hold, Situation
-from snooze.scheduling.relocation_predictive import Predictive
+from snooze.scheduling.relocation_round import FORECAST_S, Memory, Relocator
 from snooze.scheduling.snapshot import HostState, Labels, Snapshot
 
 Arrivals = tuple[Ints, Ints]
 """VMs and the hosts they are on their way to."""
 
 NOBODY: Final[Arrivals] = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
-WINDOW: Final = 12
+WINDOW: Final = int(FORECAST_S / PERIOD_S)
 KIB_PER_MB: Final = 1000
 
 
@@ -37,16 +34,14 @@ class Ours:
     """
 
     fleet: Fleet
-    policy: Predictive = relocation_predictive.DEFAULT
-    detector: Detector = detection.DEFAULT
+    relocator: Relocator = field(default_factory=Relocator)
     asleep_w: float = 0.0
     wake_s: float = 0.0
     checked: bool = False
+    memory: Memory = field(default_factory=Memory)
     ring: SampleRing = field(init=False)
-    watch: Watch = field(init=False)
     power: PowerModel = field(init=False)
     tags: Labels = field(init=False)
-    hold: Hold = field(default_factory=Hold)
     host_ids: tuple[str, ...] = field(init=False)
     vm_ids: tuple[str, ...] = field(init=False)
 
@@ -54,7 +49,6 @@ class Ours:
         fleet = self.fleet
         hosts, vms = fleet.total_mips.size, fleet.vm_mips.size
         self.ring = SampleRing(vms, WINDOW, 1)
-        self.watch = Watch.fresh(hosts)
         self.power = PowerModel.of(fleet.power_w, asleep_w=self.asleep_w, wake_s=self.wake_s)
         self.host_ids = tuple(f"host{i}" for i in range(hosts))
         self.vm_ids = tuple(f"vm{i}" for i in range(vms))
@@ -69,33 +63,24 @@ class Ours:
         """VMs to move now, and their targets; ``arriving`` are on their way already."""
         fleet = self.fleet
         self.ring.push(np.arange(fleet.vm_mips.size), world.demand[:, None])
-        window = self.ring.window()
         snapshot = self.snapshot(world, arriving)
-        hosts = hosts_window(window, snapshot.placement, fleet.total_mips.size)
-        share = Window(hosts.samples / fleet.total_mips[:, None, None], hosts.valid)
-        seen = self.detector.detect(share, self.watch, PERIOD_S)
-        self.watch = seen.watch
-        active = snapshot.host_state == HostState.ACTIVE
-        answer = self.policy.plan(
-            Situation(
-                snapshot,
-                world.now_s,
-                seen.overloaded & active,
-                seen.underloaded & active,
-                forecast(window, fleet.vm_mips[:, None], WINDOW),
-                self.power,
-                self.hold,
-                window,
-            )
+        found = self.relocator.relocate(
+            snapshot,
+            self.ring.window(),
+            fleet.vm_mips[:, None],
+            self.memory,
+            world.now_s,
+            PERIOD_S,
+            self.power,
         )
-        self.hold = answer.hold
+        self.memory = found.memory
+        plan = found.relocation.plan
         if self.checked:
-            violations = check_plan(snapshot, answer.plan)
+            violations = check_plan(snapshot, plan)
             if violations:
                 raise AssertionError(violations[0])
-        moves = answer.plan.moves
-        vms = np.array([move.vm for move in moves], dtype=np.int64)
-        return vms, np.array([move.target for move in moves], dtype=np.int64)
+        vms = np.array([move.vm for move in plan.moves], dtype=np.int64)
+        return vms, np.array([move.target for move in plan.moves], dtype=np.int64)
 
     def snapshot(self, world: World, arriving: Arrivals = NOBODY) -> Snapshot:
         """The world as the product sees it."""
@@ -118,7 +103,7 @@ class Ours:
             vm_ids=self.vm_ids,
             demand=world.demand[:, None],
             placement=placement,
-            headroom=self.detector.thresholds.middle,
+            headroom=self.relocator.detector.thresholds.middle,
             memory_kib=fleet.ram_mb * KIB_PER_MB,
             movable=movable,
             tags=self.tags,

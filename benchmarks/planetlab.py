@@ -38,6 +38,7 @@ from benchmarks._planetlab_world import (
     load_day,
 )
 from snooze.scheduling import relocation_predictive
+from snooze.scheduling.relocation_round import Relocator
 
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 DEFAULT: Final = "default"
@@ -139,7 +140,11 @@ def main(arguments: list[str]) -> int:
     report["wake_front"] = [asdict(run) for run in sleepy_front]
     if options.plot:
         _planetlab_plot.draw(
-            options.plot, _points(runs + front), _points(sleepy + sleepy_front), floors
+            options.plot,
+            _points(runs + front),
+            floors,
+            _points(sleepy + sleepy_front),
+            bench.floors(options.asleep_w),
         )
     _report.write(options.output, report)
     return 0
@@ -183,10 +188,13 @@ class _Bench:
             for confidence in CONFIDENCES
         ]
 
-    def floors(self) -> dict[tuple[str, str], float]:
-        """Energy below which no policy can get: all demand, always, at the best watts per MIPS."""
+    def floors(self, asleep_w: float = 0.0) -> dict[tuple[str, str], float]:
+        """Energy below which no policy gets that serves everything: full hosts of the best kind.
+
+        For every host its sleep, and for every MIPS the best host's watts above that.
+        """
         return {
-            (mode, day): _floor_kwh(fleet, mode)
+            (mode, day): _floor_kwh(fleet, mode, asleep_w)
             for mode in self.modes
             for day, fleet in self.fleets.items()
         }
@@ -196,11 +204,13 @@ class _Bench:
     ) -> Ours | Published:
         if policy != DEFAULT:
             return Published(fleet, *PUBLISHED[policy])
-        settings = relocation_predictive.DEFAULT
+        relocator = Relocator()
         if confidence is not None:
-            settings = replace(settings, confidence=confidence)
+            relocator = Relocator(
+                policy=replace(relocation_predictive.DEFAULT, confidence=confidence)
+            )
         wake_s = PERIOD_S if asleep_w else 0.0
-        return Ours(fleet, settings, asleep_w=asleep_w, wake_s=wake_s, checked=self.check)
+        return Ours(fleet, relocator, asleep_w=asleep_w, wake_s=wake_s, checked=self.check)
 
     def _run(
         self,
@@ -272,15 +282,16 @@ def _measured(world: World, mode: Mode, day: str, policy: str, seconds: float, r
     )
 
 
-def _floor_kwh(fleet: Fleet, mode: Mode) -> float:
-    best_w = float((fleet.power_w[:, -1] / fleet.total_mips).min())
+def _floor_kwh(fleet: Fleet, mode: Mode, asleep_w: float) -> float:
+    best_w = float(((fleet.power_w[:, -1] - asleep_w) / fleet.total_mips).min())
+    asleep_j = asleep_w * fleet.total_mips.size * PERIOD_S
     there = np.ones(fleet.vm_mips.size, dtype=np.bool_)
     joules = 0.0
     for step in range(1, DECISIONS):
         demand = fleet.demand_mips(START_S + step * PERIOD_S)
         if mode == "compat":
             there &= demand > 0
-        joules += float(demand[there].sum()) * best_w * PERIOD_S
+        joules += float(demand[there].sum()) * best_w * PERIOD_S + asleep_j
     return joules / 3.6e6
 
 

@@ -252,7 +252,8 @@ class Bench:
     def targets(self, bundle: Bundle, within: BoolArray) -> BoolArray:
         """``bool[H]``: hosts of ``within`` that may take ``bundle``, which has no host just now.
 
-        By every hard rule, and so that what is foreseen stays within the limit.
+        By every hard rule, and so that what is foreseen stays within the limit; unless the host
+        carries nothing else, for then no host could do better.
         """
         vms = list(bundle.vms)
         need = self.snapshot.demand[vms].sum(axis=0)
@@ -267,7 +268,9 @@ class Bench:
         ahead = self.foreseen_with(bundle)
         room = self.snapshot.limit + TOLERANCE * np.maximum(1.0, self.snapshot.limit)
         calm: BoolArray = np.all((ahead <= room) | (mean <= 0), axis=1)
-        return kept & calm
+        bare = (self.ledger.counts == 0) & ~(self.snapshot.used > 0).any(axis=1)
+        fit: BoolArray = kept & (calm | bare)
+        return fit
 
     def foreseen_with(self, bundle: Bundle) -> FloatArray:
         """``float64[H, R]``: ``foreseen``, were ``bundle`` on each host."""

@@ -42,10 +42,13 @@ class GreedyOverload:
     def plan(self, situation: Situation) -> Relocation:
         """Relieve the overloaded hosts, the most loaded first. Never raises on bad values."""
         bench = Bench(situation, self.name, confidence=0.0)
-        load = _load(bench, self.norm)
-        for host in hosts_in_order(bench.overloaded, -load):
-            self._relieve(bench, host)
+        self.relieve_all(bench)
         return bench.answer(situation.hold)
+
+    def relieve_all(self, bench: Bench) -> None:
+        """The same on a bench that others use as well."""
+        for host in hosts_in_order(bench.overloaded, -_load(bench, self.norm)):
+            self._relieve(bench, host)
 
     def _relieve(self, bench: Bench, host: int) -> None:
         if not bench.snapshot.host_ok[host]:
@@ -122,10 +125,14 @@ class GreedyUnderload:
     def plan(self, situation: Situation) -> Relocation:
         """Empty the underloaded hosts, the least loaded first. Never raises on bad values."""
         bench = Bench(situation, self.name, confidence=0.0)
-        load = _load(bench, self.norm)
-        for host in hosts_in_order(bench.underloaded & ~bench.overloaded, load):
-            self._empty(bench, host)
+        self.empty_all(bench)
         return bench.answer(situation.hold)
+
+    def empty_all(self, bench: Bench) -> None:
+        """The same on a bench that others use as well."""
+        quiet = bench.underloaded & ~bench.overloaded
+        for host in hosts_in_order(quiet, _load(bench, self.norm)):
+            self._empty(bench, host)
 
     def _empty(self, bench: Bench, host: int) -> None:
         bundles = bench.to_empty(host)
@@ -156,6 +163,22 @@ class GreedyUnderload:
             bench.record(bundle, host, target)
         bench.sleeps.append(host)
         bench.tell(host, OutcomeKind.EMPTIED, f"{count} VMs leave", count)
+
+
+@dataclass(frozen=True, slots=True)
+class Greedy:
+    """Both of them in one plan: first overload, then underload."""
+
+    overload: GreedyOverload = GreedyOverload()
+    underload: GreedyUnderload = GreedyUnderload()
+    name: str = "greedy"
+
+    def plan(self, situation: Situation) -> Relocation:
+        """Relieve, then empty. Never raises on bad values."""
+        bench = Bench(situation, self.name, confidence=0.0)
+        self.overload.relieve_all(bench)
+        self.underload.empty_all(bench)
+        return bench.answer(situation.hold)
 
 
 def _load(bench: Bench, norm: Norm) -> FloatArray:

@@ -4,8 +4,8 @@ What is better than the greedy way:
 
 - A host is judged by what its VMs are expected to use in the coming hour and how far that may be
   off, not by this moment alone. A target must have room for the mean plus ``confidence`` standard
-  deviations of all that will be on it; deviations add up as those of independent VMs do, so a host
-  may be fuller the more VMs share it.
+  deviations of all that will be on it, unless it carries nothing else. Deviations add up as those of
+  independent VMs do, so a host may be fuller the more VMs share it.
 - A move has a cost: the service its VM loses, from memory, dirty rate and bandwidth. It is made
   only if the benefit is larger. A peak that is passing is left alone.
 - Nothing moves back and forth: a VM that moved is left alone for ``hold_s``, and does not go back
