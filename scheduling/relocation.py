@@ -249,11 +249,12 @@ class Bench:
                 return Reason(vm, ReasonCode.NOT_MOVABLE, "it is pinned to its host")
         return None
 
-    def targets(self, bundle: Bundle, within: BoolArray) -> BoolArray:
+    def targets(self, bundle: Bundle, within: BoolArray, wary: bool = True) -> BoolArray:
         """``bool[H]``: hosts of ``within`` that may take ``bundle``, which has no host just now.
 
         By every hard rule, and so that what is foreseen stays within the limit; unless the host
-        carries nothing else, for then no host could do better.
+        carries nothing else, for then no host could do better. If not ``wary``, what is expected
+        must stay within the limit.
         """
         vms = list(bundle.vms)
         need = self.snapshot.demand[vms].sum(axis=0)
@@ -265,7 +266,7 @@ class Bench:
                 if passed is not None:
                     kept = kept & passed
         mean = self.vm_expected[vms].sum(axis=0)
-        ahead = self.foreseen_with(bundle)
+        ahead = self.foreseen_with(bundle) if wary else self.expected + mean
         room = self.snapshot.limit + TOLERANCE * np.maximum(1.0, self.snapshot.limit)
         calm: BoolArray = np.all((ahead <= room) | (mean <= 0), axis=1)
         bare = (self.ledger.counts == 0) & ~(self.snapshot.used > 0).any(axis=1)

@@ -4,8 +4,9 @@ What is better than the greedy way:
 
 - A host is judged by what its VMs are expected to use in the coming hour and how far that may be
   off, not by this moment alone. A target must have room for the mean plus ``confidence`` standard
-  deviations of all that will be on it, unless it carries nothing else. Deviations add up as those of
-  independent VMs do, so a host may be fuller the more VMs share it.
+  deviations of all that will be on it, unless it carries nothing else. Deviations add up as those
+  of independent VMs do, so a host may be fuller the more VMs share it. Only if no such target is
+  left is the mean enough to relieve an overload: here it is certain, there only possible.
 - A move has a cost: the service its VM loses, from memory, dirty rate and bandwidth. It is made
   only if the benefit is larger. A peak that is passing is left alone.
 - Nothing moves back and forth: a VM that moved is left alone for ``hold_s``, and does not go back
@@ -228,7 +229,11 @@ class _Decision:
         return within
 
     def _target(self, bundle: Bundle, within: BoolArray, wake: bool) -> int:
-        """The fullest of the hosts in use that fit; else one not in use, the thriftiest first."""
+        """The fullest of the hosts in use that fit.
+
+        To relieve an overload (``wake``) else one not in use, the thriftiest first; else the
+        emptiest of those where it fits on average.
+        """
         bench = self.bench
         state = self.snapshot.host_state
         counts = bench.ledger.counts
@@ -245,7 +250,9 @@ class _Decision:
             fits = bench.targets(bundle, within & tier)
             if fits.any():
                 return int(np.argmin(np.where(fits, self.preference, np.inf)))
-        return NONE
+        fits = bench.targets(bundle, within & in_use, wary=False)
+        emptiest = bench.share(bench.foreseen_with(bundle)).max(axis=1, initial=0.0)
+        return int(np.argmin(np.where(fits, emptiest, np.inf))) if fits.any() else NONE
 
     # Underload
 

@@ -132,9 +132,13 @@ def test_independent_deviations_add_in_squares() -> None:
     forecast = Forecast(snapshot.demand, np.array([[0.0]] * 3 + [[1.0]] * 4))
     now = situation(snapshot, hot="0", forecast=forecast)
     assert moves(DEFAULT.plan(now)) == [(2, 0, 1)]
-    wary = Predictive(confidence=1.5)
-    assert moves(wary.plan(now)) == []
-    assert kinds(wary.plan(now)) == {0: OutcomeKind.NO_ROOM}
+    quiet = situation(cluster([[3.0], [1.0, 1.0, 1.0, 1.0]]), idle="0")
+    spread = Forecast(quiet.snapshot.demand, np.array([[0.0]] + [[1.0]] * 4))
+    assert moves(DEFAULT.plan(replace(quiet, forecast=spread))) == [(0, 0, 1)]
+    wary = Predictive(confidence=2.5)
+    assert kinds(wary.plan(replace(quiet, forecast=spread))) == {0: OutcomeKind.NO_ROOM}
+    # An overload is certain, there it is only possible: the mean will do.
+    assert moves(wary.plan(now)) == [(2, 0, 1)]
 
 
 def test_a_passing_peak_is_left_alone() -> None:
