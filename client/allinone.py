@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from snooze.common.settings import BootstrapSettings, LogSettings
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.settings_localcontroller import LocalControllerSettings
 from snooze.groupmanager.service import GroupManager
+from snooze.lab.guests import kvm_works
 from snooze.localcontroller.hypervisor.libvirt_options import host_file
 from snooze.localcontroller.hypervisor.simulated_world import SimulatedWorld
 from snooze.localcontroller.service import LocalController
@@ -89,10 +90,21 @@ class Options:
 class AllInOne:
     """A running cluster; made by ``cluster``."""
 
-    def __init__(self, options: Options, directory: Path, uris: tuple[str, ...] = ()) -> None:
-        """``uris``: the libvirt of each host, unless each is to have a test driver of its own."""
+    def __init__(
+        self,
+        options: Options,
+        directory: Path,
+        uris: tuple[str, ...] = (),
+        *,
+        kvm: bool = False,
+    ) -> None:
+        """``uris``: the libvirt of each host, unless each is to have a test driver of its own.
+
+        ``kvm``: whether real guests run by KVM, or in software emulation.
+        """
         self.options = options
         self._uris = uris
+        self._kvm = kvm
         self._directory = directory
         self._store = MemoryStore()
         self._world = SimulatedWorld()
@@ -227,6 +239,8 @@ class AllInOne:
         tables["capacity"] = {"reserved_memory_kib": 0.0}
         if self.options.images:
             tables["images"] = {"directories": self.options.images}
+        if self.options.hypervisor == "qemu":
+            tables["templates"] = {"domain_type": "kvm" if self._kvm else "qemu"}
         settings = parse("", LocalControllerSettings, overrides=tables)
         return LocalController(settings, node_identity(settings), world=self._world)
 
@@ -243,7 +257,7 @@ class AllInOne:
 
 
 @contextlib.asynccontextmanager
-async def cluster(options: Options) -> AsyncIterator[AllInOne]:
+async def cluster(options: Options) -> AsyncGenerator[AllInOne]:
     """A running cluster, stopped and removed at the end.
 
     Raises:
@@ -253,10 +267,12 @@ async def cluster(options: Options) -> AsyncIterator[AllInOne]:
     directory = Path(tempfile.mkdtemp(prefix="snooze-up-"))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        uris = options.uris
+        uris, kvm = options.uris, False
+        if options.hypervisor == "qemu":
+            kvm = await asyncio.to_thread(kvm_works)
         if options.hypervisor == "qemu" and not uris:
             uris = await asyncio.to_thread(_qemu_hosts, options.hosts, stack)
-        running = AllInOne(options, directory, uris)
+        running = AllInOne(options, directory, uris, kvm=kvm)
         try:
             await running.start()
             yield running

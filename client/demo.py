@@ -9,7 +9,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Demo:
         self.steps = 0
 
     @asynccontextmanager
-    async def step(self, title: str) -> AsyncIterator[list[str]]:
+    async def step(self, title: str) -> AsyncGenerator[list[str]]:
         """One step: its title, how long it took, and what was found."""
         self.steps += 1
         found: list[str] = []
@@ -289,6 +289,7 @@ async def show(hypervisor: str, console: Console) -> int:
         placement = {"policy": "round_robin", "overcommit": {"cpu": 16.0}}
         spread: dict[str, object] = {"placement": placement}
         options = Options(hypervisor=hypervisor, port=0, images=(folder,), overrides=spread)
+        kvm = False
         if hypervisor == "qemu":
             kvm = await asyncio.to_thread(guests.kvm_works)
             how = "KVM" if kvm else "software emulation (KVM does not boot a guest here)"
@@ -296,7 +297,7 @@ async def show(hypervisor: str, console: Console) -> int:
         try:
             async with cluster(options) as running, AsyncSnooze([running.url]) as sdk:
                 demo = Demo(running, sdk, images, console)
-                demo.kvm = hypervisor == "qemu" and kvm
+                demo.kvm = kvm
                 await demo.play()
         except (Broken, SnoozeError, OSError) as error:
             console.print(f"[red]The demonstration failed:[/] {error}", highlight=False)

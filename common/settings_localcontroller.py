@@ -1,5 +1,6 @@
 """Settings of a local controller, the agent on each host."""
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,7 +91,7 @@ class HypervisorSettings(Section, frozen=True, kw_only=True):
         Meta(pattern=r"^[a-z0-9]+(\+[a-z0-9]+)?://", max_length=1024),
         Doc(
             "libvirt's address: qemu:///system, qemu+tcp://host/system, qemu+tls:, qemu+ssh:, "
-            "test:///default.",
+            "test:///default. What certificates and keys each needs: localcontroller/README.md.",
             form="a libvirt address",
         ),
     ] = "qemu:///system"
@@ -99,8 +100,18 @@ class HypervisorSettings(Section, frozen=True, kw_only=True):
         Meta(pattern=r"^([a-z0-9]+(\+[a-z0-9]+)?://.*)?\Z", max_length=1024),
         Doc(
             "How the other hosts reach this hypervisor, as qemu+tcp://{address}/system, where "
-            "{address} stands for network.advertised_address. Empty: derived from uri.",
+            "{address} stands for network.advertised_address. Empty: uri if that names a host, "
+            "else qemu+tcp and this host's name.",
             form="a libvirt address",
+        ),
+    ] = ""
+    migration_data_uri: Annotated[
+        str,
+        Meta(pattern=r"^(tcp://.+)?\Z", max_length=1024),
+        Doc(
+            "Where the memory of arriving guests is sent, as tcp://{address} or that of a network "
+            "of its own. Empty: as migration_host in qemu.conf says, else this host's name.",
+            form="tcp:// and an address, or empty",
         ),
     ] = ""
     workers: Annotated[
@@ -128,9 +139,11 @@ class HypervisorSettings(Section, frozen=True, kw_only=True):
 
     def complaints(self) -> Iterator[Complaint]:
         """Nothing but {address} is filled in."""
-        for name in re.findall(r"\{([^}]*)\}", self.migration_uri):
-            if name != "address":
-                yield Complaint("migration_uri", f"{{{name}}} stands for nothing; {{address}} does")
+        for key in ("migration_uri", "migration_data_uri"):
+            text: str = getattr(self, key)
+            for name in re.findall(r"\{([^}]*)\}", text):
+                if name != "address":
+                    yield Complaint(key, f"{{{name}}} stands for nothing; {{address}} does")
 
 
 class CapacitySettings(Section, frozen=True, kw_only=True):
@@ -182,6 +195,14 @@ class ImageSettings(Section, frozen=True, kw_only=True):
 class LocalControllerTemplateSettings(TemplateSettings, frozen=True, kw_only=True):
     """What a VM's template may contain, and how it is adapted to this host."""
 
+    domain_type: Annotated[
+        Literal["", "kvm", "qemu"],
+        Doc(
+            "What guests run by, whatever their template says: kvm, or qemu for software "
+            "emulation, where /dev/kvm exists and yet boots nothing. Empty: the template's word "
+            "if it works here, else the best that does."
+        ),
+    ] = ""
     bridges: Annotated[
         dict[str, str],
         Doc(
@@ -189,10 +210,25 @@ class LocalControllerTemplateSettings(TemplateSettings, frozen=True, kw_only=Tru
             '{br0 = "virbr0"}; "*" stands for any other.'
         ),
     ] = msgspec.field(default_factory=dict[str, str])
+    graphics_listen: Annotated[
+        str,
+        Meta(max_length=64),
+        Doc(
+            "Address on which consoles (VNC, SPICE) listen, whatever their template says; whoever "
+            "reaches it needs no password unless the template sets one. Empty: the template's "
+            "word, else qemu.conf's.",
+            form="an IP address",
+        ),
+    ] = "127.0.0.1"
 
     def complaints(self) -> Iterator[Complaint]:
-        """Bridges must be names of interfaces."""
+        """Bridges must be names of interfaces, and consoles listen on an address."""
         yield from super().complaints()
+        if self.graphics_listen:
+            try:
+                ipaddress.ip_address(self.graphics_listen)
+            except ValueError:
+                yield Complaint("graphics_listen", f'"{self.graphics_listen}" is no IP address')
         for name, bridge in self.bridges.items():
             if not INTERFACE_NAME.fullmatch(bridge):
                 yield Complaint(f"bridges.{name}", f'"{bridge}" is no name of a network interface')

@@ -13,6 +13,9 @@ import msgspec
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
 
+IMAGE_SUFFIXES = ("", ".qcow2", ".img", ".raw")
+"""What may be left out at the end of an image's name, in the order of trying."""
+
 
 class VmErrorCode(StrEnum):
     """Why a VM of a submission does not run; stable, for programs."""

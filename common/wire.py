@@ -54,6 +54,7 @@ class HostDescription(msgspec.Struct, frozen=True, omit_defaults=True):
     """A host as it presents itself when it joins.
 
     ``capacity`` is what VMs may use: the machine less what is reserved for the host itself.
+    ``lists_images``: ``images`` are all it has, so that another name is a mistake.
     ``wakeup_options`` has its secrets redacted before it leaves the host.
     """
 
@@ -63,6 +64,7 @@ class HostDescription(msgspec.Struct, frozen=True, omit_defaults=True):
     capacity: Capacity
     hypervisor: HypervisorSummary = HypervisorSummary()
     images: tuple[ImageView, ...] = ()
+    lists_images: bool = False
     wakeup_driver: str = "test"
     wakeup_options: str = ""
 
@@ -316,7 +318,13 @@ class MigrationMoved(msgspec.Struct, frozen=True, tag=True):
     progress: MigrationProgress
 
 
-HostNotice = VmChanged | HostSamples | MigrationMoved
+class ImagesChanged(msgspec.Struct, frozen=True, tag=True):
+    """The host's images are these now."""
+
+    images: tuple[ImageView, ...]
+
+
+HostNotice = VmChanged | HostSamples | MigrationMoved | ImagesChanged
 
 # ---------------------------------------------------------------- leader to manager
 
@@ -532,7 +540,16 @@ class VmMigrationMoved(msgspec.Struct, frozen=True, tag=True):
     progress: MigrationProgress
 
 
-ManagerNotice = VmsChanged | HostJoined | HostGone | ManagerSummary | Happened | VmMigrationMoved
+class HostImages(msgspec.Struct, frozen=True, tag=True):
+    """The images of a host are these now."""
+
+    host_id: str
+    images: tuple[ImageView, ...]
+
+
+ManagerNotice = (
+    HostImages | VmsChanged | HostJoined | HostGone | ManagerSummary | Happened | VmMigrationMoved
+)
 
 
 class RelayToHost(msgspec.Struct, frozen=True, tag=True):

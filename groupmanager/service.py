@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
 
 import msgspec
 
@@ -25,6 +24,7 @@ from snooze.common.identity import advertised_address, node_hostname, node_ident
 from snooze.common.leader_proxy import LeaderProxy
 from snooze.common.records import MANAGERS, encode
 from snooze.common.settings_groupmanager import GroupManagerSettings
+from snooze.common.task_set import TaskSet
 from snooze.common.template_settings import template_policy
 from snooze.common.transport.http_server import HttpServer
 from snooze.common.transport.link import LinkLimits
@@ -62,7 +62,7 @@ class GroupManager:
         self._leading: LeaderService | None = None
         self._leader_address: Address | None = None
         self._election: Election | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = TaskSet()
         self._session_changed = asyncio.Event()
         self._proxy = Proxy()
         network, beat = settings.network, settings.heartbeat
@@ -118,13 +118,10 @@ class GroupManager:
         self._election = Election(
             self._coordinator, self.node_id, msgspec.msgpack.encode(self.identity), self._clock
         )
-        self._spawn(self._register())
-        self._spawn(self._follow_election(self._election))
+        self._tasks.spawn(self._register())
+        self._tasks.spawn(self._follow_election(self._election))
         self.manager.start()
         await self._election.start()
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        self._tasks.append(asyncio.create_task(work))
 
     async def close(self) -> None:
         """Stop: a leader writes what is queued and hands over, hosts are given back."""
@@ -143,9 +140,7 @@ class GroupManager:
         await self._close_rest()
 
     async def _close_rest(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         await self.manager.close()
         await self._links.close("this group manager stops")
         await self._coordinator.close()

@@ -3,17 +3,19 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import assert_never
 
 import msgspec
 
 from snooze.common.addresses import parse_host_port
+from snooze.common.api import ImageView
 from snooze.common.clock import Clock
 from snooze.common.core_runner import CoreRunner
 from snooze.common.errors import RemoteError, SnoozeError
 from snooze.common.resources import ZERO
 from snooze.common.settings_localcontroller import JoinSettings
+from snooze.common.task_set import TaskSet
 from snooze.common.transport.http_client import MESSAGEPACK, HttpClient
 from snooze.common.transport.link import Link, LinkLimits, Service, connect
 from snooze.common.vms import VmUsage
@@ -26,6 +28,7 @@ from snooze.common.wire import (
     HostOrder,
     HostSamples,
     HostWelcome,
+    ImagesChanged,
     ManagerDescription,
     MigrationMoved,
     MoveToManager,
@@ -39,6 +42,7 @@ logger = logging.getLogger(__name__)
 ASSIGNMENT_PATH = "/internal/assignment"
 ASSIGNMENT_TIMEOUT_S = 8.0
 RECONCILE_INTERVAL_S = 30.0
+IMAGES_INTERVAL_S = 5.0
 LEAVE_PAUSE_S = 0.02
 
 
@@ -69,25 +73,24 @@ class Agent:
         self._clock = clock
         self._link: Link | None = None
         self._manager: ManagerDescription | None = None
+        self._images: tuple[ImageView, ...] = ()
         self._sent_to: Assignment | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._running: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet()
 
     # ------------------------------------------------------------ life
 
     def start(self) -> None:
         """Begin to look for a manager."""
-        self._spawn(self._monitor())
-        self._spawn(self._reconcile())
+        self._tasks.spawn(self._monitor())
+        self._tasks.spawn(self._watch_images())
+        self._tasks.spawn(self._reconcile())
         self._runner.feed(core.Started())
 
     async def close(self) -> None:
         """Leave the manager; VMs keep running."""
         self._runner.feed(core.Stopped())
-        for task in list(self._running):
-            task.cancel()
-        if self._running:
-            await asyncio.wait(set(self._running))
+        await self._tasks.close()
         if self._link is not None:
             await self._link.wait_closed()
 
@@ -100,20 +103,14 @@ class Agent:
         """The manager it has joined."""
         return self._manager if self.joined else None
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
-        task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
-
     # ------------------------------------------------------------ effects
 
     def _perform(self, effect: core.AgentEffect) -> None:
         match effect:
             case core.AskAssignment():
-                self._spawn(self._ask(effect))
+                self._tasks.spawn(self._ask(effect))
             case core.ConnectTo():
-                self._connecting = self._spawn(self._connect(effect.assignment))
+                self._connecting = self._tasks.spawn(self._connect(effect.assignment))
             case core.CloseLink():
                 self._close_link(effect.reason)
             case core.WakeIn():
@@ -164,9 +161,8 @@ class Agent:
     async def _connect(self, assignment: Assignment) -> None:
         address = assignment.manager.monitoring
         try:
-            hello = HostHello(
-                await self._describe(), await self._orders.inventory(), assignment.epoch
-            )
+            description = await self._describe()
+            hello = HostHello(description, await self._orders.inventory(), assignment.epoch)
             link, _ = await connect(
                 address.host,
                 address.port,
@@ -181,6 +177,7 @@ class Agent:
         self._connecting = None
         self._link, self._orders.epoch = link, assignment.epoch
         self._manager = assignment.manager
+        self._images = description.images
         self._runner.feed(core.Joined())
         link.closed.add_done_callback(
             lambda closed: (
@@ -245,6 +242,21 @@ class Agent:
             elapsed_s = self._clock.monotonic_s() - started_s
             await asyncio.sleep(max(0.05, self._interval_s - elapsed_s))
 
+    async def _watch_images(self) -> None:
+        """Tell of images that come and go."""
+        while True:
+            await asyncio.sleep(IMAGES_INTERVAL_S)
+            if self._link is None:
+                continue
+            try:
+                images = (await self._describe()).images
+            except SnoozeError as error:
+                logger.debug("images were not listed: %s", error.message)
+                continue
+            if images != self._images:
+                self._images = images
+                self.tell(ImagesChanged(images))
+
     async def _reconcile(self) -> None:
         """Look at the hypervisor now and then: an event may have been missed."""
         while True:
@@ -254,7 +266,7 @@ class Agent:
 
     def look_soon(self) -> None:
         """Look at the hypervisor as soon as possible."""
-        self._spawn(self.look())
+        self._tasks.spawn(self.look())
 
     async def look(self) -> None:
         """Tell the manager of every difference to what it was told."""

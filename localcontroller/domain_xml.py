@@ -45,7 +45,8 @@ class AdaptOptions:
         image_directory: where a relative disk path lies.
         domain_type: to be used for every guest, or empty: the template's if it works here.
         bridges: the host's bridge for a template's; ``*`` stands for any other.
-        graphics_listen: address on which consoles listen, or empty to keep the template's.
+        graphics_listen: address on which consoles listen, or empty to keep the template's (a
+            template without one leaves it to the hypervisor).
     """
 
     image_directory: str = "/var/lib/libvirt/images"
@@ -413,8 +414,11 @@ def _set_graphics(root: Element, options: AdaptOptions) -> None:
     if not options.graphics_listen:
         return
     for graphics in root.iterfind("devices/graphics"):
+        listens = graphics.findall("listen")
+        if any(attribute(listen, "type") in ("none", "socket") for listen in listens):
+            continue  # on no address at all
         graphics.set("listen", options.graphics_listen)
-        for listen in graphics.findall("listen"):
+        for listen in listens:
             graphics.remove(listen)
 
 

@@ -68,6 +68,7 @@ def libvirt_options(settings: LocalControllerSettings) -> LibvirtOptions:
     return LibvirtOptions(
         uri=hypervisor.uri,
         peer_uri=hypervisor.migration_uri.replace("{address}", address),
+        data_uri=hypervisor.migration_data_uri.replace("{address}", address),
         call_timeout_s=hypervisor.call_timeout_s,
         start_timeout_s=hypervisor.start_timeout_s,
         keepalive_interval_s=hypervisor.keepalive_interval_s,
@@ -75,7 +76,10 @@ def libvirt_options(settings: LocalControllerSettings) -> LibvirtOptions:
         workers=hypervisor.workers,
         max_migrations=settings.migration.max_concurrent,
         adapt=AdaptOptions(
-            image_directory=images.directories[0], bridges=dict(settings.templates.bridges)
+            image_directory=images.directories[0],
+            domain_type=settings.templates.domain_type,
+            bridges=dict(settings.templates.bridges),
+            graphics_listen=settings.templates.graphics_listen,
         ),
         policy=template_policy(settings.templates, settings.images.directories),
         images=ImageOptions(

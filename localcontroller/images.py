@@ -24,6 +24,7 @@ import msgspec
 from snooze.common.clock import SYSTEM_CLOCK, Clock
 from snooze.common.errors import Conflict, ExecutionError, InvalidRequest, NotFound, Problem
 from snooze.common.template_policy import path_is_inside
+from snooze.common.vms import IMAGE_SUFFIXES
 from snooze.localcontroller.hypervisor.port import DiskOffer
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,6 @@ _PROOF_PREFIX: Final = ".snooze-proof-"
 _INCOMING_SUFFIX: Final = ".snooze-incoming"
 _PROOF_KEPT_MS: Final = 3600 * 1000
 _MAX_CHAIN: Final = 16
-_SUFFIXES: Final = ("", ".qcow2", ".img", ".raw")
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -125,7 +125,7 @@ class ImageStore:
         """
         check_image_name(name)
         for directory in self.options.directories:
-            for suffix in _SUFFIXES:
+            for suffix in IMAGE_SUFFIXES:
                 path = Path(directory, name + suffix)
                 if path.is_file() and self._is_inside(path):
                     return self._inspect(path)

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from typing import Final, assert_never
 
 import msgspec
@@ -214,7 +214,7 @@ class Orders:
                 assert_never(order)
 
     @contextlib.asynccontextmanager
-    async def _turn(self, vm_id: str) -> AsyncIterator[None]:
+    async def _turn(self, vm_id: str) -> AsyncGenerator[None]:
         """One order at a time per VM."""
         lock = self._locks.setdefault(vm_id, asyncio.Lock())
         self._waiting[vm_id] += 1
@@ -332,6 +332,11 @@ class Orders:
     async def _finish(self, order: FinishIncoming) -> HostAnswer:
         report = await self._hypervisor.finish_incoming(order.vm_id, order.ticket)
         self._arriving.pop(order.vm_id, None)
+        with contextlib.suppress(SnoozeError):
+            # The real downtime is known only here; without it the migration is as good.
+            progress = await self._hypervisor.arrival(order.vm_id)
+            if progress is not None:
+                self._tell(MigrationMoved(order.cause, progress))
         return self._note(report)
 
     async def _abort(self, order: AbortIncoming) -> HostAnswer:

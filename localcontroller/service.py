@@ -151,6 +151,7 @@ class LocalController:
             ),
             hypervisor=drivers.hypervisor_summary(settings, self._description),
             images=await self._images(),
+            lists_images=isinstance(self.hypervisor, LibvirtHypervisor),
             wakeup_driver=settings.wakeup.driver,
             wakeup_options=drivers.wakeup_options(settings),
         )

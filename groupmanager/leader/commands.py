@@ -13,6 +13,7 @@ from snooze.common.clock import Clock
 from snooze.common.errors import Conflict, ErrorReport, InvalidRequest, NotFound, SnoozeError
 from snooze.common.records import TaskVmRecord
 from snooze.common.resources import Capacity
+from snooze.common.task_set import TaskSet
 from snooze.common.vm_lifecycle import VmCommand, VmState, check_command
 from snooze.common.wire import VmOrder, VmStatus
 from snooze.groupmanager.leader.registry import Registry, VmEntry
@@ -44,7 +45,7 @@ class Commands:
         self._started = started
         self._moved = moved
         self._destroy_unplaced = destroy_unplaced
-        self._running: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet()
 
     def start(self, name: str, command: VmCommand, request: CommandRequest) -> Task:
         """Check a command and set it going.
@@ -77,9 +78,7 @@ class Commands:
         if not has_work or vm.state is VmState.DESTROYED:
             self._end(task, _outcome(vm))
         else:
-            running = asyncio.create_task(self._carry_out(task, vm, order))
-            self._running.add(running)
-            running.add_done_callback(self._running.discard)
+            self._tasks.spawn(self._carry_out(task, vm, order))
         return task
 
     def _order(self, vm: VmEntry, command: VmCommand, request: CommandRequest) -> VmOrder:
@@ -151,10 +150,7 @@ class Commands:
 
     async def close(self) -> None:
         """End every command under way; what managers were asked may still happen."""
-        for running in self._running:
-            running.cancel()
-        if self._running:
-            await asyncio.wait(set(self._running))
+        await self._tasks.close()
 
 
 def _outcome(vm: VmEntry) -> TaskVmRecord:

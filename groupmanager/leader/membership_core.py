@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
+import msgspec
 import numpy as np
 
 from snooze.common.errors import ErrorReport
@@ -32,6 +33,7 @@ from snooze.common.wire import (
     AssignmentRequest,
     HostDescription,
     HostGone,
+    HostImages,
     HostState,
     ManagerDescription,
     ManagerSummary,
@@ -87,6 +89,14 @@ class HostLeft:
 
 
 @dataclass(frozen=True, slots=True)
+class ImagesArrived:
+    """A manager says which images a host has now."""
+
+    manager_id: str
+    notice: HostImages
+
+
+@dataclass(frozen=True, slots=True)
 class SummaryArrived:
     """A manager says what it has."""
 
@@ -112,6 +122,7 @@ MembershipEvent = (
     | HostAsked
     | HostReported
     | HostLeft
+    | ImagesArrived
     | SummaryArrived
     | RecordsLoaded
     | Ticked
@@ -191,6 +202,13 @@ class MembershipCore:
                 return self._host_reported(event.manager_id, event.state, now_s)
             case HostLeft():
                 return self._host_left(event, now_s)
+            case ImagesArrived():
+                host = self.registry.hosts.get(event.notice.host_id)
+                if host is not None and host.manager_id == event.manager_id:
+                    host.description = msgspec.structs.replace(
+                        host.description, images=event.notice.images
+                    )
+                return []
             case SummaryArrived():
                 entry = self.registry.managers.get(event.manager_id)
                 if entry is not None:

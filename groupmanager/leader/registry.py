@@ -12,7 +12,7 @@ import numpy as np
 
 from snooze.common.resources import ZERO, Capacity, R
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import VmErrorCode
+from snooze.common.vms import IMAGE_SUFFIXES, VmErrorCode
 from snooze.common.wire import HostDescription, ManagerDescription, ManagerSummary, VmStatus
 from snooze.scheduling.dispatching import ManagerView
 
@@ -153,6 +153,18 @@ class Registry:
             return self.hosts[id_or_name]
         named = [h for h in self.hosts.values() if h.description.hostname == id_or_name]
         return named[0] if len(named) == 1 else None
+
+    def has_image(self, name: str) -> bool:
+        """Whether a host in reach has an image of this name, or may have one that it did not list.
+
+        A name may leave out the ending, as ``IMAGE_SUFFIXES`` says. Without any host the answer is
+        yes: nobody knows yet.
+        """
+        joined = [host.description for host in self.hosts.values() if host.joined]
+        if not joined or any(not host.lists_images for host in joined):
+            return True
+        names = {name + suffix for suffix in IMAGE_SUFFIXES}
+        return any(image.name in names for host in joined for image in host.images)
 
     def vms_of_host(self, host_id: str) -> Iterator[VmEntry]:
         """The VMs on a host."""

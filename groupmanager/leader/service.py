@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -28,6 +28,7 @@ from snooze.common.errors import (
 from snooze.common.logging_setup import caused_by
 from snooze.common.resources import Capacity
 from snooze.common.settings_groupmanager import GroupManagerSettings
+from snooze.common.task_set import TaskSet
 from snooze.common.transport.link import Link, Service, was_sent
 from snooze.common.transport.link_server import Accepted as LinkAccepted
 from snooze.common.vm_lifecycle import VmCommand
@@ -42,6 +43,7 @@ from snooze.common.wire import (
     HostDetail,
     HostDetails,
     HostGone,
+    HostImages,
     HostJoined,
     LeaderOrder,
     ManagerDescription,
@@ -144,7 +146,7 @@ class LeaderService:
         self._requests = itertools.count(1)
         self._answers: dict[int, asyncio.Future[object]] = {}
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet()
         self.commands_by_key: dict[str, str] = {}
         self.ready = False
 
@@ -170,7 +172,7 @@ class LeaderService:
             f"group manager {self.identity.hostname} ({self.identity.control}) leads, "
             f"epoch {self.epoch}",
         )
-        self._spawn(self._tick())
+        self._tasks.spawn(self._tick())
         self.ready = True
 
     async def _load(self, path: str, kind: type[records.T]) -> list[records.T]:
@@ -184,10 +186,7 @@ class LeaderService:
             link.close("this group manager no longer leads")
         await self.commands.close()
         await self._journal.close(FLUSH_S if flush else 0.0)
-        for task in list(self._running):
-            task.cancel()
-        if self._running:
-            await asyncio.wait(set(self._running))
+        await self._tasks.close()
         gone = NotLeader("this group manager stopped leading; ask again", retry_after_s=0.5)
         for future in self._answers.values():
             if not future.done():
@@ -197,11 +196,6 @@ class LeaderService:
                 if not waiter.done():
                     waiter.set_result(None)
         self.events.close()
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
 
     def require(self) -> None:
         """Refuse to serve while not leading.
@@ -288,6 +282,8 @@ class LeaderService:
                 )
             case HostGone():
                 self._membership.feed(membership.HostLeft(manager_id, notice))
+            case HostImages():
+                self._membership.feed(membership.ImagesArrived(manager_id, notice))
             case ManagerSummary():
                 self._membership.feed(membership.SummaryArrived(manager_id, notice))
             case Happened():
@@ -489,10 +485,10 @@ class LeaderService:
                 self._answer(effect.request_id, effect.answer)
             case membership.HandOver():
                 release = ReleaseHost(self.epoch, "rebalance", effect.host_id, effect.assignment)
-                self._spawn(self._tell(effect.manager_id, release))
+                self._tasks.spawn(self._tell(effect.manager_id, release))
             case membership.TellForget():
                 forget = ForgetHost(self.epoch, effect.host_id)
-                self._spawn(self._tell(effect.manager_id, forget))
+                self._tasks.spawn(self._tell(effect.manager_id, forget))
             case membership.RecordHost():
                 path = f"{records.HOSTS}/{effect.record.host_id}"
                 self._journal.write([Put(path, records.encode(effect.record))])
@@ -524,7 +520,7 @@ class LeaderService:
                 self._journal.write(_updates(effect))
             case submissions.AskManager():
                 with caused_by(effect.task_id):
-                    self._spawn(self._place(effect))
+                    self._tasks.spawn(self._place(effect))
             case submissions.TaskMoved():
                 self._wake(effect.task_id)
             case membership.Announce():

@@ -302,7 +302,7 @@ class SubmissionCore:
             vm.recorded = marker
             changed.append(vm)
         if before is not vm.state and vm.managed:
-            effects.append(_announce(vm, status.cause))
+            effects.append(_announce(self.registry, vm, status.cause))
         if before is not vm.state or vm.state in SETTLED:
             effects += self._task_progress(vm, event.now_ms)
         return effects
@@ -344,7 +344,7 @@ class SubmissionCore:
                 vm.state, vm.host_id, vm.reason = VmState.UNREACHABLE, "", "its host is not known"
                 vm.waits_s = now_s
                 self.strays.add(vm.vm_id)
-                effects.append(_announce(vm, ""))
+                effects.append(_announce(self.registry, vm, ""))
             else:
                 effects += self._gone(vm, removed, now_s, event.now_ms, "")
         return effects + self._settle_strays(now_s, event.now_ms)
@@ -359,7 +359,7 @@ class SubmissionCore:
             return []
         self.leases.release(vm.vm_id, now_s)
         removed.append(vm.vm_id)
-        return [_announce(vm, cause), *self._task_progress(vm, now_ms)]
+        return [_announce(self.registry, vm, cause), *self._task_progress(vm, now_ms)]
 
     def _fail(
         self, vm: VmEntry, code: VmErrorCode, message: str, now_s: float, now_ms: int
@@ -369,7 +369,7 @@ class SubmissionCore:
         self.registry.remove_vm(vm)
         self.leases.release(vm.vm_id, now_s)
         self.strays.discard(vm.vm_id)
-        effects: list[SubmissionEffect] = [_announce(vm, vm.task_id)]
+        effects: list[SubmissionEffect] = [_announce(self.registry, vm, vm.task_id)]
         effects.append(UpdateRecords(removed_vms=[vm.vm_id]))
         return effects + self._task_progress(vm, now_ms)
 
@@ -527,7 +527,7 @@ class SubmissionCore:
     def _unreachable(self, vm: VmEntry) -> list[SubmissionEffect]:
         """The VM is out of sight; the record has to name its host, if it does not yet."""
         vm.state = VmState.UNREACHABLE
-        effects: list[SubmissionEffect] = [_announce(vm, "")]
+        effects: list[SubmissionEffect] = [_announce(self.registry, vm, "")]
         self._note_progress(vm)
         if vm.recorded is None or vm.recorded[1:] != (vm.host_id, vm.generation):
             vm.recorded = (vm.state, vm.host_id, vm.generation)
@@ -568,8 +568,10 @@ class SubmissionCore:
         return [UpdateRecords(removed_tasks=recorded)] if recorded else []
 
 
-def _announce(vm: VmEntry, cause: str) -> Announce:
-    where = f" on {vm.host_id}" if vm.host_id else ""
+def _announce(registry: Registry, vm: VmEntry, cause: str) -> Announce:
+    host = registry.hosts.get(vm.host_id)
+    name = host.description.hostname if host is not None else vm.host_id
+    where = f" on {name}" if name else ""
     why = f": {vm.reason}" if vm.reason else ""
     return Announce(
         f"vm.{vm.state.value}", vm.name, f"VM {vm.name} is {vm.state.value}{where}{why}", cause

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
+import msgspec
 import numpy as np
 
 from snooze.common.errors import (
@@ -40,6 +41,7 @@ from snooze.common.vms import VmErrorCode, VmReport, VmSpec
 from snooze.common.wire import (
     CommandVm,
     HostAnswer,
+    HostImages,
     HostOrder,
     Inventory,
     MoveToManager,
@@ -63,6 +65,7 @@ from snooze.groupmanager.manager.manager_events import (
     HostAnswered,
     HostJoined,
     HostLost,
+    ImagesNoticed,
     ManagerEffect,
     ManagerEvent,
     OrderAsked,
@@ -127,11 +130,11 @@ class ManagerCore:
         self._leaving: set[str] = set()
         self._base_version = -1
         self._base = Snapshot.of((), np.zeros((0, R)))
-        self._migrations = Migrations(self.table, self.limit, self.order, self.report)
+        self.migrations = Migrations(self.table, self.limit, self.order, self.report)
 
     def handle(self, event: ManagerEvent, now_s: float) -> list[ManagerEffect]:
         """Take in one event."""
-        effects = self._decide(event, now_s) + self._migrations.expire(now_s)
+        effects = self._decide(event, now_s) + self.migrations.expire(now_s)
         for host_id in sorted(self._leaving):
             effects += self._leave_if_quiet(host_id)
         return effects
@@ -147,13 +150,15 @@ class ManagerCore:
             case OrderAsked():
                 return self._order_asked(event)
             case RelayAsked():
-                return self._migrations.relayed(event, now_s)
+                return self.migrations.relayed(event, now_s)
             case ReleaseAsked():
                 return self._release(event)
             case HostAnswered():
                 return self._answered(event)
             case VmNoticed():
                 return self._noticed(event)
+            case ImagesNoticed():
+                return self._images_noticed(event)
             case _:
                 assert_never(event)
 
@@ -221,7 +226,7 @@ class ManagerCore:
         ]
         self.table.remove_host(host_id)
         self._leaving.discard(host_id)
-        self._migrations.host_dropped(host_id)
+        self.migrations.host_dropped(host_id)
         effects: list[ManagerEffect] = []
         lost = ErrorReport.of(RemoteError(f"host {host_id} is out of reach: {reason}"))
         for order_id in open_orders:
@@ -238,7 +243,7 @@ class ManagerCore:
     def _leave_if_quiet(self, host_id: str) -> list[ManagerEffect]:
         """Send a host on its way once nothing is under way on it."""
         host = self.table.hosts[host_id]
-        if host.leaving is None or host.orders or self._migrations.touch(host_id):
+        if host.leaving is None or host.orders or self.migrations.touch(host_id):
             return []
         assignment = host.leaving
 
@@ -384,7 +389,7 @@ class ManagerCore:
             case VmCommand.RESIZE:
                 return self._resize(request_id, vm, order)
             case VmCommand.MIGRATE:
-                return self._migrations.start(request_id, vm, order)
+                return self.migrations.start(request_id, vm, order)
             case VmCommand.START:
                 return self._start_again(request_id, vm, order)
             case _:
@@ -437,7 +442,7 @@ class ManagerCore:
         def looked(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
             if self.table.vms.get(vm.key) is not vm or vm.host_id != host_id:
                 return []
-            if self._migrations.moves(vm.key) or vm.ordered:
+            if self.migrations.moves(vm.key) or vm.ordered:
                 return []
             if not isinstance(outcome, Inventory):
                 return [CloseHost(host_id, "it does not say what it has")] if unknown else []
@@ -523,10 +528,10 @@ class ManagerCore:
         report = event.notice.report
         if event.host_id not in self.table.hosts:
             return []
-        if not event.notice.gone and self._migrations.arrived(event.host_id, report.vm_id):
+        if not event.notice.gone and self.migrations.arrived(event.host_id, report.vm_id):
             return self._new_vm(event)
         key = report.vm_id if report.managed else f"{report.vm_id}@{event.host_id}"
-        if self._migrations.moves(key):
+        if self.migrations.moves(key):
             return []
         vm = self.table.vms.get(key)
         if vm is None:
@@ -540,7 +545,7 @@ class ManagerCore:
                 return self._start_failed(vm, "it did not start while its manager changed", "")
             vm.reason = report.reason
             if report.state is VmState.MIGRATING:
-                return self._migrations.left(vm)
+                return self.migrations.left(vm)
             return self._vanished(vm, vm.cause if vm.state is VmState.DESTROYING else "")
         seen = _SEEN.get(report.state)
         target = TRANSITIONS.get((vm.state, seen)) if seen is not None else None
@@ -554,6 +559,13 @@ class ManagerCore:
             self.table.set_demand(vm, report.demand)
         vm.report, vm.reason = report, report.reason
         return self.report(vm, "")
+
+    def _images_noticed(self, event: ImagesNoticed) -> list[ManagerEffect]:
+        host = self.table.hosts.get(event.host_id)
+        if host is None:
+            return []
+        host.description = msgspec.structs.replace(host.description, images=event.images)
+        return [TellLeader(HostImages(event.host_id, event.images))]
 
     def _new_vm(self, event: VmNoticed) -> list[ManagerEffect]:
         """Somebody made a domain on the host."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from snooze.common.api import ImageView
 from snooze.common.errors import ErrorReport
 from snooze.common.wire import (
     Assignment,
@@ -83,6 +84,14 @@ class VmNoticed:
     notice: VmChanged
 
 
+@dataclass(frozen=True, slots=True)
+class ImagesNoticed:
+    """A host says which images it has now."""
+
+    host_id: str
+    images: tuple[ImageView, ...]
+
+
 ManagerEvent = (
     HostJoined
     | HostLost
@@ -92,6 +101,7 @@ ManagerEvent = (
     | ReleaseAsked
     | HostAnswered
     | VmNoticed
+    | ImagesNoticed
 )
 
 

@@ -147,6 +147,18 @@ class Migrations:
             incoming.host_id == host_id for incoming in self._incoming.values()
         )
 
+    def promised_on(self, host_id: str) -> Capacity:
+        """The room that is kept on a host for VMs that have not arrived."""
+        host = self._table.hosts[host_id]
+        total = ZERO
+        for migration in self._open.values():
+            if (migration.destination, migration.promised_epoch) == (host_id, host.epoch):
+                total = total.plus(migration.promised)
+        for incoming in self._incoming.values():
+            if incoming.host_id == host_id:
+                total = total.plus(incoming.report.demand)
+        return total
+
     def host_dropped(self, host_id: str) -> None:
         """A host is no longer here: what was to arrive on it is heard of when it joins again."""
         for vm_id in [i for i, incoming in self._incoming.items() if incoming.host_id == host_id]:

@@ -7,7 +7,7 @@ orders; lost, it lets its hosts go, so that they find another manager.
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import assert_never
 
 import msgspec
@@ -27,6 +27,7 @@ from snooze.common.errors import (
 from snooze.common.logging_setup import caused_by
 from snooze.common.resources import Capacity
 from snooze.common.settings_groupmanager import GroupManagerSettings
+from snooze.common.task_set import TaskSet
 from snooze.common.transport.link import Link, LinkLimits, Service, connect, was_sent
 from snooze.common.transport.link_server import Accepted as LinkAccepted
 from snooze.common.wire import (
@@ -44,6 +45,7 @@ from snooze.common.wire import (
     HostOrder,
     HostSamples,
     HostWelcome,
+    ImagesChanged,
     LeaderOrder,
     ManagerDescription,
     ManagerHello,
@@ -124,21 +126,18 @@ class ManagerService:
         self._summary_cost_s = 0.0
         self._requests = itertools.count(1)
         self._answers: dict[int, asyncio.Future[msgspec.Struct]] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet()
 
     # ------------------------------------------------------------ life
 
     def start(self) -> None:
         """Begin to look for the leader."""
-        self._spawn(self._keep_leader())
-        self._spawn(self._summaries())
+        self._tasks.spawn(self._keep_leader())
+        self._tasks.spawn(self._summaries())
 
     async def close(self) -> None:
         """Let hosts and leader go; VMs keep running."""
-        for task in list(self._running):
-            task.cancel()
-        if self._running:
-            await asyncio.wait(set(self._running))
+        await self._tasks.close()
         if self._leader is not None:
             self._leader.close("this group manager stops")
         self.release_all("this group manager stops")
@@ -151,11 +150,6 @@ class ManagerService:
         """Let all hosts go; they find another manager by themselves."""
         for link in list(self._links.values()):
             link.close(reason)
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
 
     # ------------------------------------------------------------ hosts
 
@@ -222,6 +216,8 @@ class ManagerService:
                         logger.warning(
                             "samples refused", extra={"host": host_id, "error": str(error)}
                         )
+            case ImagesChanged():
+                self._runner.feed(events.ImagesNoticed(host_id, notice.images))
             case MigrationMoved():
                 self._tell_leader(VmMigrationMoved(notice.cause, notice.progress), droppable=True)
 
@@ -382,7 +378,7 @@ class ManagerService:
         match effect:
             case events.OrderHost():
                 with caused_by(effect.order.cause):
-                    self._spawn(self._order(effect))
+                    self._tasks.spawn(self._order(effect))
             case events.AnswerLeader():
                 self._resolve(effect)
             case events.TellLeader():
