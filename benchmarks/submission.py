@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class Daemons:
 
 
 @asynccontextmanager
-async def cluster(arguments: argparse.Namespace) -> AsyncIterator[tuple[Daemons, int]]:
+async def cluster(arguments: argparse.Namespace) -> AsyncGenerator[tuple[Daemons, int]]:
     """The cluster, formed; the front door's port."""
     with tempfile.TemporaryDirectory(prefix="snooze-bench-") as folder:
         directory = Path(folder)
