@@ -25,6 +25,7 @@ from snooze.scheduling.snapshot import (
     MAX_VALUE,
     NONE,
     BoolArray,
+    HostState,
     IntArray,
     Snapshot,
     accepting,
@@ -53,9 +54,8 @@ class Inventory:
 
     def __init__(self, snapshot: Snapshot) -> None:
         """Start from ``snapshot``: its hosts, its placed VMs, and ``used`` by others."""
-        self._base = replace(
-            snapshot.with_vms((), np.zeros((0, len(snapshot.axes)))), load=snapshot.load
-        )
+        self._base = snapshot.with_vms((), np.zeros((0, len(snapshot.axes))))
+        self._state = snapshot.host_state.copy()
         self._hosts = snapshot.hosts
         self._ceiling = snapshot.ceiling - snapshot.used
         self._free: FloatArray = free(snapshot)
@@ -186,9 +186,10 @@ class Inventory:
         self._settle(held.host)
         return True
 
-    def admit(self, host: int, admits: bool) -> None:
-        """Let a host take VMs, or no more; what it runs keeps its reservations."""
-        self._admits[host] = admits and bool(self._base.host_ok[host])
+    def set_state(self, host: int, state: HostState) -> None:
+        """Note what a host does now; what it runs keeps its reservations."""
+        self._state[host] = state
+        self._admits[host] = state is HostState.ACTIVE and bool(self._base.host_ok[host])
         self._refresh(host)
 
     def snapshot(
@@ -196,8 +197,7 @@ class Inventory:
     ) -> Snapshot:
         """The hosts as they are now, with VMs to be placed.
 
-        Host states are those of the start, except that hosts without admission are not ok. Load is
-        as measured, if given, else as reserved.
+        Load is as measured, if given, else as reserved.
         """
         used = np.asfortranarray(np.maximum(self._base.ceiling - self._free, 0.0))
         hosts = replace(
@@ -205,7 +205,7 @@ class Inventory:
             used=frozen(used),
             load=frozen(used) if load is None else load,
             vm_count=frozen(self._count.copy()),
-            host_ok=frozen(self._base.host_ok & self._admits),
+            host_state=self._state.copy(),
         )
         return hosts.with_vms(vm_ids, demand)
 

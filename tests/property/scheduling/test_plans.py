@@ -339,6 +339,9 @@ def test_inventory_agrees_with_placement(data: st.DataObject) -> None:
         if held and rng.random() < 0.3:
             assert inventory.release(held.pop(int(rng.integers(len(held)))))
             continue
+        if rng.random() < 0.1:
+            host = int(rng.integers(hosts))
+            inventory.set_state(host, HostState(int(rng.choice([0, 1, 2]))))
         need = rng.choice([0.0, 0.1, 1.0, 2.5], size=2)
         now = inventory.snapshot([f"v{step}"], [need.tolist()])
         wake_nobody = {"wake": False}
