@@ -17,7 +17,6 @@ class ReasonCode(StrEnum):
     NO_BENEFIT = "no_benefit"
     NOT_MOVABLE = "not_movable"
     LIMIT_REACHED = "limit_reached"
-    POLICY_FAILED = "policy_failed"
 
 
 @dataclass(frozen=True, slots=True)
