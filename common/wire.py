@@ -410,13 +410,14 @@ class ForgetHost(msgspec.Struct, frozen=True, tag=True):
 
 
 class DescribeHosts(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """Say all about your hosts, or one, or only some VMs and their hosts.
+    """Say all about your hosts, or some, or only some VMs and their hosts.
 
+    ``host_ids``: empty for all.
     ``vm_keys``: ids of managed VMs, ``id@host`` of others; empty for all.
     ``entries``: how many samples of each VM's usage to give, newest first.
     """
 
-    host_id: str = ""
+    host_ids: tuple[str, ...] = ()
     vm_keys: tuple[str, ...] = ()
     entries: int = 0
     with_vms: bool = True

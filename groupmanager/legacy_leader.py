@@ -257,16 +257,16 @@ class LegacyLeader:
         """A page of hosts with their VMs, by id."""
         entries = max(0, min(request.number_of_monitoring_entries, MAX_ENTRIES))
         only = [request.group_manager_id] if request.group_manager_id else None
-        host = request.local_controller_id or ""
-        hosts = await self._hosts(DescribeHosts(host_id=host, entries=entries), only)
+        ids = (request.local_controller_id,) if request.local_controller_id else ()
+        hosts = await self._hosts(DescribeHosts(host_ids=ids, entries=entries), only)
         return _page(hosts, [host.id for host in hosts], request)
 
     async def virtual_machines(self, request: HostListRequest) -> VirtualMachinesList:
         """A page of VMs, by name."""
         entries = max(0, min(request.number_of_monitoring_entries, MAX_ENTRIES))
         only = [request.group_manager_id] if request.group_manager_id else None
-        host = request.local_controller_id or ""
-        hosts = await self._hosts(DescribeHosts(host_id=host, entries=entries), only)
+        ids = (request.local_controller_id,) if request.local_controller_id else ()
+        hosts = await self._hosts(DescribeHosts(host_ids=ids, entries=entries), only)
         vms = [vm for host in hosts for vm in host.virtual_machine_meta_data.values()]
         names = [vm.virtual_machine_location.virtual_machine_id for vm in vms]
         order = sorted(range(len(vms)), key=lambda index: names[index])

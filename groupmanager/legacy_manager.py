@@ -31,7 +31,7 @@ class LegacyManager:
 
     async def host(self, host_id: str) -> LocalControllerDescription | None:
         """One of its hosts, without VMs."""
-        for detail in self._manager.describe(DescribeHosts(host_id=host_id, with_vms=False)):
+        for detail in self._manager.describe(DescribeHosts(host_ids=(host_id,), with_vms=False)):
             return views.host_description(detail, self._manager.identity, with_vms=False)
         return None
 

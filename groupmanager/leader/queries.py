@@ -95,7 +95,7 @@ class Queries:
         if host is None:
             raise NotFound(f"no host is called {id_or_name!r}")
         host_id = host.description.host_id
-        details = await self._details(DescribeHosts(host_id=host_id, with_vms=False))
+        details = await self._details(DescribeHosts(host_ids=(host_id,), with_vms=False))
         return self._host_view(host, details.get(host_id))
 
     def _host_view(self, host: HostEntry, detail: HostDetail | None) -> HostView:

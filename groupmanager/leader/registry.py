@@ -68,8 +68,7 @@ class VmEntry:
     """A VM as the leader knows it.
 
     ``doubt`` names the manager that was asked to place it and may or may not have done so.
-    ``asks``: how often it was asked. ``tried`` are the managers that refused it. ``waits_s``: since
-    when it is not settled.
+    ``tried`` are the managers that refused it. ``waits_s``: since when it is not settled.
     ``elsewhere_s``: since when it may be on a host other than ``host_id`` (infinite: it cannot);
     a host that has been away since before then does not have it, and a joined one would say so.
     """
@@ -94,7 +93,6 @@ class VmEntry:
     error_code: VmErrorCode | None = None
     tried: set[str] = field(default_factory=set[str])
     doubt: str = ""
-    asks: int = 0
     waits_s: float = 0.0
     elsewhere_s: float = math.inf
     recorded: tuple[VmState, str, int] | None = None

@@ -82,6 +82,9 @@ SETTLE_S = 3.0
 """After an election, time for managers and hosts to join before lost work is taken up again."""
 PLACE_TIMEOUT_S = 10.0
 DESCRIBE_TIMEOUT_S = 3.0
+DESCRIBE_HOSTS = 32
+"""Hosts in one answer with their VMs: of a hundred VMs each with their XML, about 10 MiB."""
+MAX_PAGE_HOSTS = 5000
 COMMAND_TIMEOUT_S = 86_400.0
 RELAY_TIMEOUT_S = 3600.0
 FLUSH_S = 0.4
@@ -346,25 +349,41 @@ class LeaderService:
     async def describe(
         self, request: DescribeHosts, manager_ids: Sequence[str] | None = None
     ) -> dict[str, list[HostDetail]]:
-        """What managers say of their hosts, by manager; one that does not answer is left out."""
-        links = {
-            manager_id: link
-            for manager_id, link in self._links.items()
+        """What managers say of their hosts, by manager; what is not answered is left out.
+
+        A manager with many hosts is asked for some at a time, so that no answer outgrows a frame.
+        """
+        asked = [
+            (manager_id, page)
+            for manager_id in self._links
             if manager_ids is None or manager_id in manager_ids
-        }
+            for page in self._pages(manager_id, request)
+        ]
 
-        async def ask(link: Link) -> list[HostDetail] | None:
+        async def ask(manager_id: str, page: DescribeHosts) -> list[HostDetail]:
+            link = self._links.get(manager_id)
             with contextlib.suppress(SnoozeError):
-                details = await link.request(request, HostDetails, DESCRIBE_TIMEOUT_S)
-                return details.hosts
-            return None
+                if link is not None:
+                    return (await link.request(page, HostDetails, DESCRIBE_TIMEOUT_S)).hosts
+            return []
 
-        answers = await asyncio.gather(*(ask(link) for link in links.values()))
-        return {
-            manager_id: hosts
-            for manager_id, hosts in zip(links, answers, strict=True)
-            if hosts is not None
-        }
+        result: dict[str, list[HostDetail]] = {}
+        answers = await asyncio.gather(*(ask(manager_id, page) for manager_id, page in asked))
+        for (manager_id, _), hosts in zip(asked, answers, strict=True):
+            result.setdefault(manager_id, []).extend(hosts)
+        return result
+
+    def _pages(self, manager_id: str, request: DescribeHosts) -> list[DescribeHosts]:
+        """The request, split by hosts where its answer could be long."""
+        manager = self.registry.managers.get(manager_id)
+        if manager is None or request.host_ids or request.vm_keys:
+            return [request]
+        size = DESCRIBE_HOSTS if request.with_vms else MAX_PAGE_HOSTS
+        hosts = sorted(manager.hosts)
+        return [
+            msgspec.structs.replace(request, host_ids=tuple(hosts[start : start + size]))
+            for start in range(0, len(hosts), size)
+        ]
 
     # ------------------------------------------------------------ hosts
 
@@ -521,6 +540,10 @@ class LeaderService:
             case submissions.AskManager():
                 with caused_by(effect.task_id):
                     self._tasks.spawn(self._place(effect))
+            case submissions.RejoinManager():
+                link = self._links.get(effect.manager_id)
+                if link is not None:
+                    link.close(effect.reason)
             case submissions.TaskMoved():
                 self._wake(effect.task_id)
             case membership.Announce():

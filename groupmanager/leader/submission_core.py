@@ -8,9 +8,11 @@ Rules:
 3. Each VM goes to the manager that dispatching names. A manager that refuses is not asked again for
    it; the next best is. When none is left the VM has failed, and the task says why; a new leader
    first gives its members time to join.
-4. A VM is placed anew only when nobody can have it: the manager that was asked has answered or is
-   gone, and every host that has been away since it was asked has come back without it (a host that
-   has a new assignment epoch refuses the old manager's orders, and says what it has).
+4. A VM is placed anew only when nobody can have it: the manager that was asked has answered, or has
+   joined again without it, or is gone; and every host that has been away since it was asked has
+   come back without it (a host that has a new assignment epoch refuses the old manager's orders,
+   and says what it has). No manager is asked twice: it may have forgotten the VM with its host. One
+   that does not answer is made to join again.
 5. What a manager reports of its VMs is the truth. A settled state is recorded.
 6. An address is given back, and a record removed, only when the VM is proven gone.
 7. A VM that may be on a host which stays away is ``UNREACHABLE`` there, and recorded so.
@@ -48,6 +50,7 @@ from snooze.groupmanager.leader.submission_events import (
     RecordFailed,
     RecordTask,
     RecordWritten,
+    RejoinManager,
     StateLoaded,
     SubmissionEffect,
     SubmissionEvent,
@@ -61,8 +64,6 @@ from snooze.groupmanager.leader.tasks import SUBMIT, Task, failed_vm
 from snooze.groupmanager.leader.vm_views import adopted, entry_of, record_of, spec_of
 from snooze.scheduling import dispatching
 
-MAX_ASKS: Final = 3
-"""How often one manager is asked again after not answering, while its link stands."""
 MAX_ENDED_TASKS: Final = 100_000
 """Beyond this the oldest ended tasks are forgotten before their retention is over."""
 LOST_AFTER_S: Final = 60.0
@@ -187,7 +188,6 @@ class SubmissionCore:
             asked: dict[tuple[str, str], list[PlacementRequest]] = {}
             for vm, manager_id in choice.asked:
                 vm.manager_id, vm.doubt, vm.elsewhere_s = manager_id, manager_id, now_s
-                vm.asks = 1
                 request = PlacementRequest(spec_of(vm), vm.pin_host)
                 asked.setdefault((manager_id, vm.task_id), []).append(request)
             effects += [AskManager(m, task, requests) for (m, task), requests in asked.items()]
@@ -224,7 +224,7 @@ class SubmissionCore:
 
     def _failed(self, event: PlacementFailed, now_s: float) -> list[SubmissionEffect]:
         again: list[VmEntry] = []
-        repeat: dict[str, list[PlacementRequest]] = {}
+        doubtful = False
         for vm_id in event.vm_ids:
             vm = self.registry.vms.get(vm_id)
             if vm is None or vm.doubt != event.manager_id or vm.state is not VmState.PENDING:
@@ -234,12 +234,11 @@ class SubmissionCore:
                 vm.tried.add(event.manager_id)
                 vm.manager_id, vm.reason = "", event.error.message
                 again.append(vm)
-            elif event.manager_id in self.registry.managers and vm.asks < MAX_ASKS:
-                vm.asks += 1
-                request = PlacementRequest(spec_of(vm), vm.pin_host)
-                repeat.setdefault(vm.task_id, []).append(request)
+            else:
+                doubtful = event.manager_id in self.registry.managers
         effects = self._dispatch(again, now_s, event.now_ms)
-        effects += [AskManager(event.manager_id, t, requests) for t, requests in repeat.items()]
+        if doubtful:
+            effects.append(RejoinManager(event.manager_id, "it did not answer a placement"))
         return effects
 
     def _manager_heard(self, event: ManagerHeard, now_s: float) -> list[SubmissionEffect]:

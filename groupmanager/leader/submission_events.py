@@ -170,10 +170,26 @@ class AskManager:
 
 
 @dataclass(frozen=True, slots=True)
+class RejoinManager:
+    """Close a manager's link: it joins again and says what it has."""
+
+    manager_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class TaskMoved:
     """A task got on; whoever waits for it may look."""
 
     task_id: str
 
 
-SubmissionEffect = AnswerSubmission | RecordTask | UpdateRecords | AskManager | TaskMoved | Announce
+SubmissionEffect = (
+    AnswerSubmission
+    | RecordTask
+    | UpdateRecords
+    | AskManager
+    | RejoinManager
+    | TaskMoved
+    | Announce
+)

@@ -36,7 +36,14 @@ from snooze.common.errors import (
     SnoozeError,
 )
 from snooze.common.resources import Capacity, FloatArray, R
-from snooze.common.vm_lifecycle import TRANSITIONS, VmCommand, VmEvent, VmState, check_command
+from snooze.common.vm_lifecycle import (
+    HOLDS_CAPACITY,
+    TRANSITIONS,
+    VmCommand,
+    VmEvent,
+    VmState,
+    check_command,
+)
 from snooze.common.vms import VmErrorCode, VmReport, VmSpec
 from snooze.common.wire import (
     CommandVm,
@@ -398,7 +405,8 @@ class ManagerCore:
     def _simple(self, request_id: int, vm: VmEntry, order: VmOrder) -> list[ManagerEffect]:
         effects: list[ManagerEffect] = []
         before = vm.state
-        if order.command is VmCommand.DESTROY:
+        # A VM that is off has no room to hold while it is removed: it stays off until it is gone.
+        if order.command is VmCommand.DESTROY and before in HOLDS_CAPACITY:
             self.table.set_state(vm, VmState.DESTROYING)
             effects += self.report(vm, order.cause)
 
@@ -406,7 +414,7 @@ class ManagerCore:
             current = self.table.vms.get(vm.key) is vm
             if isinstance(outcome, ErrorReport) and vm.state is not VmState.DESTROYED:
                 told: list[ManagerEffect] = []
-                if order.command is VmCommand.DESTROY and current:
+                if current and vm.state is VmState.DESTROYING:
                     self.table.set_state(vm, before)
                     told += self.report(vm, order.cause)
                 if current and (unknown or order.command is VmCommand.DESTROY):

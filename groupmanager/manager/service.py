@@ -30,6 +30,7 @@ from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.task_set import TaskSet
 from snooze.common.transport.link import Link, LinkLimits, Service, connect, was_sent
 from snooze.common.transport.link_server import Accepted as LinkAccepted
+from snooze.common.vm_lifecycle import HOLDS_CAPACITY
 from snooze.common.wire import (
     PROTOCOL,
     Accepted,
@@ -64,6 +65,7 @@ from snooze.common.wire import (
     VmDetail,
     VmMigrationMoved,
     VmOrder,
+    VmOrderDone,
     VmsChanged,
     VmStatus,
 )
@@ -394,8 +396,14 @@ class ManagerService:
             return
         if isinstance(effect.answer, ErrorReport):
             future.set_exception(effect.answer.as_error())
-        else:
-            future.set_result(effect.answer)
+            return
+        if (
+            isinstance(effect.answer, VmOrderDone)
+            and effect.answer.status.state not in HOLDS_CAPACITY
+        ):
+            # Whoever hears that a VM is gone may rely on its room being free.
+            self._send_summary()
+        future.set_result(effect.answer)
 
     def _close_host(self, host_id: str, reason: str) -> None:
         link = self._links.get(host_id)
@@ -473,7 +481,7 @@ class ManagerService:
             for vm in vms:
                 by_host.setdefault(vm.host_id, []).append(vm)
             return [self._host_detail(host_id, request, by_host[host_id]) for host_id in by_host]
-        wanted = [request.host_id] if request.host_id else table.order
+        wanted = request.host_ids or table.order
         return [
             self._host_detail(
                 host_id, request, list(table.vms_on(host_id)) if request.with_vms else []
