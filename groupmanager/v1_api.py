@@ -60,8 +60,7 @@ class V1Api:
         ]
 
     async def _cluster(self, request: web.Request, leader: LeaderService) -> web.Response:
-        leader.require()
-        return answer(leader.cluster_view(self._version))
+        return answer(Queries(leader).cluster(self._version))
 
     async def _submit(self, request: web.Request, leader: LeaderService) -> web.Response:
         wait_s = wait_of(request)

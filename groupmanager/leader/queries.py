@@ -1,6 +1,9 @@
 """What the leader knows, as clients of our own API see it; usage and XML come from the managers."""
 
+from collections.abc import Iterable
+
 from snooze.common.api import (
+    ClusterView,
     HierarchyHost,
     HierarchyManager,
     HierarchyView,
@@ -30,6 +33,22 @@ class Queries:
         """Each host's details by its id, from the managers that answer."""
         answers = await self._leader.describe(request)
         return {detail.host.host_id: detail for details in answers.values() for detail in details}
+
+    def cluster(self, version: str) -> ClusterView:
+        """The cluster in one line."""
+        self._leader.require()
+        identity, managers = self._leader.identity, self._registry.managers.values()
+        return ClusterView(
+            leader_id=identity.manager_id,
+            leader_address=str(identity.control),
+            epoch=self._leader.epoch,
+            managers=len(managers),
+            hosts=sum(1 for host in self._registry.hosts.values() if host.joined),
+            vms=len(self._registry.vms),
+            version=version,
+            capacity=_sum(manager.capacity for manager in managers),
+            reserved=_sum(manager.reserved for manager in managers),
+        )
 
     # ------------------------------------------------------------ VMs
 
@@ -102,7 +121,7 @@ class Queries:
         description = host.description
         if detail is None:
             vms = list(self._registry.vms_of_host(description.host_id))
-            reserved = _reserved(vms)
+            reserved = _sum(vm.demand for vm in vms if vm.state in HOLDS_CAPACITY)
             used, count = ZERO, len(vms)
             status = "unreachable" if not host.joined else "joining"
         else:
@@ -215,11 +234,10 @@ class Queries:
         return [self.task_view(task) for task in tasks[:limit]]
 
 
-def _reserved(vms: list[VmEntry]) -> Capacity:
+def _sum(capacities: Iterable[Capacity]) -> Capacity:
     total = ZERO
-    for vm in vms:
-        if vm.state in HOLDS_CAPACITY:
-            total = total.plus(vm.demand)
+    for capacity in capacities:
+        total = total.plus(capacity)
     return total
 
 

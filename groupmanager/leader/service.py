@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from snooze.common import records
-from snooze.common.api import TASK_ENDED, ClusterView, CommandRequest, TaskState
+from snooze.common.api import TASK_ENDED, CommandRequest, TaskState
 from snooze.common.clock import Clock
 from snooze.common.coordination.port import Check, Coordinator, Create, Delete, Operation, Put
 from snooze.common.core_runner import CoreRunner
@@ -26,7 +26,6 @@ from snooze.common.errors import (
     TooBusy,
 )
 from snooze.common.logging_setup import caused_by
-from snooze.common.resources import Capacity
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.task_set import TaskSet
 from snooze.common.transport.link import Link, Service, was_sent
@@ -69,7 +68,7 @@ from snooze.groupmanager.leader.address_leases import AddressLeases
 from snooze.groupmanager.leader.commands import Commands
 from snooze.groupmanager.leader.events import EventLog
 from snooze.groupmanager.leader.journal import Journal
-from snooze.groupmanager.leader.registry import ManagerEntry, Registry
+from snooze.groupmanager.leader.registry import Registry
 from snooze.groupmanager.leader.submission_core import SubmissionCore
 from snooze.groupmanager.leader.tasks import Task
 from snooze.scheduling.assignment import AssignmentPolicy
@@ -566,30 +565,6 @@ class LeaderService:
             self._journal.write(operations, done)
         except TooBusy as error:
             done(ErrorReport.of(error))
-
-    # ------------------------------------------------------------ views
-
-    def cluster_view(self, version: str) -> ClusterView:
-        """The cluster in one line."""
-        managers = list(self.registry.managers.values())
-        return ClusterView(
-            leader_id=self.identity.manager_id,
-            leader_address=str(self.identity.control),
-            epoch=self.epoch,
-            managers=len(managers),
-            hosts=sum(1 for host in self.registry.hosts.values() if host.joined),
-            vms=len(self.registry.vms),
-            version=version,
-            capacity=_sum(managers, lambda manager: manager.capacity),
-            reserved=_sum(managers, lambda manager: manager.reserved),
-        )
-
-
-def _sum(managers: Sequence[ManagerEntry], of: Callable[[ManagerEntry], Capacity]) -> Capacity:
-    total = Capacity()
-    for manager in managers:
-        total = total.plus(of(manager))
-    return total
 
 
 def _updates(effect: submissions.UpdateRecords) -> list[Operation]:
