@@ -155,7 +155,9 @@ class _Search:
     def __init__(
         self, items: FloatArray, capacity: FloatArray, effort: Effort | None, seed: int
     ) -> None:
-        axes = (items != 0).any(axis=0) & (capacity > 0)
+        useful = np.flatnonzero((items != 0).any(axis=0) & (capacity > 0))
+        scarce = items[:, useful].sum(axis=0) / capacity[useful]
+        axes = useful[np.argsort(-scarce, kind="stable")]  # what fits not is seen at once
         self.items = np.ascontiguousarray(items[:, axes])
         self.capacity = capacity[axes]
         self.meter = Meter(effort if effort is not None else Effort())

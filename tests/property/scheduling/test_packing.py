@@ -61,7 +61,7 @@ def partitions(things: list[int]) -> list[list[list[int]]]:
 
 
 def room_for(items: FloatArray) -> FloatArray:
-    return np.full(items.shape[1], float(CAPACITY), dtype=np.float64)
+    return CAPACITY * np.ones_like(items[0])
 
 
 def solve(items: FloatArray, seed: int = 0, *, negative: bool = False) -> Packing:

@@ -124,7 +124,7 @@ def test_a_meter_without_a_clock_counts_steps_only() -> None:
 )
 def test_bounds_by_hand(items: object, count: int, by: str) -> None:
     rows = np.array(items, dtype=np.float64)
-    bound = packing_bound(rows, np.ones(rows.shape[1], dtype=np.float64))
+    bound = packing_bound(rows, np.ones_like(rows[0]))
     assert (bound.count, bound.by) == (count, by)
 
 
