@@ -18,6 +18,7 @@ from snooze.common.errors import (
 )
 from snooze.localcontroller.hypervisor.libvirt_options import LibvirtOptions
 from snooze.localcontroller.hypervisor.libvirt_runtime import WorkerPool, start_event_loop
+from snooze.localcontroller.hypervisor.libvirt_uri import explain, without_questions
 from snooze.localcontroller.hypervisor.port import ConnectionChange
 
 log = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ class LibvirtConnection:
                 options.connect_timeout_s,
             )
         except libvirt.libvirtError as error:
-            raise RemoteError(f"cannot connect to {options.uri}: {error}") from error
+            raise RemoteError(explain(options.uri, str(error))) from error
         if self._closed:  # closed while we were connecting
             await self._discard(connection)
             raise RemoteError(f"the connection to {options.uri} is closed")
@@ -163,7 +164,7 @@ class LibvirtConnection:
     def _open_watched(self, attempt: int) -> libvirt.virConnect:
         """In a worker: open, keep alive, and listen."""
         options = self._options
-        connection = libvirt.open(options.uri)
+        connection = libvirt.open(without_questions(options.uri))
         try:
             _if_supported(
                 lambda: connection.setKeepAlive(

@@ -32,6 +32,7 @@ from snooze.localcontroller.hypervisor.libvirt_domains import (
     undefine,
     write_tag,
 )
+from snooze.localcontroller.hypervisor.libvirt_uri import peer_uri
 from snooze.localcontroller.hypervisor.port import (
     MigrationMethod,
     MigrationOffer,
@@ -73,7 +74,7 @@ def prepare_incoming(
         raise Conflict(f"VM {made.report.name!r} is already on {description.hostname}")
     _clear_the_way(connection, made.report)
     check_name_is_free(connection, made.report.name, made.report.vm_id)
-    uri = workshop.options.peer_uri or f"qemu+tcp://{description.hostname}/system"
+    uri = workshop.options.peer_uri or peer_uri(workshop.options.uri, description.hostname)
     if not description.live_migration:
         try:
             definition = with_incoming(made.report.xml, made.report.state.value)

@@ -15,7 +15,7 @@ class LibvirtOptions:
         uri: ``qemu:///system``, ``qemu+tcp://HOST/system``, ``qemu+tls://``, ``qemu+ssh://``,
             ``test:///default``, ``test:///FILE``, ``test+tcp://HOST/default``, ...
         peer_uri: by which the libvirt of another host reaches this one for a migration; empty:
-            ``qemu+tcp://HOSTNAME/system``.
+            ``uri`` if that names a host, else ``qemu+tcp://HOSTNAME/system``.
         data_uri: ``tcp://ADDRESS`` to which the memory of an incoming guest is sent; empty: as
             this host's qemu.conf says.
         call_timeout_s: of every call but those that start a guest or talk to its disks.

@@ -149,6 +149,13 @@ def test_group_manager_contradictions(text: str, key: str, part: str) -> None:
             "hypervisor.migration_uri",
             "{address} does",
         ),
+        (
+            '[hypervisor]\nmigration_data_uri = "tcp://{addr}"',
+            "hypervisor.migration_data_uri",
+            "{address} does",
+        ),
+        ('[hypervisor]\nmigration_data_uri = "ssh://h"', "hypervisor.migration_data_uri", "tcp://"),
+        ('[templates]\ngraphics_listen = "any"', "templates.graphics_listen", "no IP address"),
         ('[node]\nid = "a b"', "node.id", "letters, digits"),
         ('[node]\nstate_directory = "x"', "node.state_directory", "absolute path"),
     ],

@@ -210,6 +210,18 @@ def test_consoles_listen_where_the_settings_say() -> None:
     assert adapted().find("devices/graphics[@listen='0.0.0.0']/listen") is not None
 
 
+@pytest.mark.parametrize("kind", ["none", "socket"])
+def test_a_console_without_an_address_is_given_none(kind: str) -> None:
+    text = TEMPLATE.replace(
+        "<listen type='address' address='0.0.0.0'/>", f"<listen type='{kind}'/>"
+    )
+    template = read_template(text.replace(" listen='0.0.0.0'", ""))
+    options = AdaptOptions("/img", graphics_listen="127.0.0.1")
+    root = etree.fromstring(adapt(template, make_spec(), QEMU, options))
+    assert root.find("devices/graphics[@listen]") is None
+    assert root.find(f"devices/graphics/listen[@type='{kind}']") is not None
+
+
 def test_the_template_is_left_as_it_was() -> None:
     template = read_template(TEMPLATE)
     before = etree.tostring(template.root)
