@@ -59,7 +59,7 @@ class Options:
     hypervisor: str = "test"
     port: int = 5000
     address: str = "127.0.0.1"
-    subnets: tuple[str, ...] = ("192.168.122.0/24",)
+    subnets: tuple[str, ...] = ("192.168.122.0/24", "10.122.0.0/16")
     images: tuple[str, ...] = ()
     uris: tuple[str, ...] = ()
     overrides: dict[str, object] = field(default_factory=dict[str, object])

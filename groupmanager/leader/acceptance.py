@@ -6,7 +6,7 @@ accepted. Unless it is ``partial``, one wrong VM refuses all of it, and nothing 
 
 from collections.abc import Iterable, Sequence
 
-from snooze.common.errors import ErrorReport, Problem
+from snooze.common.errors import ErrorReport, NoCapacity, Problem
 from snooze.common.records import TaskVmRecord
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmErrorCode
@@ -53,7 +53,7 @@ def accept(
             error = ErrorReport(VmErrorCode.NO_ADDRESS, "every address of the subnets is leased")
             if not event.partial:
                 withdraw(accepted, registry, leases)
-                return error
+                return ErrorReport(NoCapacity.code, error.message)
             task.settle(failed_vm(candidate.vm_id, candidate.name, error))
             continue
         vm = _entry(candidate, event, registry, address, encode_mac, now_s)
