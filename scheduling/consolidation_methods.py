@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 WINDOW: Final = 128
 """Bins that one ejection looks at."""
 
-EFFORTS: Final = (8, 200, 2_000)
+EFFORTS: Final = (60, 600, 6_000)
 """Steps per item of a bin that the optimiser spends on emptying it, turn after turn."""
 
 
@@ -261,13 +261,14 @@ class _Optimiser:
         """The best of three passes like Sercon's: by load, by cost and by number of VMs."""
         task = self.task
         worthy = task.donors & (self.price <= task.host_worth)
-        found: list[tuple[int, float, Bins, BoolArray]] = []
+        found: list[tuple[float, float, Bins, BoolArray]] = []
         for rank in (_loads(task, self.size), self.price, self.vms):
             bins = _bins(task, self.field.home, self.field.cost + self.size)
             released = _pour(task, bins, self.size, worthy, rank)
             cost = float(self.field.cost[bins.assign != self.field.home].sum())
-            found.append((-int(released.sum()), cost, bins, released))
-        _, cost, bins, released = min(found, key=lambda each: each[:2])
+            loss = cost - task.host_worth * int(released.sum())
+            found.append((loss, cost, bins, released))
+        _, cost, bins, released = min(found, key=lambda each: each[0])
         bins.limit[released] = -np.inf
         return bins, task.open & ~released, cost
 
