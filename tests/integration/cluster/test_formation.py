@@ -24,7 +24,7 @@ def test_it_forms_in_any_order(bare_rig: "Rig", order: str) -> None:
     else:
         for daemon in (*rig.hosts, *reversed(rig.managers), *rig.fronts):
             daemon.start()
-            rig.until(lambda d=daemon: d.health(), f"{daemon.name} listens")
+            rig.until(daemon.health, f"{daemon.name} listens")
         for daemon in rig.cluster:
             health = daemon.health()
             assert health is not None

@@ -24,8 +24,8 @@ def test_twelve_vms_live_and_die(rig: "Rig") -> None:
     assert len({vm.vm_id for vm in task.vms}) == 12
     assert {vm.virtual_cluster for vm in rig.living()} == {"dozen"}
     rig.until(rig.agrees, "Snooze tells of what runs")
-    for each, vm in zip(rig.domains(), sorted(task.vms, key=lambda vm: vm.name), strict=True):
-        assert each.uuid.replace("-", "") == vm.vm_id
+    for found, vm in zip(rig.domains(), sorted(task.vms, key=lambda vm: vm.name), strict=True):
+        assert found.uuid.replace("-", "") == vm.vm_id
     reserved = {host.id: host.reserved for host in rig.client.hosts()}
     for host_id, count in Counter(vm.host_id for vm in task.vms).items():
         assert reserved[host_id].cpu_cores == count
