@@ -85,6 +85,7 @@ class LibvirtConnection:
             self._connection = await self._connect()
         except BaseException:
             self._closed = True
+            self._attempt += 1  # should it come after all, it is closed where it comes
             self._pool.close()
             self._migration_pool.close()
             raise
@@ -92,6 +93,7 @@ class LibvirtConnection:
     async def close(self) -> None:
         """Let go of connection and threads."""
         self._closed = True
+        self._attempt += 1
         if self._reconnecting is not None:
             self._reconnecting.cancel()
             await asyncio.gather(self._reconnecting, return_exceptions=True)
@@ -156,6 +158,9 @@ class LibvirtConnection:
             )
         except libvirt.libvirtError as error:
             raise RemoteError(explain(options.uri, str(error))) from error
+        except RemoteTimeout as error:
+            said = f"timed out: no answer within {options.connect_timeout_s:g} s"
+            raise RemoteTimeout(explain(options.uri, said)) from error
         if self._closed:  # closed while we were connecting
             await self._discard(connection)
             raise RemoteError(f"the connection to {options.uri} is closed")
@@ -178,7 +183,7 @@ class LibvirtConnection:
         except BaseException:
             connection.close()
             raise
-        if attempt != self._attempt:  # too late: somebody else is trying already
+        if attempt != self._attempt:  # too late: nobody waits, or somebody tries anew
             _close_watched(connection, event_id)
             raise RemoteError(f"the connection to {options.uri} came too late")
         self._event_id = event_id

@@ -33,6 +33,12 @@ _ADVICE: Final[tuple[tuple[str, str, str], ...]] = (
     ("ssh", "cannot execute binary", "ssh, or what command= names, has to be installed here"),
     ("ssh", _NO_ROUTE, "{host} has to be up and run sshd on port {port}"),
     (
+        "ssh",
+        "client socket is closed|Connection reset|End of file",
+        "ssh itself failed; as the user this daemon runs as, try: "
+        "ssh -o BatchMode=yes -p {port} {user}@{host} virsh version",
+    ),
+    (
         "tls",
         "Failed to verify peer",
         "the certificate of {host} has expired, or is not signed by the CA in our cacert.pem, or "

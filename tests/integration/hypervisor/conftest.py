@@ -15,6 +15,8 @@ from snooze.common.template_policy import TemplatePolicy
 from snooze.common.vms import VmSpec
 from snooze.lab.guests import MEMORY_KIB, assemble, make_disk, micro_guest_xml
 from snooze.lab.hosts import LabHost, LabNet
+from snooze.lab.ssh import LabSsh
+from snooze.lab.tls import LabCa, serve_tls
 from snooze.localcontroller.domain_xml import AdaptOptions
 from snooze.localcontroller.hypervisor.libvirt_driver import LibvirtHypervisor
 from snooze.localcontroller.hypervisor.libvirt_options import LibvirtOptions
@@ -23,6 +25,8 @@ from snooze.localcontroller.images import ImageOptions
 
 LOCAL = "/var/lib/libvirt/images"
 """On each host its own."""
+
+LOCAL_URI = "qemu:///system"
 
 MOST_WAITING_S = 30.0
 
@@ -60,11 +64,18 @@ class Ears:
 
 
 class Lab:
-    """Two hosts with libvirtd; ``shared`` is a folder that both see, and we."""
+    """Two hosts with libvirtd; ``shared`` is a folder that both see, and we.
+
+    Their libvirts listen with TLS, too; ``ssh.start`` makes them listen with ssh.
+    """
 
     def __init__(self, net: LabNet) -> None:
         self.net = net
         self.one, self.two = net.host("one"), net.host("two")
+        self.ca = LabCa(net.folder / "lab-ca")
+        self.ssh = LabSsh(net.folder / "ssh")
+        for host in (self.one, self.two):
+            serve_tls(host, self.ca)
         self.sector = assemble(net.folder)
         self.shared = net.folder / "shared"
         self.shared.mkdir()
@@ -76,12 +87,19 @@ class Lab:
         return host.folder / LOCAL.lstrip("/")
 
     def make_driver(
-        self, host: LabHost, uri: str = "qemu:///system", domain_type: str = "qemu"
+        self,
+        host: LabHost,
+        uri: str = LOCAL_URI,
+        domain_type: str = "qemu",
+        connect_timeout_s: float = 10.0,
     ) -> LibvirtHypervisor:
+        """On the host itself; by any other address, from elsewhere on the network."""
+        is_local = uri == LOCAL_URI
         directories = (LOCAL, str(self.shared))
         options = LibvirtOptions(
             uri=uri,
-            peer_uri=host.uri,
+            peer_uri=host.uri if is_local else "",
+            connect_timeout_s=connect_timeout_s,
             keepalive_interval_s=1,
             keepalive_count=2,
             adapt=AdaptOptions(
@@ -90,15 +108,18 @@ class Lab:
             policy=TemplatePolicy(image_directories=directories),
             images=ImageOptions(directories, f"{LOCAL}/disks"),
         )
-        driver = LibvirtHypervisor(options, thread_initializer=host.enter_thread)
+        enter = host.enter_thread if is_local else self.net.enter_thread
+        driver = LibvirtHypervisor(options, thread_initializer=enter)
         ears = self.ears[host.name] = Ears()
         driver.on_change(ears.hear_change)
         driver.on_connection(ears.hear_connection)
         return driver
 
-    async def driver(self, host: LabHost, domain_type: str = "qemu") -> LibvirtHypervisor:
+    async def driver(
+        self, host: LabHost, uri: str = LOCAL_URI, domain_type: str = "qemu"
+    ) -> LibvirtHypervisor:
         """An open driver; closed when the test ends."""
-        driver = self.make_driver(host, domain_type=domain_type)
+        driver = self.make_driver(host, uri, domain_type)
         await driver.open()
         self.stack.push_async_callback(driver.close)
         return driver

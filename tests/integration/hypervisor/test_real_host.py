@@ -155,14 +155,8 @@ async def test_definitions_outlive_a_power_cut(lab: "Lab") -> None:
 @pytest.mark.parametrize("way", ["frozen daemon", "pulled cable"])
 async def test_a_silent_libvirtd_is_noticed_and_found_again(lab: "Lab", way: str) -> None:
     spec = lab.make_spec(lab.shared / "disk.raw", str(lab.shared / "disk.raw"))
-    # from the other host, over the network
-    driver = LibvirtHypervisor(
-        lab.make_driver(lab.two, lab.one.uri).options, thread_initializer=lab.two.enter_thread
-    )
-    ears = lab.ears["two"]
-    driver.on_connection(ears.hear_connection)
-    await driver.open()
-    lab.stack.push_async_callback(driver.close)
+    driver = await lab.driver(lab.one, lab.one.uri)
+    ears = lab.ears["one"]
     await driver.start(spec)
     daemon = lab.one.libvirtd_pid()
     if way == "frozen daemon":

@@ -57,6 +57,8 @@ def test_a_peer_uses_the_address_that_means_the_same_there(uri: str, expected: s
         ("qemu+tcp://h/system", "unable to connect to server: Connection refused", "-tcp.socket"),
         ("qemu+ssh://h/system", "ssh: connect to host h port 22: No route to host", "run sshd"),
         ("qemu+ssh://h/system", "sh: 1: nc: not found: Input/output error", "virt-ssh-helper"),
+        ("qemu+ssh://h/system", "cannot execute binary ssh: No such file", "installed here"),
+        ("qemu+ssh://u@h:2/system", "client socket is closed", "-p 2 u@h virsh"),
         ("qemu+tls://h/system", "Cannot read CA certificate '/a/cacert.pem'", "pkipath="),
         ("qemu:///system", "Failed to connect socket to '/x': Permission denied", "group libvirt"),
         ("qemu:///system", "Failed to connect socket to '/x': No such file", "has to run"),
