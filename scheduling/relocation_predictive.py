@@ -179,8 +179,7 @@ class _Decision:
         fresh = [vm for vm in bench.members(host).tolist() if vm not in tried]
         able: list[int] = []
         for bundle in bench.bundles(fresh):
-            reason = next((r for vm in bundle.vms if (r := bench.stuck(Bundle((vm,))))), None)
-            if reason is None:
+            if bench.stuck(bundle) is None:
                 able += bundle.vms
             else:
                 tried.update(bundle.vms)
@@ -263,7 +262,7 @@ class _Decision:
         order = bench.share(bench.expected).max(axis=1, initial=0.0)
         for host in hosts_in_order(bench.underloaded & ~bench.overloaded, order):
             if failures >= self.policy.patience:
-                message = "busier hosts could not be emptied either"
+                message = "less loaded hosts could not be emptied either"
                 bench.tell(host, OutcomeKind.NO_ROOM, message)
                 continue
             if not self._empty(host):

@@ -8,9 +8,17 @@ import pytest
 
 from snooze.scheduling.check import check_plan
 from snooze.scheduling.estimation import Forecast, Window
+from snooze.scheduling.filters import Bundle
 from snooze.scheduling.plans import ReasonCode
 from snooze.scheduling.power_model import PowerModel
-from snooze.scheduling.relocation import Hold, MovedVm, OutcomeKind, Relocation, Situation
+from snooze.scheduling.relocation import (
+    Bench,
+    Hold,
+    MovedVm,
+    OutcomeKind,
+    Relocation,
+    Situation,
+)
 from snooze.scheduling.relocation_cost import MigrationCost
 from snooze.scheduling.relocation_greedy import GreedyOverload, GreedyUnderload
 from snooze.scheduling.relocation_predictive import DEFAULT, Predictive
@@ -270,6 +278,16 @@ def test_nonsense_is_named_and_moves_nothing(policy: Predictive) -> None:
     answer = policy.plan(situation(broken, hot="0", idle="1"))
     assert check_plan(broken, answer.plan) == []
     assert kinds(answer).get(0, OutcomeKind.LEFT_OUT) is OutcomeKind.LEFT_OUT
+
+
+def test_a_host_that_gave_takes_nothing_in_the_same_plan() -> None:
+    bench = Bench(situation(cluster([[1.0, 2.0], [1.0], [1.0]])), "test", confidence=1.0)
+    everywhere = np.ones(3, dtype=np.bool_)
+    assert bench.lift(Bundle((0,))) == 0
+    bench.put(Bundle((0,)), 1)
+    bench.record(Bundle((0,)), 0, 1)
+    bench.lift(Bundle((3,)))
+    assert bench.targets(Bundle((3,)), everywhere).tolist() == [False, True, True]
 
 
 # Which VM
