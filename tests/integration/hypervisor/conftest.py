@@ -99,6 +99,7 @@ class Lab:
         options = LibvirtOptions(
             uri=uri,
             peer_uri=host.uri if is_local else "",
+            data_uri="" if is_local else f"tcp://{host.name}",
             connect_timeout_s=connect_timeout_s,
             keepalive_interval_s=1,
             keepalive_count=2,

@@ -86,6 +86,7 @@ async def test_hosts_reach_each_other_by_it_for_a_live_migration(lab: "Lab", uri
     before = await asyncio.to_thread(wait_for_beat, disk)
     ticket = await two.prepare_incoming(await one.offer(spec.vm_id, QUICK))
     assert ticket.uri.partition(":")[0] == uri_of(lab.two).partition(":")[0]
+    assert ticket.data_uri == "tcp://two"
     await one.migrate_out(spec.vm_id, ticket, QUICK, lambda progress: None)
     assert (await two.finish_incoming(spec.vm_id, ticket)).state is VmState.RUNNING
     after = await asyncio.to_thread(wait_for_beat, disk, before.count + 2)
