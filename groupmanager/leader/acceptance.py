@@ -131,8 +131,23 @@ def problems_of(registry: Registry, candidates: Sequence[Candidate]) -> list[lis
                     VmErrorCode.INVALID_HOST,
                 )
             )
+        if candidate.image and not found and _is_nowhere(registry, candidate.image):
+            found.append(
+                Problem(
+                    f"{where}.image",
+                    f"no host has an image called {candidate.image!r}",
+                    VmErrorCode.INVALID_TEMPLATE,
+                )
+            )
         result.append(found)
     return result
+
+
+def _is_nowhere(registry: Registry, image: str) -> bool:
+    """Whether no host has the image; a host that may yet join could have it."""
+    if any(not host.joined and not host.given_up for host in registry.hosts.values()):
+        return False
+    return not registry.has_image(image)
 
 
 def pin_of(registry: Registry, host: str) -> tuple[str, str] | None:

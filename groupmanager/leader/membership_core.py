@@ -12,7 +12,8 @@ Rules:
    "alone"``), or never any (``"never"``).
 5. Once membership has been quiet for ``SETTLE_S``, hosts are handed over until no two managers
    differ by more than one; a handover never touches a VM.
-6. Who manages a host is recorded when it joins, and that it is away once it was given up.
+6. A host is in the record, as one that may have VMs, before it is told of a manager. It is recorded
+   as away once it was given up and no VM can have been started on it of which we do not know.
 
 Invariant: every host has at most one manager with which it is ``joined``.
 """
@@ -73,6 +74,13 @@ class HostAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class HostRecorded:
+    """A host's record, written before its question was answered, is safe."""
+
+    host_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class HostReported:
     """A manager says that a host joined it."""
 
@@ -120,6 +128,7 @@ MembershipEvent = (
     ManagerJoined
     | ManagerLeft
     | HostAsked
+    | HostRecorded
     | HostReported
     | HostLeft
     | ImagesArrived
@@ -131,10 +140,11 @@ MembershipEvent = (
 
 @dataclass(frozen=True, slots=True)
 class AnswerHost:
-    """Answer a host's question."""
+    """Answer a host's question; with a ``record``, once that is written (``HostRecorded``)."""
 
     request_id: int
     answer: Assignment | ErrorReport
+    record: HostRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +208,11 @@ class MembershipCore:
                 return self._manager_left(event, now_s)
             case HostAsked():
                 return self._host_asked(event, now_s)
+            case HostRecorded():
+                host = self.registry.hosts.get(event.host_id)
+                if host is not None:
+                    host.in_record = True
+                return []
             case HostReported():
                 return self._host_reported(event.manager_id, event.state, now_s)
             case HostLeft():
@@ -275,14 +290,16 @@ class MembershipCore:
             manager = choice[chosen.manager]
         assignment = Assignment(manager.description, self._next_epoch())
         if known is None:
-            self.registry.hosts[host_id] = HostEntry(
+            known = self.registry.hosts[host_id] = HostEntry(
                 request.host, manager.manager_id, assignment.epoch, joined=False, seen_s=now_s
             )
         elif not known.joined:
-            known.description, known.seen_s, known.given_up = request.host, now_s, False
+            known.description, known.seen_s = request.host, now_s
+            known.given_up = known.acquitted = False
             known.manager_id, known.epoch = manager.manager_id, assignment.epoch
         self._promise(host_id, manager)
-        return [AnswerHost(event.request_id, assignment)]
+        record = None if known.in_record else _record_of(known)
+        return [AnswerHost(event.request_id, assignment, record)]
 
     def _host_reported(
         self, manager_id: str, state: HostState, now_s: float
@@ -301,15 +318,18 @@ class MembershipCore:
                 former.hosts.discard(host_id)
                 effects.append(TellForget(known.manager_id, host_id))
         self.registry.hosts[host_id] = HostEntry(
-            state.host, manager_id, state.epoch, joined=True, seen_s=now_s
+            state.host,
+            manager_id,
+            state.epoch,
+            joined=True,
+            seen_s=now_s,
+            in_record=known is not None and known.in_record,
         )
         manager.hosts.add(host_id)
         self._promise(host_id, None)
         self.moving.pop(host_id, None)
         self.changed_s = now_s
-        record = HostRecord(
-            host_id, state.host.hostname, state.host.control, manager_id, state.epoch
-        )
+        record = _record_of(self.registry.hosts[host_id])
         announcement = Announce(
             "host.joined",
             host_id,
@@ -347,29 +367,17 @@ class MembershipCore:
                     record.epoch,
                     joined=False,
                     seen_s=-math.inf if record.away else now_s,
-                    recorded_away=record.away,
+                    in_record=not record.away,
                 )
         return []
 
     def _record_away(self) -> list[MembershipEffect]:
         """Let the record say of which hosts nothing was heard for long."""
         effects: list[MembershipEffect] = []
-        for host_id, host in self.registry.hosts.items():
-            if host.given_up and not host.joined and not host.recorded_away:
-                host.recorded_away = True
-                description = host.description
-                effects.append(
-                    RecordHost(
-                        HostRecord(
-                            host_id,
-                            description.hostname,
-                            description.control,
-                            host.manager_id,
-                            host.epoch,
-                            away=True,
-                        )
-                    )
-                )
+        for host in self.registry.hosts.values():
+            if host.acquitted and not host.joined and host.in_record:
+                host.in_record = False
+                effects.append(RecordHost(_record_of(host, away=True)))
         return effects
 
     def _eligible(self) -> list[ManagerEntry]:
@@ -422,3 +430,15 @@ class MembershipCore:
     def _next_epoch(self) -> int:
         self.count += 1
         return assignment_epoch(self.leader_epoch, self.count)
+
+
+def _record_of(host: HostEntry, *, away: bool = False) -> HostRecord:
+    description = host.description
+    return HostRecord(
+        description.host_id,
+        description.hostname,
+        description.control,
+        host.manager_id,
+        host.epoch,
+        away,
+    )

@@ -51,7 +51,8 @@ class HostEntry:
     """A host; ``manager_id`` is the manager it was given to, joined or not.
 
     ``seen_s``: when it last asked, joined or left, minus infinity if it has been away since before
-    this leader; ``given_up``: it has been away for long; ``recorded_away``: and the record says so.
+    this leader; ``given_up``: it has been away for long; ``acquitted``: and it cannot have a VM
+    that is not known to be there. ``in_record``: the record has it as a host that may have VMs.
     """
 
     description: HostDescription
@@ -60,7 +61,8 @@ class HostEntry:
     joined: bool
     seen_s: float
     given_up: bool = False
-    recorded_away: bool = False
+    acquitted: bool = False
+    in_record: bool = False
 
 
 @dataclass(slots=True)

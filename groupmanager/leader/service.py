@@ -500,7 +500,7 @@ class LeaderService:
     def _perform_membership(self, effect: membership.MembershipEffect) -> None:
         match effect:
             case membership.AnswerHost():
-                self._answer(effect.request_id, effect.answer)
+                self._answer_host(effect)
             case membership.HandOver():
                 release = ReleaseHost(self.epoch, "rebalance", effect.host_id, effect.assignment)
                 self._tasks.spawn(self._tell(effect.manager_id, release))
@@ -512,6 +512,24 @@ class LeaderService:
                 self._journal.write([Put(path, records.encode(effect.record))])
             case membership.Announce():
                 self._announce(effect)
+
+    def _answer_host(self, effect: membership.AnswerHost) -> None:
+        """Answer a host's question, after its record is written if there is one to write."""
+        record = effect.record
+        if record is None:
+            self._answer(effect.request_id, effect.answer)
+            return
+
+        def done(error: ErrorReport | None) -> None:
+            if error is None:
+                self._membership.feed(membership.HostRecorded(record.host_id))
+            self._answer(effect.request_id, error or effect.answer)
+
+        path = f"{records.HOSTS}/{record.host_id}"
+        try:
+            self._journal.write([Put(path, records.encode(record))], done)
+        except TooBusy as busy:
+            done(ErrorReport.of(busy))
 
     def _announce(self, effect: membership.Announce) -> None:
         self.events.add(effect.kind, effect.subject, effect.message, effect.cause)

@@ -62,6 +62,7 @@ from snooze.groupmanager.leader.submission_events import (
 )
 from snooze.groupmanager.leader.tasks import SUBMIT, Task, failed_vm
 from snooze.groupmanager.leader.vm_views import adopted, entry_of, record_of, spec_of
+from snooze.groupmanager.leader.whereabouts import acquit, away, may_be_on, suspect
 from snooze.scheduling import dispatching
 
 MAX_ENDED_TASKS: Final = 100_000
@@ -324,7 +325,10 @@ class SubmissionCore:
     def _settle_missing(
         self, event: VmsReported, removed: list[str], now_s: float
     ) -> list[SubmissionEffect]:
-        """VMs that were on the host and that its inventory does not have."""
+        """VMs that were on the host and that its inventory does not have.
+
+        None is placed anew yet: more hosts of the same manager may be about to be reported.
+        """
         host = self.registry.hosts.get(event.host_id)
         if host is not None and host.manager_id != event.manager_id:
             return []
@@ -346,7 +350,7 @@ class SubmissionCore:
                 effects.append(_announce(self.registry, vm, ""))
             else:
                 effects += self._gone(vm, removed, now_s, event.now_ms, "")
-        return effects + self._settle_strays(now_s, event.now_ms)
+        return effects
 
     def _gone(
         self, vm: VmEntry, removed: list[str], now_s: float, now_ms: int, cause: str
@@ -457,6 +461,7 @@ class SubmissionCore:
         for host_id, host in self.registry.hosts.items():
             effects += self._watch_host(host_id, host, now_s)
         effects += self._settle_strays(now_s, event.now_ms)
+        acquit(self.registry)
         for vm in self._awaited():
             if now_s - vm.waits_s > self.start_timeout_s:
                 effects += self._time_out(vm, now_s, event.now_ms)
@@ -477,8 +482,7 @@ class SubmissionCore:
         strays += [self.registry.vms[i] for i in sorted(self.strays) if i in self.registry.vms]
         if not strays:
             return []
-        away = [host for host in self.registry.hosts.values() if not host.joined]
-        away.sort(key=lambda host: (-host.seen_s, host.description.host_id))
+        hosts_away = away(self.registry)
         again: list[VmEntry] = []
         effects: list[SubmissionEffect] = []
         removed: list[str] = []
@@ -489,8 +493,8 @@ class SubmissionCore:
                 vm.elsewhere_s == LONG_AGO and not self.settled
             ):
                 continue
-            elif away and away[0].seen_s >= vm.elsewhere_s:
-                effects += self._await_host(vm, away)
+            elif may_be_on(vm, hosts_away):
+                effects += self._await_host(vm, suspect(vm, hosts_away))
             elif self._is_awaited(vm):
                 vm.doubt, vm.elsewhere_s = "", math.inf
                 again.append(vm)
@@ -500,12 +504,10 @@ class SubmissionCore:
             effects.append(UpdateRecords(removed_vms=removed))
         return effects + self._dispatch(again, now_s, now_ms)
 
-    def _await_host(self, vm: VmEntry, away: Sequence[HostEntry]) -> list[SubmissionEffect]:
+    def _await_host(self, vm: VmEntry, host: HostEntry | None) -> list[SubmissionEffect]:
         """The VM may be on a host that is away: say so, once that host was given up."""
-        suspects = [host for host in away if host.seen_s >= vm.elsewhere_s and host.given_up]
-        if not suspects:
+        if host is None:
             return []
-        host = suspects[0]
         vm.host_id, vm.manager_id, vm.doubt = host.description.host_id, host.manager_id, ""
         vm.reason = "it may be on this host, which does not answer"
         self.strays.discard(vm.vm_id)
