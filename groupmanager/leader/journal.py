@@ -37,6 +37,10 @@ MAX_BATCH_BYTES = 400_000
 MAX_BATCH_OPERATIONS = 1000
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
 RECONNECT_WAIT_S = 60.0
+MAX_CONFLICTS = 5
+"""How often one batch is mended after it met what exists, or did not meet what it counted on."""
+
+_MENDABLE = frozenset({ConflictReason.EXISTS, ConflictReason.MISSING})
 
 Done = Callable[[ErrorReport | None], None]
 
@@ -143,6 +147,7 @@ class Journal:
     async def _commit(self, batch: list[Operation]) -> ErrorReport | None:
         """Apply a batch; None when it is applied."""
         operations = list(batch)
+        conflicts = 0
         while operations:
             try:
                 await self._coordinator.commit([self._fence, *operations])
@@ -150,11 +155,11 @@ class Journal:
                 if conflict.index == 0:
                     self._deposed()
                     return ErrorReport.of(NotLeader("another group manager leads; ask again"))
-                settled = _settle(operations, conflict)
-                if settled is None:
+                conflicts += 1
+                if conflict.reason not in _MENDABLE or conflicts > MAX_CONFLICTS:
                     logger.error("record refused", extra={"conflict": conflict.message})
                     return ErrorReport.of(conflict)
-                operations = settled
+                operations = await self._settled(operations)
             except (OutcomeUnknown, Unavailable):
                 if not await self._session_came_back():
                     return ErrorReport.of(NotLeader("the store of record does not answer"))
@@ -166,6 +171,29 @@ class Journal:
                 self.bytes_written += sum(_size_of(operation) for operation in operations)
                 return None
         return None
+
+    async def _settled(self, operations: list[Operation]) -> list[Operation]:
+        """The operations as they are to be, seeing what exists; all at once, not one by one.
+
+        What is to be created and exists is our own, from a transaction whose answer was lost: ids
+        are never used twice. While the store cannot be read, they stay as they are.
+        """
+        try:
+            entries = await asyncio.gather(*(self._coordinator.read(o.path) for o in operations))
+        except (Unavailable, OutcomeUnknown):
+            return operations
+        settled: list[Operation] = []
+        for operation, entry in zip(operations, entries, strict=True):
+            match operation:
+                case Create() if entry is not None:
+                    settled.append(Put(operation.path, operation.data))
+                case Put() if entry is None:
+                    settled.append(Create(operation.path, operation.data))
+                case Delete() if entry is None:
+                    pass
+                case _:
+                    settled.append(operation)
+        return settled
 
     async def _session_came_back(self) -> bool:
         number = self._coordinator.session.number
@@ -200,21 +228,3 @@ def _merge(earlier: Operation | None, later: Operation) -> Operation | None:
             return later
         case _:
             return None
-
-
-def _settle(operations: list[Operation], conflict: CommitConflict) -> list[Operation] | None:
-    """The operations without, or with a replacement of, the one that conflicts."""
-    index = conflict.index - 1
-    operation = operations[index]
-    rest = [*operations]
-    match operation, conflict.reason:
-        case Create(), ConflictReason.EXISTS:
-            # Our own, from a transaction whose answer was lost: ids are never used twice.
-            rest[index] = Put(operation.path, operation.data)
-        case Put(), ConflictReason.MISSING:
-            rest[index] = Create(operation.path, operation.data)
-        case Delete(), ConflictReason.MISSING:
-            del rest[index]
-        case _:
-            return None
-    return rest

@@ -149,6 +149,7 @@ class LeaderService:
         self._answers: dict[int, asyncio.Future[object]] = {}
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._tasks = TaskSet()
+        self._recorded_hosts: set[str] = set()
         self.commands_by_key: dict[str, str] = {}
         self.ready = False
 
@@ -166,6 +167,7 @@ class LeaderService:
         tasks = await self._load(records.TASKS, records.TaskRecord)
         tasks.sort(key=lambda task: (task.ended_ms, task.task_id))
         self._journal.start()
+        self._recorded_hosts = {host.host_id for host in hosts}
         self._membership.feed(membership.RecordsLoaded(hosts))
         self._submissions.feed(submissions.StateLoaded(tasks, vms, self.now_ms()))
         self.events.add(
@@ -508,8 +510,7 @@ class LeaderService:
                 forget = ForgetHost(self.epoch, effect.host_id)
                 self._tasks.spawn(self._tell(effect.manager_id, forget))
             case membership.RecordHost():
-                path = f"{records.HOSTS}/{effect.record.host_id}"
-                self._journal.write([Put(path, records.encode(effect.record))])
+                self._record_host(effect.record)
             case membership.Announce():
                 self._announce(effect)
 
@@ -530,6 +531,12 @@ class LeaderService:
             self._journal.write([Put(path, records.encode(record))], done)
         except TooBusy as busy:
             done(ErrorReport.of(busy))
+
+    def _record_host(self, record: records.HostRecord) -> None:
+        path, data = f"{records.HOSTS}/{record.host_id}", records.encode(record)
+        known = record.host_id in self._recorded_hosts
+        self._recorded_hosts.add(record.host_id)
+        self._journal.write([Put(path, data) if known else Create(path, data)])
 
     def _announce(self, effect: membership.Announce) -> None:
         self.events.add(effect.kind, effect.subject, effect.message, effect.cause)
