@@ -9,7 +9,7 @@ Rules
        ``"false"``, ``""`` or a number. Integers have 64 bits, floats are finite.
     4. An enumeration is read by its exact member. Arrays and maps have no null elements.
     5. Whatever else comes, however it is nested or however long: ``InvalidRequest``, whose message
-       names the path.
+       names the path. An array or a map has at most ``MAX_ELEMENTS``, a document ``MAX_OBJECTS``.
 
 How the values themselves make sense is not decided here.
 
@@ -22,7 +22,7 @@ import functools
 import math
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -35,6 +35,12 @@ Reader = Callable[[object], Any]
 
 MAX_TEXT_CHARS = 4096
 """Of a bare text body: it is an id."""
+
+MAX_ELEMENTS = 100_000
+"""Of an array or a map; as many VMs as settings may allow in one request. They take a second."""
+MAX_OBJECTS = 300_000
+"""Braces and brackets in a document; the parser needs a second for millions, and stops for nobody.
+"""
 
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}(\.0{1,19})?", re.ASCII)
@@ -64,6 +70,8 @@ def decode(kind: type[T], body: bytes) -> T:
     """
     wanted: Any = kind
     read = _reader(wanted)
+    if body.count(b"{") + body.count(b"[") > MAX_OBJECTS:
+        raise InvalidRequest(f"more than {MAX_OBJECTS} objects and arrays")
     try:
         document: object = msgspec.json.decode(body.removeprefix(_BYTE_ORDER_MARK))
     except (ValueError, RecursionError) as error:
@@ -233,9 +241,15 @@ def _reader(kind: Any) -> Reader:
     return _struct_reader(kind)
 
 
+def _check_length(value: Sized) -> None:
+    if len(value) > MAX_ELEMENTS:
+        raise _Refused(f"{len(value)} elements; the most is {MAX_ELEMENTS}")
+
+
 def _read_list(element: Reader, value: object) -> list[Any]:
     if not _is_array(value):
         raise _Refused(f"expected an array, got {_named(value)}")
+    _check_length(value)
     result: list[Any] = []
     for position, item in enumerate(value):
         try:
@@ -251,6 +265,7 @@ def _read_list(element: Reader, value: object) -> list[Any]:
 def _read_dict(integer_keys: bool, element: Reader, value: object) -> dict[Any, Any]:
     if not _is_object(value):
         raise _Refused(f"expected an object, got {_named(value)}")
+    _check_length(value)
     result: dict[Any, Any] = {}
     for key, item in value.items():
         try:

@@ -17,6 +17,7 @@ Rules (source: reference of Snooze 2.1.x, sections 1.0 and 7.4)
        (``unlabelled``: getVirtualMachineMetaData, for the libcloud driver), it gets plain text.
 """
 
+import asyncio
 import dataclasses
 import enum
 import logging
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 ERROR_HEADER = "X-Snooze-Error"
 
 _MAX_ERROR_CHARS = 400
+_DECODED_AT_ONCE_BYTES = 128 * 1024
+"""A longer body is read in a thread of its own, while other calls go on: seconds, at worst."""
 _JSON = "application/json"
 _TEXT = "text/plain"
 
@@ -191,7 +194,10 @@ async def _read_body(method: LegacyMethod, request: web.Request) -> tuple[Any, .
         label = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if label not in ("", _JSON, "*/*"):
             raise InvalidRequest(f"expected {_JSON}, got {label}")
-        return (decode(kind, await request.read()),)
+        message = await request.read()
+        if len(message) > _DECODED_AT_ONCE_BYTES:
+            return (await asyncio.to_thread(decode, kind, message),)
+        return (decode(kind, message),)
     body = await request.read()
     return (decode_text(body) if kind is BodyKind.TEXT else decode_int(body),)
 
