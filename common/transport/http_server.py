@@ -2,8 +2,9 @@
 
 What a handler may raise
     A ``SnoozeError`` becomes its HTTP status with an ``ErrorBody`` as JSON and, where it has one,
-    a ``Retry-After``. aiohttp's own HTTP exceptions pass. Anything else is logged with its
-    traceback and becomes a 500 that names only the request's id.
+    a ``Retry-After``. So do aiohttp's own HTTP exceptions (404, 405, 413) on paths of our own API;
+    on other paths they pass. Anything else is logged with its traceback and becomes a 500 that
+    names only the request's id.
 
 Each request has an id, its *cause*: the client's ``X-Request-Id`` where that is sane, else a new
 one. It stands in the answer, in ``current_cause()`` and in the log.
@@ -25,8 +26,8 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
-from snooze.common.api import ErrorBody
-from snooze.common.errors import ErrorReport, SnoozeError
+from snooze.common.api import API_PREFIX, ErrorBody
+from snooze.common.errors import ErrorReport, InvalidRequest, NotFound, SnoozeError
 from snooze.common.transport.http_connection import ConnectionTable, HttpConnection, HttpLimits
 
 __all__ = ["CAUSE_HEADER", "HttpLimits", "HttpServer", "current_cause", "error_response"]
@@ -45,6 +46,16 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def current_cause() -> str:
     """The id of the request on behalf of which this runs; empty outside of any."""
     return _cause.get()
+
+
+def _refusal(request: web.Request, error: web.HTTPException) -> web.Response:
+    """What aiohttp refuses, in the form of our own API."""
+    kind = NotFound if error.status == HTTPStatus.NOT_FOUND else InvalidRequest
+    response = error_response(kind(f"{request.method} {request.path[:200]}: {error.reason}"))
+    response.set_status(error.status)
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response
 
 
 def error_response(error: BaseException) -> web.Response:
@@ -206,8 +217,10 @@ class HttpServer:
             status = response.status
         except web.HTTPException as error:
             status = error.status
-            error.headers.setdefault(CAUSE_HEADER, cause)
-            raise
+            if status < HTTPStatus.BAD_REQUEST or not request.path.startswith(f"{API_PREFIX}/"):
+                error.headers.setdefault(CAUSE_HEADER, cause)
+                raise
+            response = _refusal(request, error)
         except SnoozeError as error:
             response = error_response(error)
             status = response.status
