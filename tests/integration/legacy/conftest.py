@@ -223,7 +223,7 @@ class Wire:
         self.front = cluster.url
         self.leader, *self.followers = cluster.managers
         listed = self.ask(self.front, "GET", "/bootstrap?getLocalControllerList")
-        self.hosts = {
+        self.hosts: dict[str, str] = {
             host["id"]: "http://{address}:{port}".format(**host["controlDataAddress"])
             for host in listed.of("LocalControllerList")["localControllers"]
         }

@@ -41,11 +41,12 @@ def name_of(vm: Any) -> str:
 @pytest.fixture(params=DAEMONS)
 def url(request: pytest.FixtureRequest, wire: "Wire") -> str:
     """Of each daemon that a client may have the address of."""
-    return wire.everybody[request.param]
+    name: str = request.param
+    return wire.everybody[name]
 
 
 def other_host(wire: "Wire", vm: Any) -> str:
-    here = vm["virtualMachineLocation"]["localControllerId"]
+    here: str = vm["virtualMachineLocation"]["localControllerId"]
     return next(host for host in wire.hosts if host != here)
 
 
