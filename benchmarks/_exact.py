@@ -1,4 +1,4 @@
-"""The bound of the linear program of bin packing, by column generation with HiGHS.
+"""The bound of the linear program of bin packing: column generation, its master solved by HiGHS.
 
 Columns are sets of items that fill a bin; the program covers every item at least once. With prices
 ``u`` of its dual, and ``z`` the most that any bin is worth at these prices, ``sum(u) / z`` is a
@@ -8,25 +8,25 @@ Source: A. Farley, "A note on bounding a class of linear programming problems, i
 stock problems", Operations Research 38 (1990). HiGHS comes with scipy, a development dependency.
 """
 
-import contextlib
 import importlib
 import math
-import os
-import sys
 import time
-from collections.abc import Generator
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from snooze.common.resources import FloatArray
 from snooze.scheduling.packing import pack
 from snooze.scheduling.packing_effort import Effort
+from snooze.scheduling.packing_jit import compiled
 from snooze.scheduling.snapshot import BoolArray
 
 # scipy has no type hints that both checkers understand; results are converted where they come in.
 optimize: Any = importlib.import_module("scipy.optimize")
 sparse: Any = importlib.import_module("scipy.sparse")
+
+NODES_MOST: Final = 300_000_000
+"""Sets looked at in one search for the best column; a few seconds."""
 
 
 def covering_bound(items: FloatArray, capacity: FloatArray, time_limit_s: float) -> int:
@@ -46,7 +46,7 @@ def covering_bound(items: FloatArray, capacity: FloatArray, time_limit_s: float)
         prices, value = _prices(columns, len(items))
         found = _greedy_columns(items, capacity, prices, rng)
         if not found - columns:
-            column, worth = _best_column(items, capacity, prices, end_s - time.perf_counter())
+            column, worth = _best_column(items, capacity, prices, NODES_MOST)
             best = max(best, math.ceil(prices.sum() / max(1.0, worth) - 1e-6))
             found = found if column is None else {column}
             if best >= math.ceil(value - 1e-6) or not found - columns:
@@ -89,35 +89,69 @@ def _greedy_columns(
     return found
 
 
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-    """Without what HiGHS writes to standard output past every option."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
 def _best_column(
-    items: FloatArray, capacity: FloatArray, prices: FloatArray, time_limit_s: float
+    items: FloatArray, capacity: FloatArray, prices: FloatArray, nodes_most: int
 ) -> tuple[tuple[int, ...] | None, float]:
-    """The bin worth most, and a proven bound on what any bin is worth."""
-    with _quiet():
-        answer = optimize.milp(
-            -prices,
-            constraints=optimize.LinearConstraint(items.T, -np.inf, capacity),
-            bounds=optimize.Bounds(0, 1),
-            integrality=np.ones(len(prices)),
-            options={"time_limit": max(0.1, min(20.0, time_limit_s)), "mip_rel_gap": 1e-4},
-        )
-    bound = getattr(answer, "mip_dual_bound", None)
-    worth = float("inf") if bound is None else -float(bound)
-    if answer.x is None:
-        return None, worth
-    taken: BoolArray = np.asarray(answer.x) > 0.5
-    return tuple(np.flatnonzero(taken).tolist()), worth
+    """The bin worth most; what it is worth, or infinity if the search was given up."""
+    order = np.argsort(-prices, kind="stable")
+    order = order[prices[order] > 1e-9]
+    low = np.minimum.accumulate(items[order][::-1], axis=0)[::-1]
+    best = np.zeros(len(order), dtype=np.bool_)
+    worth, complete = _search(items[order], capacity, prices[order], low, nodes_most, best)
+    column = tuple(sorted(order[best].tolist()))
+    return column or None, float(worth) if complete else float("inf")
+
+
+@compiled
+def _search(
+    items: FloatArray,
+    capacity: FloatArray,
+    prices: FloatArray,
+    low: FloatArray,
+    nodes_most: int,
+    best: BoolArray,
+) -> tuple[float, bool]:
+    """Depth first over items by falling price; a branch ends when what may be added is too little.
+
+    At most as many more items fit as the smallest that are left allow, each worth at most the next.
+    """
+    n, axes = items.shape
+    stack = np.zeros(n + 1, dtype=np.int64)
+    room = np.zeros((n + 1, axes))
+    value = np.zeros(n + 1)
+    for r in range(axes):
+        room[0, r] = capacity[r] * (1 + 1e-9)
+    depth, nodes, top = 0, 0, 1.0 + 1e-9
+    stack[0] = 0
+    while depth >= 0:
+        i = stack[depth]
+        more = float(n - i)
+        if i < n:
+            for r in range(axes):
+                if low[i, r] > 0.0:
+                    more = min(more, room[depth, r] // low[i, r])
+        if i >= n or value[depth] + more * prices[i] <= top:
+            depth -= 1
+            if depth >= 0:
+                stack[depth] += 1
+            continue
+        nodes += 1
+        if nodes > nodes_most:
+            return top, False
+        fits = True
+        for r in range(axes):
+            room[depth + 1, r] = room[depth, r] - items[i, r]
+            if room[depth + 1, r] < 0.0:
+                fits = False
+        if not fits:
+            stack[depth] = i + 1
+            continue
+        depth += 1
+        value[depth] = value[depth - 1] + prices[i]
+        stack[depth] = i + 1
+        if value[depth] > top:
+            top = value[depth]
+            best[:] = False
+            for t in range(depth):
+                best[stack[t]] = True
+    return top, True

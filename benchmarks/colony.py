@@ -150,7 +150,7 @@ def measure(name: str, vms: int, seed: int, *, exact_s: float) -> Result:
     rng = np.random.default_rng([vms, seed])
     items = KINDS.get(name, _broad)(rng, vms)
     capacity = np.full(RESOURCES, 100.0)
-    limit_s = 1.8 if vms <= 600 else 50.0
+    limit_s = 1.5 if vms <= 600 else 45.0
     greedy = first_fit(items, capacity, descending(sizes(items / capacity, Measure.SUM)))
     start_s = time.perf_counter()
     ants = pack_by_colony(

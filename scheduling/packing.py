@@ -43,9 +43,9 @@ CHUNK_S: Final = 0.02
 PATTERNS_MOST: Final = 30_000
 PATTERN_LENGTH_MOST: Final = 12
 NODES_CHUNK: Final = 500_000
-NODES_MOST: Final = 100_000_000
-"""Sets looked at when patterns are listed: one to two seconds."""
-PATTERN_SHARE: Final = 0.25
+NODES_MOST: Final = 250_000_000
+"""Sets looked at when patterns are listed: a few seconds."""
+PATTERN_SHARE: Final = 0.35
 """The part of the time left that listing patterns may take."""
 NODES_PER_STEP: Final = 100
 INTERPRETED: Final = 500
