@@ -510,7 +510,7 @@ class LeaderService:
                 forget = ForgetHost(self.epoch, effect.host_id)
                 self._tasks.spawn(self._tell(effect.manager_id, forget))
             case membership.RecordHost():
-                self._record_host(effect.record)
+                self._journal.write([self._host_written(effect.record)])
             case membership.Announce():
                 self._announce(effect)
 
@@ -526,17 +526,16 @@ class LeaderService:
                 self._membership.feed(membership.HostRecorded(record.host_id))
             self._answer(effect.request_id, error or effect.answer)
 
-        path = f"{records.HOSTS}/{record.host_id}"
         try:
-            self._journal.write([Put(path, records.encode(record))], done)
+            self._journal.write([self._host_written(record)], done)
         except TooBusy as busy:
             done(ErrorReport.of(busy))
 
-    def _record_host(self, record: records.HostRecord) -> None:
+    def _host_written(self, record: records.HostRecord) -> Operation:
         path, data = f"{records.HOSTS}/{record.host_id}", records.encode(record)
         known = record.host_id in self._recorded_hosts
         self._recorded_hosts.add(record.host_id)
-        self._journal.write([Put(path, data) if known else Create(path, data)])
+        return Put(path, data) if known else Create(path, data)
 
     def _announce(self, effect: membership.Announce) -> None:
         self.events.add(effect.kind, effect.subject, effect.message, effect.cause)
