@@ -43,6 +43,7 @@ MAX_HOSTS = 2000
 FORM_TIMEOUT_S = 60.0
 POLL_S = 0.02
 
+LAB_BRIDGE = "br0"
 TEST_HOST_CPUS = 16
 TEST_HOST_MEMORY_KIB = 64 * 1024 * 1024
 
@@ -51,6 +52,7 @@ TEST_HOST_MEMORY_KIB = 64 * 1024 * 1024
 class Options:
     """What the cluster is made of; ``port`` is the front door's, 0 for free ports everywhere.
 
+    ``images`` are the directories of disk images, absolute.
     ``uris`` are the libvirt URIs of the hosts, for a cluster on hypervisors that exist already.
     """
 
@@ -82,6 +84,9 @@ class Options:
                 "qemu hosts are made of network namespaces, which takes root: run it as root, or "
                 "use --hypervisor test"
             )
+        for images in self.images:
+            if not Path(images).is_dir():
+                raise InvalidRequest(f"--images {images}: there is no such directory")
         last = self.port + self.managers + self.hosts
         if self.port and not (self.port > 0 and last <= 65535):
             raise InvalidRequest(f"ports {self.port} to {last} are not all ports")
@@ -237,10 +242,16 @@ class AllInOne:
         tables["join"] = {"bootstrap_nodes": (f"{self.options.address}:{self.bootstrap.port}",)}
         tables["hypervisor"] = self._hypervisor(name, index)
         tables["capacity"] = {"reserved_memory_kib": 0.0}
-        if self.options.images:
-            tables["images"] = {"directories": self.options.images}
+        # Disks made for VMs go when the cluster goes; images stay.
+        disks = self._directory / "disks"
+        disks.mkdir(exist_ok=True)
+        tables["images"] = {
+            "directories": (*self.options.images, str(disks)),
+            "disk_directory": str(disks),
+        }
         if self.options.hypervisor == "qemu":
-            tables["templates"] = {"domain_type": "kvm" if self._kvm else "qemu"}
+            kind = "kvm" if self._kvm else "qemu"
+            tables["templates"] = {"domain_type": kind, "bridges": {"*": LAB_BRIDGE}}
         settings = parse("", LocalControllerSettings, overrides=tables)
         return LocalController(settings, node_identity(settings), world=self._world)
 
@@ -291,13 +302,15 @@ def _qemu_hosts(count: int, stack: contextlib.ExitStack) -> tuple[str, ...]:
     return tuple(host.uri for host in hosts)
 
 
-def run(*, managers: int, hosts: int, hypervisor: str, port: int) -> int:
+def run(
+    *, managers: int, hosts: int, hypervisor: str, port: int, images: tuple[str, ...] = ()
+) -> int:
     """Keep a cluster in the foreground until Ctrl-C; the exit code.
 
     Raises:
         InvalidRequest: such a cluster cannot be built.
     """
-    options = Options(managers, hosts, hypervisor, port)
+    options = Options(managers, hosts, hypervisor, port, images=images)
     options.check()
     configure_logging(LogSettings(level="warning"), "", "up")
     return uvloop.run(_keep(options))

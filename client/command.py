@@ -9,6 +9,11 @@ Modules of this folder that need aiohttp or rich are imported inside the command
 completion answer without them.
 """
 
+import contextlib
+import logging
+import os
+import sys
+
 import typer
 
 from snooze.client import daemon_commands, view_commands, vm_commands
@@ -38,8 +43,21 @@ daemon_commands.register(app)
 
 
 def main() -> None:
-    """The console script."""
-    app()
+    """The console script.
+
+    A process that spoke to libvirt ends without the interpreter's own taking down: an object of
+    libvirt that is collected then closes its connection, and would wait for a host that is gone.
+    """
+    try:
+        app()
+    except SystemExit as ended:
+        if "libvirt" not in sys.modules:
+            raise
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
 
 
 if __name__ == "__main__":

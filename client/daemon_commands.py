@@ -54,14 +54,12 @@ def register(app: typer.Typer) -> None:
 
 def up(
     managers: Annotated[int, typer.Option(min=1, help="Group managers.")] = 2,
-    hosts: Annotated[
-        int | None,
-        typer.Option(min=0, help="Hosts; left out: 4, or 1 with qemu.", show_default=False),
-    ] = None,
+    hosts: Annotated[int, typer.Option(min=0, help="Hosts.")] = 4,
     hypervisor: Annotated[
         Hypervisor,
         typer.Option(
-            help="libvirt's test driver, hosts that only pretend, or qemu on this machine."
+            help="libvirt's test driver, hosts that only pretend, or qemu on namespaced hosts "
+            "(takes root)."
         ),
     ] = Hypervisor.TEST,
     port: Annotated[
@@ -70,13 +68,24 @@ def up(
             min=0, max=65535, help="The front door's; the others take the next ones. 0: free ones."
         ),
     ] = 5000,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(help="A directory of disk images; may be given several times."),
+    ] = None,
 ) -> None:
     """Run a whole cluster here, until Ctrl-C."""
     from snooze.client.allinone import run
 
-    if hosts is None:
-        hosts = 1 if hypervisor is Hypervisor.QEMU else 4
-    raise typer.Exit(run(managers=managers, hosts=hosts, hypervisor=hypervisor.value, port=port))
+    directories = tuple(str(path.absolute()) for path in images or ())
+    raise typer.Exit(
+        run(
+            managers=managers,
+            hosts=hosts,
+            hypervisor=hypervisor.value,
+            port=port,
+            images=directories,
+        )
+    )
 
 
 def bootstrap(config: ConfigOption) -> None:

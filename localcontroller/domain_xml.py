@@ -367,12 +367,12 @@ def _set_disks(root: Element, spec: VmSpec, options: AdaptOptions, disk_path: st
 
 
 def _set_image_disk(root: Element, spec: VmSpec, disk_path: str) -> None:
-    """Put the VM's own disk where the template names the image, or before all others."""
+    """Put the VM's own disk where the template names it or its image, or before all others."""
     devices = _ensure(root, "devices")
     disks = devices.findall("disk")
     for disk in disks:
-        source = disk.find("source")
-        if spec.image in attribute(source, "file").split("/"):
+        path = attribute(disk.find("source"), "file")
+        if path == disk_path or spec.image in path.split("/"):
             break
     else:
         taken = {attribute(disk.find("target"), "dev") for disk in disks}

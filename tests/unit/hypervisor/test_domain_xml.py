@@ -264,3 +264,10 @@ def test_a_specification_is_checked_in_one_go() -> None:
     assert len(caught.value.problems) == 4
     with pytest.raises(InvalidRequest, match="memory is 0"):
         check_spec(VmSpec(VM_ID, "a", Capacity(1.0)))
+
+
+def test_a_composed_template_gets_its_own_disk_once() -> None:
+    xml = compose("web", 1, 65536, "/img/own.qcow2")
+    spec = VmSpec("0" * 32, "web", Capacity(1.0, 65536.0), image="master.raw")
+    text = adapt(read_template(xml), spec, QEMU, AdaptOptions("/img"), "/img/own.qcow2")
+    assert read_domain(text).disks == ("/img/own.qcow2",)
