@@ -74,6 +74,7 @@ class Agent:
         self._link: Link | None = None
         self._manager: ManagerDescription | None = None
         self._images: tuple[ImageView, ...] = ()
+        self._lists_images = False
         self._sent_to: Assignment | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._tasks = TaskSet()
@@ -177,7 +178,7 @@ class Agent:
         self._connecting = None
         self._link, self._orders.epoch = link, assignment.epoch
         self._manager = assignment.manager
-        self._images = description.images
+        self._images, self._lists_images = description.images, description.lists_images
         self._runner.feed(core.Joined())
         link.closed.add_done_callback(
             lambda closed: (
@@ -246,7 +247,7 @@ class Agent:
         """Tell of images that come and go."""
         while True:
             await asyncio.sleep(IMAGES_INTERVAL_S)
-            if self._link is None:
+            if self._link is None or not self._lists_images:
                 continue
             try:
                 images = (await self._describe()).images
