@@ -28,7 +28,7 @@ from snooze.scheduling.packing_greedy import (
 )
 from snooze.scheduling.snapshot import MAX_VALUE, NONE, BoolArray, IntArray, Problem
 
-SHAKES: Final = 300
+SHAKES: Final = 30
 """Random exchanges tried after each ejection."""
 
 WINDOW: Final = 512
