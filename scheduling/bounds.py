@@ -62,10 +62,9 @@ def hosts_bound(demand: FloatArray, capacity: FloatArray, kept: BoolArray) -> Bo
     best = Bound(forced, "hosts that cannot be emptied")
     if len(demand) == 0 or len(capacity) == 0:
         return best
-    order = np.lexsort((np.zeros(len(kept)), ~kept))
     total = demand.sum(axis=0)
     for axis in range(demand.shape[1]):
-        free = -np.sort(-capacity[order[forced:], axis])
+        free = -np.sort(-capacity[~kept, axis])
         reach = capacity[kept, axis].sum() + np.concatenate([[0.0], np.cumsum(free)])
         enough = reach >= total[axis] * (1 - TOLERANCE) - TOLERANCE
         count = int(np.argmax(enough)) if enough.any() else len(free)
