@@ -61,7 +61,7 @@ def partitions(things: list[int]) -> list[list[list[int]]]:
 
 
 def room_for(items: FloatArray) -> FloatArray:
-    return CAPACITY * np.ones_like(items[0])
+    return np.full_like(items[0], CAPACITY)
 
 
 def solve(items: FloatArray, seed: int = 0, *, negative: bool = False) -> Packing:
