@@ -180,6 +180,7 @@ class Agent:
         self._manager = assignment.manager
         self._images, self._lists_images = description.images, description.lists_images
         self._runner.feed(core.Joined())
+        self.look_soon()
         link.closed.add_done_callback(
             lambda closed: (
                 self._link_closed(link, str(closed.result())) if not closed.cancelled() else None

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Generator
 from typing import Final, assert_never
 
 import msgspec
@@ -23,7 +23,7 @@ from snooze.common.errors import InvalidRequest, RemoteError, SnoozeError
 from snooze.common.logging_setup import caused_by
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand, VmState
-from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport
+from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport, VmSpec
 from snooze.common.wire import (
     AbortIncoming,
     CommandVm,
@@ -84,8 +84,10 @@ class Orders:
         self.epoch = 0
         self._known: dict[str, VmReport] = {}
         self._unsure: dict[str, VmReport] = {}
+        self._introduced: tuple[int, dict[str, VmReport]] | None = None
         self._arriving: dict[str, MigrationTicket | None] = {}
         self._starting: dict[str, VmReport] = {}
+        self._starts: Counter[str] = Counter()
         self._locks: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()
         self._moving: Counter[str] = Counter()
@@ -97,6 +99,8 @@ class Orders:
     async def inventory(self) -> list[VmReport]:
         """Every domain, and the VMs whose start is under way: all that a new manager is told.
 
+        What changes before the manager can be told is for the next ``reconcile`` to find.
+
         Raises:
             RemoteError: the hypervisor does not answer, or starts end faster than it answers.
         """
@@ -105,7 +109,9 @@ class Orders:
         for vm_id in self._known:
             self._arriving.pop(vm_id, None)
             self._unsure.pop(vm_id, None)
-        return reports + self._pending(self._known)
+        listed = reports + self._pending(self._known)
+        self._introduced = (self.epoch, {report.vm_id: report for report in listed})
+        return listed
 
     async def _look(self) -> list[VmReport]:
         """Every domain, such that a VM that is not among them was not started meanwhile."""
@@ -128,12 +134,22 @@ class Orders:
 
     async def reconcile(self) -> None:
         """Tell of every difference between what the manager was told and what is there."""
-        before = dict(self._known)
+        introduced = self._introduced
+        if introduced is not None and introduced[0] == self.epoch:
+            introduced = None  # the link by which it is heard does not stand yet
+        before = dict(self._known) if introduced is None else introduced[1]
         touched = set(self._waiting) | set(self._moving)
         reports = await self._look()
         after = {report.vm_id: report for report in reports}
         touched |= set(self._waiting) | set(self._moving)
-        self._known = {i: report for i, report in after.items() if i not in self._arriving}
+        if introduced is not None:
+            self._introduced = None
+        untold = {vm_id: before[vm_id] for vm_id in touched & before.keys()}
+        self._known = {
+            vm_id: report
+            for vm_id, report in (after | untold).items()
+            if vm_id not in self._arriving
+        }
         for vm_id, report in after.items():
             former = before.get(vm_id)
             if vm_id not in touched and (former is None or _differs(former, report)):
@@ -143,7 +159,7 @@ class Orders:
                 self._tell(VmChanged(former, gone=True))
         for vm_id in self._unsure.keys() - touched:
             former = self._unsure.pop(vm_id)
-            if vm_id not in after:
+            if vm_id not in after and vm_id not in before:
                 self._tell(VmChanged(former, gone=True))
 
     async def reconcile_vm(self, vm_id: str) -> None:
@@ -229,8 +245,26 @@ class Orders:
 
     async def _start(self, order: StartVm) -> HostAnswer:
         spec = order.spec
-        self._starting[spec.vm_id] = VmReport(
-            vm_id=spec.vm_id,
+        with self._noting_start(spec) as pending:
+            try:
+                async with self._turn(spec.vm_id):
+                    report = await self._hypervisor.start(spec)
+            except RemoteError:
+                if order.epoch != self.epoch:
+                    self._unsure[spec.vm_id] = pending
+                raise
+            except SnoozeError:
+                if order.epoch != self.epoch:
+                    self._tell(VmChanged(pending, gone=True))
+                raise
+        return self._note(report, order.epoch)
+
+    @contextlib.contextmanager
+    def _noting_start(self, spec: VmSpec) -> Generator[VmReport]:
+        """Have the VM known as starting; the same may be ordered again meanwhile."""
+        vm_id = spec.vm_id
+        pending = self._starting[vm_id] = VmReport(
+            vm_id=vm_id,
             name=spec.name,
             state=VmState.STARTING,
             demand=spec.demand,
@@ -239,44 +273,38 @@ class Orders:
             mac_address=spec.mac_address,
             image=spec.image,
         )
+        self._starts[vm_id] += 1
         try:
-            async with self._turn(spec.vm_id):
-                report = await self._hypervisor.start(spec)
-        except RemoteError:
-            if order.epoch != self.epoch:
-                self._unsure[spec.vm_id] = self._starting[spec.vm_id]
-            raise
-        except SnoozeError:
-            if order.epoch != self.epoch:
-                self._tell(VmChanged(self._starting[spec.vm_id], gone=True))
-            raise
+            yield pending
         finally:
-            self._starting.pop(spec.vm_id, None)
-        if order.epoch != self.epoch:
-            self._tell(VmChanged(report))
-        return self._note(report)
+            self._starts[vm_id] -= 1
+            if not self._starts[vm_id]:
+                del self._starts[vm_id], self._starting[vm_id]
 
     async def _command(self, order: CommandVm) -> HostAnswer:
         hypervisor, vm_id = self._hypervisor, order.vm_id
         match order.command:
             case VmCommand.START:
-                return self._note(await hypervisor.start_again(vm_id))
+                report = await hypervisor.start_again(vm_id)
             case VmCommand.SUSPEND:
-                return self._note(await hypervisor.suspend(vm_id))
+                report = await hypervisor.suspend(vm_id)
             case VmCommand.RESUME:
-                return self._note(await hypervisor.resume(vm_id))
+                report = await hypervisor.resume(vm_id)
             case VmCommand.SHUTDOWN:
-                return self._note(await hypervisor.shutdown(vm_id))
+                report = await hypervisor.shutdown(vm_id)
             case VmCommand.REBOOT:
-                return self._note(await hypervisor.reboot(vm_id))
+                report = await hypervisor.reboot(vm_id)
             case VmCommand.DESTROY:
                 await hypervisor.destroy(vm_id)
-                self._known.pop(vm_id, None)
+                gone = self._known.pop(vm_id, None)
+                if gone is not None and order.epoch != self.epoch:
+                    self._tell(VmChanged(gone, gone=True))
                 return OrderDone()
             case VmCommand.RESIZE | VmCommand.MIGRATE:
                 raise InvalidRequest(f"{order.command.value} is an order of its own")
             case _:
                 assert_never(order.command)
+        return self._note(report, order.epoch)
 
     async def _resize(self, order: ResizeVm) -> HostAnswer:
         demand = order.demand
@@ -285,7 +313,7 @@ class Orders:
         )
         if report.demand != demand:
             report = msgspec.structs.replace(report, demand=_network_of(report.demand, demand))
-        return self._note(report)
+        return self._note(report, order.epoch)
 
     # ------------------------------------------------------------ migration
 
@@ -337,7 +365,7 @@ class Orders:
             progress = await self._hypervisor.arrival(order.vm_id)
             if progress is not None:
                 self._tell(MigrationMoved(order.cause, progress))
-        return self._note(report)
+        return self._note(report, order.epoch)
 
     async def _abort(self, order: AbortIncoming) -> HostAnswer:
         ticket = order.ticket or self._arriving.get(order.vm_id)
@@ -353,8 +381,11 @@ class Orders:
 
     # ------------------------------------------------------------ what happens by itself
 
-    def _note(self, report: VmReport) -> OrderDone:
+    def _note(self, report: VmReport, epoch: int) -> OrderDone:
+        """The outcome of an order of that epoch: told besides, if its manager is not ours now."""
         self._known[report.vm_id] = report
+        if epoch != self.epoch:
+            self._tell(VmChanged(report))
         return OrderDone(report)
 
     def on_change(self, change: VmChange) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 import pytest
@@ -64,6 +65,11 @@ async def rig() -> AsyncIterator[Rig]:
     await reader.close()
 
 
+def _note(done: list[str], name: str, error: ErrorReport | None) -> None:
+    assert error is None
+    done.append(name)
+
+
 def create(name: str, data: bytes = b"") -> Create:
     return Create(f"/vms/{name}", data or name.encode())
 
@@ -88,7 +94,7 @@ async def test_what_is_asked_is_written_and_then_said(rig: Rig) -> None:
 async def test_changes_that_wait_go_together(rig: Rig) -> None:
     done: list[str] = []
     for name in "abcdef":
-        rig.journal.write([create(name)], lambda error, name=name: done.append(name))
+        rig.journal.write([create(name)], partial(_note, done, name))
     assert done == [], "never from within"
     assert await rig.write(create("z")) is None
     assert done == list("abcdef")

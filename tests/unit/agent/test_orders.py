@@ -1,0 +1,641 @@
+"""Carrying out orders on the simulated hypervisor: to their end, told to whoever is the manager."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+
+from snooze.common.errors import (
+    Conflict,
+    ExecutionError,
+    InvalidRequest,
+    NotFound,
+    RemoteError,
+    RemoteTimeout,
+    SnoozeError,
+)
+from snooze.common.resources import Capacity
+from snooze.common.vm_lifecycle import VmCommand, VmState
+from snooze.common.vms import MigrationTicket, VmReport, VmSpec
+from snooze.common.wire import (
+    AbortIncoming,
+    Address,
+    Assignment,
+    CommandVm,
+    FinishIncoming,
+    HostNotice,
+    HostOrder,
+    Inventory,
+    ManagerDescription,
+    MigrateOut,
+    MigrationMoved,
+    MoveToManager,
+    OfferIssued,
+    OfferVm,
+    OrderDone,
+    PrepareIncoming,
+    ResizeVm,
+    StartVm,
+    TakeInventory,
+    TicketIssued,
+    VmChanged,
+)
+from snooze.localcontroller.hypervisor.port import MigrationOffer, MigrationOptions
+from snooze.localcontroller.hypervisor.simulated import SimulatedHypervisor
+from snooze.localcontroller.hypervisor.simulated_world import SimulatedVm, SimulatedWorld
+from snooze.localcontroller.orders import MAX_LOOKS, Orders
+
+SMALL = Capacity(1.0, 131072.0)
+A, B = "a" * 32, "b" * 32
+
+
+class Gate:
+    """A ``sleep`` that the test lets end."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._sleepers: list[asyncio.Future[None]] = []
+        self.arrived = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        if self.closed:
+            sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._sleepers.append(sleeper)
+            self.arrived.set()
+            await sleeper
+
+    def open(self) -> None:
+        self.closed = False
+        for sleeper in self._sleepers:
+            if not sleeper.done():
+                sleeper.set_result(None)
+        self._sleepers.clear()
+
+
+class GatedHypervisor(SimulatedHypervisor):
+    """One whose methods named in ``held`` wait at the gate, before their work."""
+
+    held: frozenset[str] = frozenset()
+    gate: Gate
+
+    async def _at(self, method: str) -> None:
+        if method in self.held:
+            self.gate.closed = True
+            await self.gate.sleep(1.0)
+
+    async def start(self, spec: VmSpec) -> VmReport:
+        await self._at("start")
+        return await super().start(spec)
+
+    async def inventory(self) -> list[VmReport]:
+        reports = await super().inventory()
+        await self._at("inventory")
+        return reports
+
+    async def suspend(self, vm_id: str) -> VmReport:
+        await self._at("suspend")
+        return await super().suspend(vm_id)
+
+    async def destroy(self, vm_id: str) -> None:
+        await self._at("destroy")
+        await super().destroy(vm_id)
+
+    async def resize(self, vm_id: str, vcpus: int, memory_kib: int) -> VmReport:
+        await self._at("resize")
+        return await super().resize(vm_id, vcpus, memory_kib)
+
+    async def prepare_incoming(self, offer: MigrationOffer) -> MigrationTicket:
+        await self._at("prepare_incoming")
+        return await super().prepare_incoming(offer)
+
+
+@dataclass
+class Rig:
+    """A host with its orders; ``told`` is what its manager hears."""
+
+    world: SimulatedWorld
+    name: str
+    gate: Gate = field(default_factory=Gate)
+    told: list[HostNotice] = field(default_factory=list[HostNotice])
+    hypervisor: GatedHypervisor = field(init=False)
+    orders: Orders = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hypervisor = GatedHypervisor(self.world, self.name)
+        self.hypervisor.gate = self.gate
+        self.orders = Orders(self.hypervisor, MigrationOptions(), 2, self.told.append)
+        self.orders.epoch = 1
+        self.hypervisor.on_change(self.orders.on_change)
+
+    @property
+    def changes(self) -> list[tuple[str, VmState, bool]]:
+        """What was told; twice the same in a row is no harm, and listed once."""
+        found: list[tuple[str, VmState, bool]] = []
+        for notice in self.told:
+            if isinstance(notice, VmChanged):
+                change = (notice.report.vm_id, notice.report.state, notice.gone)
+                found += [change] if found[-1:] != [change] else []
+        return found
+
+    async def run(self, order: HostOrder) -> OrderDone:
+        answer = await self.orders.carry_out(order)
+        assert isinstance(answer, OrderDone)
+        return answer
+
+    async def start(self, vm_id: str = A, epoch: int = 1) -> OrderDone:
+        done = await self.run(start_of(vm_id, epoch))
+        await self.quiet()
+        self.told.clear()
+        return done
+
+    async def held(self, method: str, order: HostOrder) -> "asyncio.Task[object]":
+        """An order that has begun and waits in the hypervisor."""
+        self.hypervisor.held = frozenset({method})
+        self.gate.arrived.clear()
+        task = asyncio.ensure_future(self.orders.carry_out(order))
+        async with asyncio.timeout(5):
+            await self.gate.arrived.wait()
+        return task
+
+    def go_on(self) -> None:
+        self.hypervisor.held = frozenset()
+        self.gate.open()
+
+    async def quiet(self) -> None:
+        """Let callbacks and tasks that are due run."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    async def join(self, epoch: int) -> list[VmReport]:
+        """Introduce the host to a manager, as the agent does."""
+        reports = await self.orders.inventory()
+        self.orders.epoch = epoch
+        self.told.clear()
+        return reports
+
+
+MakeRig = Callable[[str], Awaitable[Rig]]
+
+
+@pytest.fixture
+async def make_rig() -> AsyncIterator[MakeRig]:
+    world = SimulatedWorld()
+    rigs: list[Rig] = []
+
+    async def make(name: str) -> Rig:
+        rig = Rig(world, name)
+        await rig.hypervisor.open()
+        rigs.append(rig)
+        return rig
+
+    yield make
+    for rig in rigs:
+        rig.go_on()
+        await rig.orders.close(5.0)
+        await rig.hypervisor.close()
+
+
+@pytest.fixture
+async def rig(make_rig: MakeRig) -> Rig:
+    return await make_rig("one")
+
+
+def spec_of(vm_id: str) -> VmSpec:
+    return VmSpec(vm_id, f"name-{vm_id}", SMALL, image="debian", ip_address="10.0.0.2")
+
+
+def start_of(vm_id: str = A, epoch: int = 1) -> StartVm:
+    return StartVm(epoch, "task", spec_of(vm_id))
+
+
+def command_of(command: VmCommand, epoch: int = 1) -> CommandVm:
+    return CommandVm(epoch, "task", A, command)
+
+
+# ---------------------------------------------------------------- orders
+
+
+async def test_a_start_is_answered_by_the_vm(rig: Rig) -> None:
+    report = (await rig.start()).report
+    assert report is not None
+    assert (report.vm_id, report.state, report.ip_address) == (A, VmState.RUNNING, "10.0.0.2")
+    assert rig.orders.vm_ids == [A]
+
+
+@pytest.mark.parametrize(
+    ("command", "state"),
+    [
+        (VmCommand.SUSPEND, VmState.PAUSED),
+        (VmCommand.RESUME, VmState.RUNNING),
+        (VmCommand.REBOOT, VmState.RUNNING),
+        (VmCommand.SHUTDOWN, VmState.STOPPED),
+    ],
+)
+async def test_commands_twice(rig: Rig, command: VmCommand, state: VmState) -> None:
+    await rig.start()
+    for _ in range(2):
+        report = (await rig.run(command_of(command))).report
+        assert report is not None
+        assert report.state is state
+
+
+async def test_destroyed_and_started_again(rig: Rig) -> None:
+    await rig.start()
+    await rig.run(command_of(VmCommand.SHUTDOWN))
+    report = (await rig.run(command_of(VmCommand.START))).report
+    assert report is not None
+    assert report.state is VmState.RUNNING
+    for _ in range(2):
+        assert (await rig.run(command_of(VmCommand.DESTROY))).report is None
+    assert rig.orders.vm_ids == []
+    with pytest.raises(NotFound):
+        await rig.run(command_of(VmCommand.SUSPEND))
+
+
+async def test_a_resize_keeps_the_network_asked_for(rig: Rig) -> None:
+    await rig.start()
+    size = Capacity(1.0, 65536.0, 7.0, 8.0)
+    report = (await rig.run(ResizeVm(1, "task", A, size))).report
+    assert report is not None
+    assert report.demand == size
+
+
+@pytest.mark.parametrize("command", [VmCommand.RESIZE, VmCommand.MIGRATE])
+async def test_what_has_an_order_of_its_own_is_no_command(rig: Rig, command: VmCommand) -> None:
+    with pytest.raises(InvalidRequest):
+        await rig.run(command_of(command))
+
+
+async def test_moving_to_another_manager_is_the_agents(rig: Rig) -> None:
+    where = Address("gm2", 1)
+    manager = ManagerDescription("gm2", "gm2", where, where)
+    with pytest.raises(InvalidRequest):
+        await rig.orders.carry_out(MoveToManager(1, "", Assignment(manager, 2)))
+
+
+async def test_one_order_at_a_time_per_vm_and_others_meanwhile(rig: Rig) -> None:
+    await rig.start(B)
+    starting = await rig.held("start", start_of(A))
+    destroying = asyncio.ensure_future(rig.run(command_of(VmCommand.DESTROY)))
+    await rig.run(CommandVm(1, "task", B, VmCommand.SUSPEND))
+    await rig.quiet()
+    assert not destroying.done()
+    rig.go_on()
+    await starting
+    await destroying
+    assert rig.orders.vm_ids == [B]
+
+
+# ---------------------------------------------------------------- rule 2: to the end
+
+
+async def test_an_order_outlives_its_link(rig: Rig) -> None:
+    task = await rig.held("start", start_of())
+    task.cancel()
+    await rig.join(2)
+    rig.go_on()
+    await rig.quiet()
+    assert rig.changes == [(A, VmState.RUNNING, False)]
+    assert rig.orders.vm_ids == [A]
+
+
+async def test_a_start_under_way_is_part_of_the_inventory(rig: Rig) -> None:
+    task = await rig.held("start", start_of())
+    assert [(r.vm_id, r.state) for r in await rig.orders.inventory()] == [(A, VmState.STARTING)]
+    inventory = await rig.orders.carry_out(TakeInventory(1, ""))
+    assert isinstance(inventory, Inventory)
+    assert [(r.vm_id, r.state) for r in inventory.vms] == [(A, VmState.STARTING)]
+    rig.go_on()
+    await task
+
+
+async def test_a_start_ordered_twice_is_under_way_until_the_second_has_ended(rig: Rig) -> None:
+    rig.hypervisor.host.fail("start", ExecutionError("no disk"))
+    first = await rig.held("start", start_of())
+    second = asyncio.ensure_future(rig.orders.carry_out(start_of()))
+    await rig.quiet()
+    rig.gate.arrived.clear()
+    rig.gate.open()
+    with pytest.raises(ExecutionError):
+        await first
+    await rig.gate.arrived.wait()
+    assert [r.vm_id for r in await rig.orders.inventory()] == [A]
+    rig.go_on()
+    await second
+
+
+async def test_a_start_that_fails_after_its_manager_changed_is_told(rig: Rig) -> None:
+    rig.hypervisor.host.fail("start", ExecutionError("no disk"))
+    task = await rig.held("start", start_of())
+    await rig.join(2)
+    rig.go_on()
+    with pytest.raises(ExecutionError):
+        await task
+    assert rig.changes == [(A, VmState.STARTING, True)]
+
+
+@pytest.mark.parametrize("happened", [False, True])
+async def test_a_start_of_which_nobody_knows_is_told_of_when_it_is_known(
+    rig: Rig, happened: bool
+) -> None:
+    rig.hypervisor.host.fail("start", RemoteTimeout("libvirt hangs"), after=happened)
+    task = await rig.held("start", start_of())
+    await rig.join(2)
+    rig.go_on()
+    with pytest.raises(RemoteTimeout):
+        await task
+    await rig.quiet()
+    assert all(not gone for _, _, gone in rig.changes), "it may have happened"
+    if not happened:
+        assert [r.state for r in await rig.orders.inventory()] == [VmState.STARTING]
+    await rig.orders.reconcile()
+    state, gone = (VmState.RUNNING, False) if happened else (VmState.STARTING, True)
+    assert rig.changes[-1] == (A, state, gone)
+
+
+@pytest.mark.parametrize(
+    ("method", "order", "change"),
+    [
+        ("suspend", command_of(VmCommand.SUSPEND), (A, VmState.PAUSED, False)),
+        ("destroy", command_of(VmCommand.DESTROY), (A, VmState.RUNNING, True)),
+        (
+            "resize",
+            ResizeVm(1, "task", A, Capacity(1.0, 65536.0)),
+            (A, VmState.RUNNING, False),
+        ),
+    ],
+)
+async def test_the_outcome_of_a_former_managers_order_is_told_to_the_next(
+    rig: Rig, method: str, order: HostOrder, change: tuple[str, VmState, bool]
+) -> None:
+    await rig.start()
+    task = await rig.held(method, order)
+    await rig.join(2)
+    rig.go_on()
+    await task
+    assert change in rig.changes
+
+
+async def test_what_changes_between_the_inventory_and_the_link_is_found(rig: Rig) -> None:
+    await rig.start(B)
+    task = await rig.held("start", start_of())
+    reports = await rig.orders.inventory()
+    assert {r.vm_id: r.state for r in reports} == {A: VmState.STARTING, B: VmState.RUNNING}
+    rig.go_on()
+    await task  # the link is not there yet, and the epoch is the former one
+    await rig.run(CommandVm(1, "task", B, VmCommand.DESTROY))
+    await rig.quiet()
+    rig.told.clear()
+    rig.orders.epoch = 2
+    await rig.orders.reconcile()
+    assert sorted(rig.changes) == [(A, VmState.RUNNING, False), (B, VmState.RUNNING, True)]
+    rig.told.clear()
+    await rig.orders.reconcile()
+    assert rig.changes == [], "once"
+
+
+async def test_a_start_that_ends_while_the_hypervisor_is_asked_is_not_missed(rig: Rig) -> None:
+    starting = await rig.held("start", start_of())
+    rig.hypervisor.held = frozenset({"inventory"})
+    rig.gate.arrived.clear()
+    asking = asyncio.ensure_future(rig.orders.inventory())
+    await rig.gate.arrived.wait()  # the hypervisor has answered: without it
+    rig.go_on()
+    await starting
+    assert [(r.vm_id, r.state) for r in await asking] == [(A, VmState.RUNNING)]
+
+
+async def test_an_inventory_that_never_catches_up_is_an_error(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way = [await rig.held("start", start_of(f"{1:032x}"))]
+
+    async def overtaken(self: SimulatedHypervisor) -> list[VmReport]:
+        rig.gate.open()
+        await under_way[-1]
+        under_way.append(await rig.held("start", start_of(f"{len(under_way) + 1:032x}")))
+        return []
+
+    monkeypatch.setattr(GatedHypervisor, "inventory", overtaken)
+    with pytest.raises(RemoteError, match="overtaken"):
+        await rig.orders.inventory()
+    assert len(under_way) == 1 + MAX_LOOKS
+
+
+# ---------------------------------------------------------------- what happens by itself
+
+
+async def test_what_a_guest_does_by_itself_is_told(rig: Rig) -> None:
+    await rig.start()
+    rig.hypervisor.host.guest_powers_off(A)
+    await rig.quiet()
+    assert rig.changes == [(A, VmState.STOPPED, False)]
+    await rig.run(command_of(VmCommand.START))
+    await rig.quiet()
+    rig.told.clear()
+    rig.hypervisor.host.crash(A, "panic")
+    await rig.quiet()
+    assert rig.changes == [(A, VmState.FAILED, False)]
+    notice = rig.told[0]
+    assert isinstance(notice, VmChanged)
+    assert notice.report.reason == "panic"
+
+
+async def test_a_domain_of_somebody_else_is_found(rig: Rig) -> None:
+    spec = VmSpec("x", "theirs", SMALL)
+    vm = SimulatedVm(spec, VmState.RUNNING, "<domain/>", 0.0, managed=False)
+    rig.hypervisor.host.put(vm)
+    await rig.orders.reconcile()
+    assert rig.changes == [("x", VmState.RUNNING, False)]
+    rig.hypervisor.host.drop("x")
+    await rig.orders.reconcile()
+    assert rig.changes[1:] == [("x", VmState.RUNNING, True)]
+    rig.hypervisor.host.put(vm)
+    with pytest.raises(Conflict):
+        await rig.run(CommandVm(1, "", "x", VmCommand.DESTROY))
+
+
+async def test_a_domain_whose_event_comes_first_is_looked_for(rig: Rig) -> None:
+    spec = VmSpec("x", "theirs", SMALL)
+    vm = SimulatedVm(spec, VmState.RUNNING, "<domain/>", 0.0, managed=False)
+    rig.hypervisor.host.put(vm)
+    rig.hypervisor.host.guest_powers_off("x")
+    rig.hypervisor.host.guest_powers_off("x")
+    await rig.quiet()
+    assert rig.changes == [("x", VmState.STOPPED, False)]
+
+
+async def test_what_an_order_is_doing_is_not_told_of_by_looking(rig: Rig) -> None:
+    await rig.start()
+    task = await rig.held("suspend", command_of(VmCommand.SUSPEND))
+    rig.hypervisor.host.vms[A].state = VmState.STOPPED
+    await rig.orders.reconcile()
+    assert rig.changes == []
+    rig.go_on()
+    with pytest.raises(Conflict):
+        await task
+
+
+async def test_a_hypervisor_that_does_not_answer_is_no_end_of_vms(rig: Rig) -> None:
+    await rig.start()
+    rig.hypervisor.host.lose_connection("gone")
+    with pytest.raises(SnoozeError):
+        await rig.orders.reconcile()
+    assert rig.changes == []
+    rig.hypervisor.host.restore_connection()
+    await rig.orders.reconcile()
+    assert rig.changes == []
+
+
+async def test_one_vm_is_told_of_whatever_was_told_before(rig: Rig) -> None:
+    await rig.start()
+    await rig.orders.reconcile_vm(A)
+    await rig.orders.reconcile_vm("nobody")
+    assert rig.changes == [(A, VmState.RUNNING, False)]
+
+
+# ---------------------------------------------------------------- migration
+
+
+@dataclass
+class Pair:
+    """VM ``a`` runs at the source."""
+
+    source: Rig
+    destination: Rig
+
+    async def offer(self) -> OfferIssued:
+        offer = await self.source.orders.carry_out(OfferVm(1, "m", A))
+        assert isinstance(offer, OfferIssued)
+        return offer
+
+    async def prepare(self) -> MigrationTicket:
+        offer = await self.offer()
+        order = PrepareIncoming(1, "m", offer.report, offer.offer)
+        answer = await self.destination.orders.carry_out(order)
+        assert isinstance(answer, TicketIssued)
+        return answer.ticket
+
+    async def move(self, ticket: MigrationTicket) -> OrderDone:
+        return await self.source.run(MigrateOut(1, "m", A, ticket))
+
+    async def finish(self, ticket: MigrationTicket) -> OrderDone:
+        return await self.destination.run(FinishIncoming(1, "m", A, ticket))
+
+
+@pytest.fixture
+async def pair(make_rig: MakeRig) -> Pair:
+    pair = Pair(await make_rig("one"), await make_rig("two"))
+    await pair.source.start()
+    return pair
+
+
+async def test_a_vm_moves_and_each_side_tells_its_part(pair: Pair) -> None:
+    ticket = await pair.prepare()
+    await pair.move(ticket)
+    report = (await pair.finish(ticket)).report
+    assert report is not None
+    assert report.state is VmState.RUNNING
+    await pair.source.quiet()
+    assert pair.source.changes == [(A, VmState.MIGRATING, True)]
+    assert any(isinstance(notice, MigrationMoved) for notice in pair.source.told)
+    assert pair.destination.changes == []
+    assert (pair.source.orders.vm_ids, pair.destination.orders.vm_ids) == ([], [A])
+
+
+async def test_a_move_that_fails_tells_how_the_vm_stayed(pair: Pair) -> None:
+    ticket = await pair.prepare()
+    pair.source.hypervisor.host.fail("migrate_out", ExecutionError("too much memory"))
+    with pytest.raises(ExecutionError):
+        await pair.move(ticket)
+    await pair.source.quiet()
+    assert pair.source.changes == [(A, VmState.RUNNING, False)]
+
+
+async def test_an_arrival_that_nobody_finishes_is_told_by_looking_until_somebody_does(
+    pair: Pair,
+) -> None:
+    ticket = await pair.prepare()
+    await pair.move(ticket)
+    await pair.destination.quiet()
+    assert pair.destination.changes == []
+    for _ in range(2):
+        pair.destination.told.clear()
+        await pair.destination.orders.reconcile()
+        assert pair.destination.changes == [(A, VmState.RUNNING, False)]
+    await pair.finish(ticket)
+    pair.destination.told.clear()
+    await pair.destination.orders.reconcile()
+    assert pair.destination.changes == []
+
+
+async def test_an_arrival_is_part_of_the_next_introduction(pair: Pair) -> None:
+    ticket = await pair.prepare()
+    await pair.move(ticket)
+    assert [r.vm_id for r in await pair.destination.join(2)] == [A]
+    pair.destination.hypervisor.host.guest_powers_off(A)
+    await pair.destination.quiet()
+    assert pair.destination.changes == [(A, VmState.STOPPED, False)]
+
+
+@pytest.mark.parametrize("with_ticket", [True, False])
+async def test_an_abort_frees_what_was_prepared_even_if_its_answer_was_lost(
+    pair: Pair, with_ticket: bool
+) -> None:
+    ticket = await pair.prepare()
+    host = pair.destination.hypervisor.host
+    assert host.incoming
+    abort = AbortIncoming(1, "m", A, ticket if with_ticket else None)
+    for _ in range(2):
+        assert (await pair.destination.run(abort)).report is None
+    assert not host.incoming
+
+
+async def test_an_abort_waits_for_a_prepare_under_way(pair: Pair) -> None:
+    offer = await pair.offer()
+    prepare = PrepareIncoming(1, "m", offer.report, offer.offer)
+    preparing = await pair.destination.held("prepare_incoming", prepare)
+    abort = asyncio.ensure_future(pair.destination.run(AbortIncoming(1, "m", A)))
+    await pair.destination.quiet()
+    assert not abort.done()
+    pair.destination.go_on()
+    await preparing
+    await abort
+    assert not pair.destination.hypervisor.host.incoming
+
+
+async def test_a_refused_prepare_leaves_nothing_behind(pair: Pair) -> None:
+    offer = await pair.offer()
+    with pytest.raises(InvalidRequest):
+        await pair.destination.orders.carry_out(PrepareIncoming(1, "m", offer.report, b"\xff"))
+    pair.destination.hypervisor.host.fail("prepare_incoming", ExecutionError("no space"))
+    with pytest.raises(ExecutionError):
+        await pair.prepare()
+    await pair.prepare()
+    with pytest.raises(ExecutionError):
+        await pair.finish(MigrationTicket(A, "simulated://two"))
+
+
+async def test_the_offer_is_the_drivers_and_opaque(pair: Pair) -> None:
+    offer = await pair.offer()
+    assert msgspec.msgpack.decode(offer.offer, type=MigrationOffer).report == offer.report
+
+
+# ---------------------------------------------------------------- the end
+
+
+async def test_closing_waits_for_orders_and_then_lets_go(rig: Rig) -> None:
+    await rig.orders.close(1.0)
+    task = await rig.held("start", start_of())
+    closing = asyncio.ensure_future(rig.orders.close(5.0))
+    await rig.quiet()
+    assert not closing.done()
+    rig.go_on()
+    await closing
+    await task
+    late = await rig.held("suspend", command_of(VmCommand.SUSPEND))
+    await rig.orders.close(0.01)
+    with pytest.raises(asyncio.CancelledError):
+        await late

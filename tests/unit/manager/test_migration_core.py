@@ -1,0 +1,503 @@
+"""Migrations: every row of the table, for a destination of ours and of another manager."""
+
+import pytest
+
+from snooze.common.errors import ErrorReport
+from snooze.common.resources import Capacity
+from snooze.common.vm_lifecycle import VmCommand, VmState
+from snooze.common.vms import MigrationTicket, VmReport
+from snooze.common.wire import (
+    AbortIncoming,
+    FinishIncoming,
+    HostAnswer,
+    HostOrder,
+    MigrateOut,
+    MoveToManager,
+    OfferIssued,
+    OfferVm,
+    OrderDone,
+    PrepareIncoming,
+    RelayedAnswer,
+    StartVm,
+    TakeInventory,
+    TicketIssued,
+    VmOrderDone,
+)
+from snooze.groupmanager.manager.manager_events import ManagerEffect, OrderHost
+from snooze.groupmanager.manager.migration_core import INCOMING_TIMEOUT_S, MAX_FINISHES
+from tests.unit.manager.builders import (
+    REFUSED,
+    SMALL,
+    Desk,
+    answer_of,
+    error_of,
+    none,
+    only,
+    report_of,
+    spec_of,
+    told,
+)
+
+TICKET = MigrationTicket("a", "uri-of-h2", token="t")
+HERE, THERE = "h1", "h2"
+STEPS: list[tuple[type[HostOrder], HostAnswer]] = [
+    (OfferVm, OfferIssued(report_of("a"), b"offer")),
+    (PrepareIncoming, TicketIssued(TICKET)),
+    (MigrateOut, OrderDone()),
+    (FinishIncoming, OrderDone(report_of("a"))),
+]
+
+
+class Journey(Desk):
+    """VM ``a`` runs on h1 and is to go to h2, which is ours or another manager's."""
+
+    def __init__(self, relayed: bool, demand: Capacity = SMALL) -> None:
+        super().__init__(hosts=1 if relayed else 2)
+        self.relayed = relayed
+        self.demand = demand
+        self.run("a", demand=demand)
+        self.effects = self.command("a", VmCommand.MIGRATE, destination=THERE)
+
+    @property
+    def step(self) -> OrderHost:
+        """The one order that is open now, besides an abort."""
+        return only(
+            OrderHost,
+            [
+                effect
+                for effect in self.effects
+                if not (isinstance(effect, OrderHost) and isinstance(effect.order, AbortIncoming))
+            ],
+        )
+
+    def go(self, steps: int) -> "Journey":
+        """Let so many steps succeed."""
+        for kind, answer in STEPS[:steps]:
+            self.done(kind, answer)
+        return self
+
+    def done(self, kind: type[HostOrder], answer: HostAnswer) -> None:
+        assert isinstance(self.step.order, kind)
+        self.effects = self.answer(self.step, answer)
+
+    def refused(self) -> list[ManagerEffect]:
+        self.effects = self.answer(self.step, REFUSED)
+        return self.effects
+
+    def lost(self) -> list[ManagerEffect]:
+        self.effects = self.unanswered(self.step)
+        return self.effects
+
+    def look(self, *vms: VmReport) -> list[ManagerEffect]:
+        assert isinstance(self.step.order, TakeInventory)
+        assert self.step.host_id == HERE
+        self.effects = self.inventory(self.step, *vms)
+        return self.effects
+
+    def aborted(self) -> AbortIncoming | None:
+        """The abort among the latest effects; it is answered, and nothing follows."""
+        for effect in self.effects:
+            if isinstance(effect, OrderHost) and isinstance(effect.order, AbortIncoming):
+                assert (effect.host_id, effect.relayed) == (THERE, self.relayed)
+                assert self.answer(effect, REFUSED) == []
+                return effect.order
+        return None
+
+    def failed(self, error: ErrorReport, state: VmState = VmState.RUNNING) -> bool:
+        """Whether it is over, with the VM at the source and room reserved there only."""
+        assert error_of(self.effects) == error
+        assert told(self.effects)[-1].state is state
+        assert self.vm("a").host_id == HERE
+        assert self.state("a") is state
+        assert not self.core.migrations.moves("a")
+        assert not self.core.migrations.touch(HERE)
+        if not self.relayed:
+            assert self.cores(THERE) == 0.0
+        return self.cores(HERE) == (self.demand.cpu_cores if state is not VmState.STOPPED else 0.0)
+
+
+@pytest.fixture(params=[False, True], ids=["local", "relayed"])
+def journey(request: pytest.FixtureRequest) -> Journey:
+    return Journey(bool(request.param))
+
+
+NO_ANSWER = ErrorReport("remote_timeout", "no answer")
+
+# ---------------------------------------------------------------- the way of a success
+
+
+def test_step_by_step_to_the_destination(journey: Journey) -> None:
+    assert told(journey.effects)[0].state is VmState.MIGRATING
+    epoch = 0 if journey.relayed else 10
+    expected: list[tuple[HostOrder, str, bool]] = [
+        (OfferVm(10, "cause", "a"), HERE, False),
+        (PrepareIncoming(epoch, "cause", report_of("a"), b"offer"), THERE, journey.relayed),
+        (MigrateOut(10, "cause", "a", TICKET), HERE, False),
+        (FinishIncoming(epoch, "cause", "a", TICKET), THERE, journey.relayed),
+    ]
+    for (order, host_id, relayed), (kind, answer) in zip(expected, STEPS, strict=True):
+        step = journey.step
+        assert (step.order, step.host_id, step.relayed) == (order, host_id, relayed)
+        assert journey.cores(HERE) == 1.0
+        if not journey.relayed:
+            assert journey.cores(THERE) == 1.0, "room on both hosts"
+        journey.done(kind, answer)
+    done = answer_of(journey.effects)
+    assert isinstance(done, VmOrderDone)
+    assert (done.status.state, done.status.host_id) == (VmState.RUNNING, THERE)
+    assert journey.cores(HERE) == 0.0
+    assert not journey.core.migrations.moves("a")
+    if journey.relayed:
+        assert "a" not in journey.table.vms, "it is the other manager's"
+        assert told(journey.effects) == []
+    else:
+        assert journey.vm("a").host_id == THERE
+        assert journey.cores(THERE) == 1.0
+        assert told(journey.effects)[0].host_id == THERE
+
+
+# ---------------------------------------------------------------- every row, refused and lost
+
+
+def test_offer_refused(journey: Journey) -> None:
+    journey.refused()
+    assert journey.aborted() is None
+    assert journey.failed(REFUSED)
+
+
+def test_offer_not_answered(journey: Journey) -> None:
+    journey.lost()
+    assert journey.aborted() is None
+    assert journey.failed(NO_ANSWER)
+
+
+def test_prepare_refused(journey: Journey) -> None:
+    journey.go(1).refused()
+    assert journey.aborted() is None
+    assert journey.failed(REFUSED)
+
+
+def test_prepare_not_answered(journey: Journey) -> None:
+    effects = journey.go(1).lost()
+    abort = journey.aborted()
+    assert abort is not None
+    assert abort.ticket is None
+    journey.effects = effects
+    assert journey.failed(NO_ANSWER)
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.PAUSED, VmState.STOPPED])
+def test_move_failed_and_the_source_has_it(
+    journey: Journey, state: VmState, is_answered: bool
+) -> None:
+    journey.go(2)
+    journey.refused() if is_answered else journey.lost()
+    effects = journey.look(report_of("other"), report_of("a", state))
+    abort = journey.aborted()
+    assert abort is not None
+    assert abort.ticket == TICKET
+    journey.effects = effects
+    assert journey.failed(REFUSED if is_answered else NO_ANSWER, state)
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_move_failed_and_the_source_does_not_have_it(journey: Journey, is_answered: bool) -> None:
+    journey.go(2)
+    journey.refused() if is_answered else journey.lost()
+    journey.look(report_of("other"))
+    journey.done(*STEPS[3])
+    assert isinstance(answer_of(journey.effects), VmOrderDone)
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_move_not_answered_and_neither_is_the_look(journey: Journey, is_answered: bool) -> None:
+    journey.go(2).lost()
+    journey.refused() if is_answered else journey.lost()
+    assert isinstance(journey.step.order, FinishIncoming), "the destination will say"
+
+
+def test_finish_refused_and_the_source_has_it_after_all(journey: Journey) -> None:
+    journey.go(3).refused()
+    journey.look(report_of("a"))
+    assert journey.aborted() is None
+    assert journey.failed(REFUSED)
+
+
+def test_finish_refused_and_nobody_has_it(journey: Journey) -> None:
+    journey.go(3).refused()
+    effects = journey.look()
+    assert error_of(effects) == REFUSED
+    status = told(effects)[0]
+    assert (status.state, status.host_id) == (VmState.UNREACHABLE, "")
+    assert "lost between h1 and h2" in status.reason
+    assert "a" not in journey.table.vms
+    assert journey.cores(HERE) == 0.0
+
+
+def test_finish_refused_and_the_source_does_not_answer(journey: Journey) -> None:
+    journey.go(3).refused()
+    effects = journey.lost()
+    assert error_of(effects) == REFUSED
+    assert journey.state("a") is VmState.UNREACHABLE
+    assert journey.cores(HERE) == 1.0, "it may still be there"
+    journey.notice(HERE, report_of("a"))
+    assert journey.state("a") is VmState.RUNNING
+
+
+def test_finish_is_tried_again_a_bounded_number_of_times(journey: Journey) -> None:
+    journey.go(3)
+    for _ in range(MAX_FINISHES - 1):
+        journey.lost()
+        assert isinstance(journey.step.order, FinishIncoming)
+    journey.lost()
+    assert isinstance(journey.step.order, TakeInventory)
+
+
+def test_finish_answered_at_the_second_try(journey: Journey) -> None:
+    journey.go(3).lost()
+    journey.done(*STEPS[3])
+    assert isinstance(answer_of(journey.effects), VmOrderDone)
+
+
+# ---------------------------------------------------------------- hosts lost on the way
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
+def test_the_source_is_lost(journey: Journey, steps: int) -> None:
+    journey.go(steps)
+    open_order = journey.step
+    effects = journey.lose(HERE)
+    assert "a" not in journey.table.vms
+    match steps:
+        case 0:
+            assert error_of(effects).code == "remote_failed"
+        case 2:
+            journey.effects = effects
+            journey.done(*STEPS[3])
+            assert isinstance(answer_of(journey.effects), VmOrderDone)
+        case _:
+            journey.effects = journey.answer(open_order, STEPS[steps][1])
+            if steps == 1:
+                journey.effects = journey.refused()  # the source is not here
+                journey.done(*STEPS[3])
+            assert isinstance(answer_of(journey.effects), VmOrderDone)
+
+
+def test_our_destination_is_lost_before_it_is_asked() -> None:
+    journey = Journey(relayed=False)
+    journey.lose(THERE)
+    journey.done(*STEPS[0])
+    journey.refused()
+    assert journey.state("a") is VmState.RUNNING
+
+
+def test_our_destination_is_lost_while_it_prepares() -> None:
+    journey = Journey(relayed=False).go(1)
+    assert error_of(journey.lose(THERE)).code == "remote_failed"
+    assert journey.state("a") is VmState.RUNNING
+
+
+def test_our_destination_is_lost_while_the_vm_moves() -> None:
+    journey = Journey(relayed=False).go(2)
+    assert none(OrderHost, journey.lose(THERE))
+    journey.refused()
+    journey.look(report_of("a"))
+    assert error_of(journey.effects) == REFUSED
+    assert journey.state("a") is VmState.RUNNING
+
+
+def test_our_destination_is_lost_before_it_says_that_the_vm_arrived() -> None:
+    journey = Journey(relayed=False).go(3)
+    journey.effects = journey.lose(THERE)
+    journey.refused()  # "it has just left"
+    status = told(journey.look())[0]
+    assert (status.state, status.host_id) == (VmState.UNREACHABLE, "")
+    arrived = journey.join(THERE, report_of("a"), epoch=11)
+    assert journey.vm("a").host_id == THERE
+    assert told(arrived) == [], "the host's joining tells it"
+
+
+def test_a_destination_that_joins_again_does_not_lose_more_than_it_reserved() -> None:
+    journey = Journey(relayed=False).go(1)
+    journey.join(THERE, epoch=11)
+    assert journey.cores(THERE) == 0.0
+    assert journey.state("a") is VmState.RUNNING
+
+
+def test_a_source_that_joins_again_says_what_it_has() -> None:
+    journey = Journey(relayed=False).go(2)
+    journey.effects = journey.join(HERE, report_of("a", VmState.MIGRATING), epoch=11)
+    assert isinstance(journey.step.order, FinishIncoming), "did it arrive?"
+    journey.refused()
+    journey.look(report_of("a", VmState.MIGRATING))
+    assert error_of(journey.effects) == REFUSED
+    assert not journey.core.migrations.moves("a")
+    left = told(journey.notice(HERE, report_of("a", VmState.MIGRATING), gone=True))[0]
+    assert (left.state, left.host_id) == (VmState.UNREACHABLE, "")
+    arrived = told(journey.notice(THERE, report_of("a")))[0]
+    assert (arrived.state, arrived.host_id) == (VmState.RUNNING, THERE)
+
+
+# ---------------------------------------------------------------- what is not allowed
+
+
+def test_to_the_host_it_is_on() -> None:
+    desk = Desk()
+    desk.run("a")
+    effects = desk.command("a", VmCommand.MIGRATE, destination=HERE)
+    assert error_of(effects).code == "conflict"
+
+
+def test_to_a_host_without_room() -> None:
+    desk = Desk()
+    desk.run("a")
+    desk.run("b", THERE, Capacity(3.5, 1024.0))
+    effects = desk.command("a", VmCommand.MIGRATE, destination=THERE)
+    assert error_of(effects).code == "no_capacity"
+    assert desk.state("a") is VmState.RUNNING
+
+
+def test_to_a_host_that_leaves() -> None:
+    desk = Desk()
+    desk.run("a")
+    desk.release(THERE)
+    effects = desk.command("a", VmCommand.MIGRATE, destination=THERE)
+    assert error_of(effects).code == "conflict"
+
+
+def test_one_migration_a_vm(journey: Journey) -> None:
+    effects = journey.command("a", VmCommand.MIGRATE, destination=THERE, request_id=8)
+    assert error_of(effects).code == "conflict"
+
+
+def test_while_it_moves_only_the_steps_tell(journey: Journey) -> None:
+    journey.go(2)
+    for state, gone in ((VmState.STOPPED, False), (VmState.MIGRATING, True)):
+        assert journey.notice(HERE, report_of("a", state), gone=gone) == []
+    assert journey.state("a") is VmState.MIGRATING
+
+
+def test_a_host_that_a_migration_touches_stays_until_it_is_over() -> None:
+    for host_id in (HERE, THERE):
+        journey = Journey(relayed=False)
+        assert none(OrderHost, journey.release(host_id))
+        effects = journey.refused()
+        assert isinstance(only(OrderHost, effects).order, MoveToManager)
+        assert only(OrderHost, effects).host_id == host_id
+
+
+def test_a_resize_that_ends_during_a_migration_leaves_the_promise_as_it_was() -> None:
+    desk = Desk()
+    desk.run("a")
+    resize = only(OrderHost, desk.command("a", VmCommand.RESIZE, demand=Capacity(2.0, 1024.0)))
+    effects = desk.command("a", VmCommand.MIGRATE, destination=THERE)
+    assert desk.cores(THERE) == 2.0
+    desk.answer(resize, REFUSED)
+    desk.answer(only(OrderHost, effects), REFUSED)
+    assert (desk.cores(HERE), desk.cores(THERE)) == (1.0, 0.0)
+
+
+# ---------------------------------------------------------------- the receiving end
+
+
+def prepare(desk: Desk, host_id: str = HERE, demand: Capacity = SMALL) -> list[ManagerEffect]:
+    return desk.relay(host_id, PrepareIncoming(0, "cause", report_of("x", demand=demand), b"o"))
+
+
+FINISH = FinishIncoming(0, "cause", "x", TICKET)
+ABORT = AbortIncoming(0, "cause", "x", TICKET)
+
+
+def test_the_receiving_end_reserves_at_prepare_and_takes_the_vm_at_finish() -> None:
+    desk = Desk()
+    order = only(OrderHost, prepare(desk))
+    assert isinstance(order.order, PrepareIncoming)
+    assert (order.order.epoch, order.relayed) == (10, False)
+    assert desk.cores(HERE) == 1.0
+    assert answer_of(desk.answer(order, TicketIssued(TICKET))) == RelayedAnswer(
+        TicketIssued(TICKET)
+    )
+    finish = only(OrderHost, desk.relay(HERE, FINISH))
+    effects = desk.answer(finish, OrderDone(report_of("x")))
+    assert isinstance(answer_of(effects), RelayedAnswer)
+    assert told(effects)[0].host_id == HERE
+    assert desk.cores(HERE) == 1.0
+    assert not desk.core.migrations.moves("x")
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+def test_a_prepare_that_may_have_happened_keeps_its_room(unknown: bool) -> None:
+    desk = Desk()
+    effects = desk.answer(only(OrderHost, prepare(desk)), REFUSED, unknown=unknown)
+    assert error_of(effects) == REFUSED
+    assert desk.cores(HERE) == (1.0 if unknown else 0.0)
+    assert desk.core.migrations.moves("x") is unknown
+
+
+@pytest.mark.parametrize("answer", [OrderDone(), REFUSED])
+def test_an_abort_gives_the_room_back(answer: HostAnswer | ErrorReport) -> None:
+    desk = Desk()
+    desk.answer(only(OrderHost, prepare(desk)), TicketIssued(TICKET))
+    desk.answer(only(OrderHost, desk.relay(HERE, ABORT)), answer)
+    assert desk.cores(HERE) == 0.0
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+def test_a_finish_that_failed_ends_it_unless_it_may_have_happened(unknown: bool) -> None:
+    desk = Desk()
+    desk.answer(only(OrderHost, prepare(desk)), TicketIssued(TICKET))
+    desk.answer(only(OrderHost, desk.relay(HERE, FINISH)), REFUSED, unknown=unknown)
+    assert desk.cores(HERE) == (1.0 if unknown else 0.0)
+
+
+def test_prepared_twice_is_reserved_once() -> None:
+    desk = Desk()
+    prepare(desk)
+    prepare(desk)
+    assert desk.cores(HERE) == 1.0
+    prepare(desk, THERE)
+    assert (desk.cores(HERE), desk.cores(THERE)) == (0.0, 1.0)
+
+
+def test_no_room_and_a_leaving_host_and_a_host_of_others_refuse() -> None:
+    desk = Desk()
+    assert error_of(prepare(desk, demand=Capacity(5.0, 1.0))).code == "no_capacity"
+    assert error_of(prepare(desk, "h9")).code == "conflict"
+    desk.release(HERE)
+    assert error_of(prepare(desk)).code == "conflict"
+    assert desk.cores(HERE) == 0.0
+
+
+def test_other_orders_are_not_relayed() -> None:
+    assert error_of(Desk().relay(HERE, StartVm(0, "cause", spec_of("x")))).code == "conflict"
+
+
+def test_a_vm_that_has_arrived_is_taken_though_nobody_finishes() -> None:
+    desk = Desk()
+    desk.answer(only(OrderHost, prepare(desk)), TicketIssued(TICKET))
+    assert desk.notice(THERE, report_of("x")) == [], "it is not awaited there"
+    assert told(desk.notice(HERE, report_of("x")))[0].host_id == HERE
+    assert desk.cores(HERE) == 1.0
+    assert not desk.core.migrations.moves("x")
+
+
+def test_a_host_that_leaves_takes_the_promise_with_it() -> None:
+    desk = Desk()
+    desk.answer(only(OrderHost, prepare(desk)), TicketIssued(TICKET))
+    desk.join(HERE, epoch=11)
+    assert desk.cores(HERE) == 0.0
+    assert not desk.core.migrations.moves("x")
+    assert isinstance(only(OrderHost, desk.release(HERE)).order, MoveToManager)
+
+
+def test_a_vm_that_nobody_sends_any_more_is_given_up() -> None:
+    desk = Desk()
+    desk.answer(only(OrderHost, prepare(desk)), TicketIssued(TICKET))
+    desk.now_s += INCOMING_TIMEOUT_S
+    assert desk.notice("h9", report_of("y")) == []
+    desk.now_s += 1.0
+    order = only(OrderHost, desk.notice("h9", report_of("y")))
+    assert order.order == AbortIncoming(10, "", "x")
+    assert desk.cores(HERE) == 0.0
+    assert desk.answer(order, OrderDone()) == []
