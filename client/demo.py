@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import sys
 import tempfile
-import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from snooze.client.async_sdk import AsyncSnooze
 from snooze.client.demo_template import SEED_TEMPLATE
 from snooze.client.hierarchy_formats import as_tree
 from snooze.common.api import TaskState, TaskView, VmRequest
+from snooze.common.clock import SYSTEM_CLOCK
 from snooze.common.errors import SnoozeError
 from snooze.common.logging_setup import configure_logging
 from snooze.common.settings import LogSettings
@@ -55,13 +55,13 @@ class Demo:
         """One step: its title, how long it took, and what was found."""
         self.steps += 1
         found: list[str] = []
-        started_s = time.monotonic()
+        started_s = SYSTEM_CLOCK.monotonic_s()
         try:
             yield found
         except (Broken, SnoozeError, TimeoutError, aiohttp.ClientError) as error:
             self.console.print(f"[red]✗[/] {self.steps}. {title}: {error}", highlight=False)
             raise Broken(f"step {self.steps} ({title}): {error}") from error
-        took_ms = (time.monotonic() - started_s) * 1000
+        took_ms = (SYSTEM_CLOCK.monotonic_s() - started_s) * 1000
         self.console.print(
             f"[green]✓[/] {self.steps}. {title} [dim]({took_ms:.0f} ms)[/]", highlight=False
         )
@@ -92,13 +92,13 @@ class Demo:
 
     async def expect(self, name: str, state: VmState) -> LocalController:
         """The cluster and the hypervisor agree that a VM is in this state; its host."""
-        deadline_s = time.monotonic() + WAIT_S
+        deadline_s = SYSTEM_CLOCK.monotonic_s() + WAIT_S
         while True:
             host, report = await self.domain(name)
             view = await self.sdk.vm(name)
             if view.state is state and report.state is state and view.host_id == host.node_id:
                 return host
-            if time.monotonic() > deadline_s:
+            if SYSTEM_CLOCK.monotonic_s() > deadline_s:
                 raise Broken(
                     f"{name}: the cluster says {view.state} on {view.hostname}, "
                     f"{host.hostname} says {report.state}; it should be {state}"
@@ -145,9 +145,9 @@ class Demo:
             async with session.post(f"{base}?startVirtualCluster", json=body) as answer:
                 task_id = await answer.text()
             response = b""
-            deadline_s = time.monotonic() + WAIT_S
+            deadline_s = SYSTEM_CLOCK.monotonic_s() + WAIT_S
             while not response:
-                if time.monotonic() > deadline_s:
+                if SYSTEM_CLOCK.monotonic_s() > deadline_s:
                     raise Broken("no answer to getVirtualClusterResponse")
                 url = f"{base}?getVirtualClusterResponse"
                 async with session.post(url, data=task_id) as answer:
@@ -282,7 +282,7 @@ class Demo:
 
 async def show(hypervisor: str, console: Console) -> int:
     """One showing; the exit code."""
-    started_s = time.monotonic()
+    started_s = SYSTEM_CLOCK.monotonic_s()
     with tempfile.TemporaryDirectory(prefix="snooze-demo-") as folder:
         images = Path(folder)
         # Tiny guests, so that many of them may share the cores of a small machine.
@@ -302,7 +302,7 @@ async def show(hypervisor: str, console: Console) -> int:
         except (Broken, SnoozeError, OSError) as error:
             console.print(f"[red]The demonstration failed:[/] {error}", highlight=False)
             return 1
-    took_s = time.monotonic() - started_s
+    took_s = SYSTEM_CLOCK.monotonic_s() - started_s
     console.print(
         f"\n[green]All {demo.steps} steps verified in {took_s:.1f} s.[/] "
         "Keep a cluster: .venv/bin/snooze up",

@@ -15,7 +15,7 @@ import msgspec
 from snooze.common import records
 from snooze.common.api import TASK_ENDED, CommandRequest, TaskState
 from snooze.common.clock import Clock
-from snooze.common.coordination.port import Check, Coordinator, Create, Delete, Operation, Put
+from snooze.common.coordination.port import Check, Coordinator, Create, Operation, Put
 from snooze.common.core_runner import CoreRunner
 from snooze.common.errors import (
     ErrorReport,
@@ -68,6 +68,7 @@ from snooze.groupmanager.leader.address_leases import AddressLeases
 from snooze.groupmanager.leader.commands import Commands
 from snooze.groupmanager.leader.events import EventLog
 from snooze.groupmanager.leader.journal import Journal
+from snooze.groupmanager.leader.record_writes import new_task, updates
 from snooze.groupmanager.leader.registry import Registry
 from snooze.groupmanager.leader.submission_core import SubmissionCore
 from snooze.groupmanager.leader.tasks import Task
@@ -559,7 +560,7 @@ class LeaderService:
             case submissions.RecordTask():
                 self._record_task(effect)
             case submissions.UpdateRecords():
-                self._journal.write(_updates(effect))
+                self._journal.write(updates(effect))
             case submissions.AskManager():
                 with caused_by(effect.task_id):
                     self._tasks.spawn(self._place(effect))
@@ -581,23 +582,7 @@ class LeaderService:
             else:
                 self._submissions.feed(submissions.RecordWritten(task_id, self._clock.wall_ms()))
 
-        operations: list[Operation] = [
-            Create(f"{records.VMS}/{vm.vm_id}", records.encode(vm)) for vm in effect.vms
-        ]
-        operations.append(Create(f"{records.TASKS}/{task_id}", records.encode(effect.task)))
         try:
-            self._journal.write(operations, done)
+            self._journal.write(new_task(effect), done)
         except TooBusy as error:
             done(ErrorReport.of(error))
-
-
-def _updates(effect: submissions.UpdateRecords) -> list[Operation]:
-    operations: list[Operation] = [
-        Put(f"{records.VMS}/{vm.vm_id}", records.encode(vm)) for vm in effect.vms
-    ]
-    operations += [
-        Put(f"{records.TASKS}/{task.task_id}", records.encode(task)) for task in effect.tasks
-    ]
-    operations += [Delete(f"{records.VMS}/{vm_id}") for vm_id in effect.removed_vms]
-    operations += [Delete(f"{records.TASKS}/{task_id}") for task_id in effect.removed_tasks]
-    return operations
