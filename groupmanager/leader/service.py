@@ -321,10 +321,9 @@ class LeaderService:
         return link
 
     async def _ask_command(self, manager_id: str, order: VmOrder) -> VmStatus:
+        # The answer is not taken as news of the VM: what the manager noticed later may already be
+        # here, and every change comes as a notice anyway.
         answer = await self._link_of(manager_id).request(order, VmOrderDone, COMMAND_TIMEOUT_S)
-        self._submissions.feed(
-            submissions.VmsReported(manager_id, [answer.status], self._clock.wall_ms())
-        )
         return answer.status
 
     async def _place(self, effect: submissions.AskManager) -> None:
