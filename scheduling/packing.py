@@ -34,7 +34,7 @@ SHAKES: Final = 30
 WINDOW: Final = 512
 """Bins that one ejection looks at."""
 
-PATIENCE: Final = 3_000
+PATIENCE: Final = 8_000
 """Give a bin up after so many steps per item; measured: docs/benchmarks/packing.md."""
 
 CHUNK_S: Final = 0.02
