@@ -1,10 +1,7 @@
 """Carrying out orders on the simulated hypervisor: to their end, told to whoever is the manager."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 
-import msgspec
 import pytest
 
 from snooze.common.errors import (
@@ -18,201 +15,31 @@ from snooze.common.errors import (
 )
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand, VmState
-from snooze.common.vms import MigrationTicket, VmReport, VmSpec
+from snooze.common.vms import VmReport, VmSpec
 from snooze.common.wire import (
-    AbortIncoming,
     Address,
     Assignment,
     CommandVm,
-    FinishIncoming,
-    HostNotice,
     HostOrder,
     Inventory,
     ManagerDescription,
-    MigrateOut,
-    MigrationMoved,
     MoveToManager,
-    OfferIssued,
-    OfferVm,
-    OrderDone,
-    PrepareIncoming,
     ResizeVm,
-    StartVm,
     TakeInventory,
-    TicketIssued,
     VmChanged,
 )
-from snooze.localcontroller.hypervisor.port import MigrationOffer, MigrationOptions
 from snooze.localcontroller.hypervisor.simulated import SimulatedHypervisor
-from snooze.localcontroller.hypervisor.simulated_world import SimulatedVm, SimulatedWorld
-from snooze.localcontroller.orders import MAX_LOOKS, Orders
-
-SMALL = Capacity(1.0, 131072.0)
-A, B = "a" * 32, "b" * 32
-
-
-class Gate:
-    """A ``sleep`` that the test lets end."""
-
-    def __init__(self) -> None:
-        self.closed = False
-        self._sleepers: list[asyncio.Future[None]] = []
-        self.arrived = asyncio.Event()
-
-    async def sleep(self, seconds: float) -> None:
-        if self.closed:
-            sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._sleepers.append(sleeper)
-            self.arrived.set()
-            await sleeper
-
-    def open(self) -> None:
-        self.closed = False
-        for sleeper in self._sleepers:
-            if not sleeper.done():
-                sleeper.set_result(None)
-        self._sleepers.clear()
-
-
-class GatedHypervisor(SimulatedHypervisor):
-    """One whose methods named in ``held`` wait at the gate, before their work."""
-
-    held: frozenset[str] = frozenset()
-    gate: Gate
-
-    async def _at(self, method: str) -> None:
-        if method in self.held:
-            self.gate.closed = True
-            await self.gate.sleep(1.0)
-
-    async def start(self, spec: VmSpec) -> VmReport:
-        await self._at("start")
-        return await super().start(spec)
-
-    async def inventory(self) -> list[VmReport]:
-        reports = await super().inventory()
-        await self._at("inventory")
-        return reports
-
-    async def suspend(self, vm_id: str) -> VmReport:
-        await self._at("suspend")
-        return await super().suspend(vm_id)
-
-    async def destroy(self, vm_id: str) -> None:
-        await self._at("destroy")
-        await super().destroy(vm_id)
-
-    async def resize(self, vm_id: str, vcpus: int, memory_kib: int) -> VmReport:
-        await self._at("resize")
-        return await super().resize(vm_id, vcpus, memory_kib)
-
-    async def prepare_incoming(self, offer: MigrationOffer) -> MigrationTicket:
-        await self._at("prepare_incoming")
-        return await super().prepare_incoming(offer)
-
-
-@dataclass
-class Rig:
-    """A host with its orders; ``told`` is what its manager hears."""
-
-    world: SimulatedWorld
-    name: str
-    gate: Gate = field(default_factory=Gate)
-    told: list[HostNotice] = field(default_factory=list[HostNotice])
-    hypervisor: GatedHypervisor = field(init=False)
-    orders: Orders = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.hypervisor = GatedHypervisor(self.world, self.name)
-        self.hypervisor.gate = self.gate
-        self.orders = Orders(self.hypervisor, MigrationOptions(), 2, self.told.append)
-        self.orders.epoch = 1
-        self.hypervisor.on_change(self.orders.on_change)
-
-    @property
-    def changes(self) -> list[tuple[str, VmState, bool]]:
-        """What was told; twice the same in a row is no harm, and listed once."""
-        found: list[tuple[str, VmState, bool]] = []
-        for notice in self.told:
-            if isinstance(notice, VmChanged):
-                change = (notice.report.vm_id, notice.report.state, notice.gone)
-                found += [change] if found[-1:] != [change] else []
-        return found
-
-    async def run(self, order: HostOrder) -> OrderDone:
-        answer = await self.orders.carry_out(order)
-        assert isinstance(answer, OrderDone)
-        return answer
-
-    async def start(self, vm_id: str = A, epoch: int = 1) -> OrderDone:
-        done = await self.run(start_of(vm_id, epoch))
-        await self.quiet()
-        self.told.clear()
-        return done
-
-    async def held(self, method: str, order: HostOrder) -> "asyncio.Task[object]":
-        """An order that has begun and waits in the hypervisor."""
-        self.hypervisor.held = frozenset({method})
-        self.gate.arrived.clear()
-        task = asyncio.ensure_future(self.orders.carry_out(order))
-        async with asyncio.timeout(5):
-            await self.gate.arrived.wait()
-        return task
-
-    def go_on(self) -> None:
-        self.hypervisor.held = frozenset()
-        self.gate.open()
-
-    async def quiet(self) -> None:
-        """Let callbacks and tasks that are due run."""
-        for _ in range(10):
-            await asyncio.sleep(0)
-
-    async def join(self, epoch: int) -> list[VmReport]:
-        """Introduce the host to a manager, as the agent does."""
-        reports = await self.orders.inventory()
-        self.orders.epoch = epoch
-        self.told.clear()
-        return reports
-
-
-MakeRig = Callable[[str], Awaitable[Rig]]
-
-
-@pytest.fixture
-async def make_rig() -> AsyncIterator[MakeRig]:
-    world = SimulatedWorld()
-    rigs: list[Rig] = []
-
-    async def make(name: str) -> Rig:
-        rig = Rig(world, name)
-        await rig.hypervisor.open()
-        rigs.append(rig)
-        return rig
-
-    yield make
-    for rig in rigs:
-        rig.go_on()
-        await rig.orders.close(5.0)
-        await rig.hypervisor.close()
-
-
-@pytest.fixture
-async def rig(make_rig: MakeRig) -> Rig:
-    return await make_rig("one")
-
-
-def spec_of(vm_id: str) -> VmSpec:
-    return VmSpec(vm_id, f"name-{vm_id}", SMALL, image="debian", ip_address="10.0.0.2")
-
-
-def start_of(vm_id: str = A, epoch: int = 1) -> StartVm:
-    return StartVm(epoch, "task", spec_of(vm_id))
-
-
-def command_of(command: VmCommand, epoch: int = 1) -> CommandVm:
-    return CommandVm(epoch, "task", A, command)
-
+from snooze.localcontroller.hypervisor.simulated_world import SimulatedVm
+from snooze.localcontroller.orders import MAX_LOOKS
+from tests.unit.agent.rig import (
+    SMALL,
+    A,
+    B,
+    GatedHypervisor,
+    Rig,
+    command_of,
+    start_of,
+)
 
 # ---------------------------------------------------------------- orders
 
@@ -494,133 +321,6 @@ async def test_one_vm_is_told_of_whatever_was_told_before(rig: Rig) -> None:
     await rig.orders.reconcile_vm(A)
     await rig.orders.reconcile_vm("nobody")
     assert rig.changes == [(A, VmState.RUNNING, False)]
-
-
-# ---------------------------------------------------------------- migration
-
-
-@dataclass
-class Pair:
-    """VM ``a`` runs at the source."""
-
-    source: Rig
-    destination: Rig
-
-    async def offer(self) -> OfferIssued:
-        offer = await self.source.orders.carry_out(OfferVm(1, "m", A))
-        assert isinstance(offer, OfferIssued)
-        return offer
-
-    async def prepare(self) -> MigrationTicket:
-        offer = await self.offer()
-        order = PrepareIncoming(1, "m", offer.report, offer.offer)
-        answer = await self.destination.orders.carry_out(order)
-        assert isinstance(answer, TicketIssued)
-        return answer.ticket
-
-    async def move(self, ticket: MigrationTicket) -> OrderDone:
-        return await self.source.run(MigrateOut(1, "m", A, ticket))
-
-    async def finish(self, ticket: MigrationTicket) -> OrderDone:
-        return await self.destination.run(FinishIncoming(1, "m", A, ticket))
-
-
-@pytest.fixture
-async def pair(make_rig: MakeRig) -> Pair:
-    pair = Pair(await make_rig("one"), await make_rig("two"))
-    await pair.source.start()
-    return pair
-
-
-async def test_a_vm_moves_and_each_side_tells_its_part(pair: Pair) -> None:
-    ticket = await pair.prepare()
-    await pair.move(ticket)
-    report = (await pair.finish(ticket)).report
-    assert report is not None
-    assert report.state is VmState.RUNNING
-    await pair.source.quiet()
-    assert pair.source.changes == [(A, VmState.MIGRATING, True)]
-    assert any(isinstance(notice, MigrationMoved) for notice in pair.source.told)
-    assert pair.destination.changes == []
-    assert (pair.source.orders.vm_ids, pair.destination.orders.vm_ids) == ([], [A])
-
-
-async def test_a_move_that_fails_tells_how_the_vm_stayed(pair: Pair) -> None:
-    ticket = await pair.prepare()
-    pair.source.hypervisor.host.fail("migrate_out", ExecutionError("too much memory"))
-    with pytest.raises(ExecutionError):
-        await pair.move(ticket)
-    await pair.source.quiet()
-    assert pair.source.changes == [(A, VmState.RUNNING, False)]
-
-
-async def test_an_arrival_that_nobody_finishes_is_told_by_looking_until_somebody_does(
-    pair: Pair,
-) -> None:
-    ticket = await pair.prepare()
-    await pair.move(ticket)
-    await pair.destination.quiet()
-    assert pair.destination.changes == []
-    for _ in range(2):
-        pair.destination.told.clear()
-        await pair.destination.orders.reconcile()
-        assert pair.destination.changes == [(A, VmState.RUNNING, False)]
-    await pair.finish(ticket)
-    pair.destination.told.clear()
-    await pair.destination.orders.reconcile()
-    assert pair.destination.changes == []
-
-
-async def test_an_arrival_is_part_of_the_next_introduction(pair: Pair) -> None:
-    ticket = await pair.prepare()
-    await pair.move(ticket)
-    assert [r.vm_id for r in await pair.destination.join(2)] == [A]
-    pair.destination.hypervisor.host.guest_powers_off(A)
-    await pair.destination.quiet()
-    assert pair.destination.changes == [(A, VmState.STOPPED, False)]
-
-
-@pytest.mark.parametrize("with_ticket", [True, False])
-async def test_an_abort_frees_what_was_prepared_even_if_its_answer_was_lost(
-    pair: Pair, with_ticket: bool
-) -> None:
-    ticket = await pair.prepare()
-    host = pair.destination.hypervisor.host
-    assert host.incoming
-    abort = AbortIncoming(1, "m", A, ticket if with_ticket else None)
-    for _ in range(2):
-        assert (await pair.destination.run(abort)).report is None
-    assert not host.incoming
-
-
-async def test_an_abort_waits_for_a_prepare_under_way(pair: Pair) -> None:
-    offer = await pair.offer()
-    prepare = PrepareIncoming(1, "m", offer.report, offer.offer)
-    preparing = await pair.destination.held("prepare_incoming", prepare)
-    abort = asyncio.ensure_future(pair.destination.run(AbortIncoming(1, "m", A)))
-    await pair.destination.quiet()
-    assert not abort.done()
-    pair.destination.go_on()
-    await preparing
-    await abort
-    assert not pair.destination.hypervisor.host.incoming
-
-
-async def test_a_refused_prepare_leaves_nothing_behind(pair: Pair) -> None:
-    offer = await pair.offer()
-    with pytest.raises(InvalidRequest):
-        await pair.destination.orders.carry_out(PrepareIncoming(1, "m", offer.report, b"\xff"))
-    pair.destination.hypervisor.host.fail("prepare_incoming", ExecutionError("no space"))
-    with pytest.raises(ExecutionError):
-        await pair.prepare()
-    await pair.prepare()
-    with pytest.raises(ExecutionError):
-        await pair.finish(MigrationTicket(A, "simulated://two"))
-
-
-async def test_the_offer_is_the_drivers_and_opaque(pair: Pair) -> None:
-    offer = await pair.offer()
-    assert msgspec.msgpack.decode(offer.offer, type=MigrationOffer).report == offer.report
 
 
 # ---------------------------------------------------------------- the end
