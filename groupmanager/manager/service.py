@@ -7,6 +7,7 @@ orders; lost, it lets its hosts go, so that they find another manager.
 import asyncio
 import itertools
 import logging
+import math
 from collections.abc import Callable
 from typing import assert_never
 
@@ -126,6 +127,8 @@ class ManagerService:
         self._flushing = False
         self._summary_due = False
         self._summary_cost_s = 0.0
+        self._summary_sent_s = -math.inf
+        self._after_summary: list[tuple[asyncio.Future[msgspec.Struct], msgspec.Struct]] = []
         self._requests = itertools.count(1)
         self._answers: dict[int, asyncio.Future[msgspec.Struct]] = {}
         self._tasks = TaskSet()
@@ -402,7 +405,12 @@ class ManagerService:
             and effect.answer.status.state not in HOLDS_CAPACITY
         ):
             # Whoever hears that a VM is gone may rely on its room being free.
-            self._send_summary()
+            self._after_summary.append((future, effect.answer))
+            if self._clock.monotonic_s() - self._summary_sent_s > self._summary_pause_s:
+                self._send_summary()
+            else:
+                self._send_summary_soon()
+            return
         future.set_result(effect.answer)
 
     def _close_host(self, host_id: str, reason: str) -> None:
@@ -445,11 +453,22 @@ class ManagerService:
     def _send_summary_soon(self) -> None:
         if not self._summary_due:
             self._summary_due = True
-            delay_s = max(SUMMARY_DELAY_S, self._summary_cost_s / SUMMARY_SHARE)
-            asyncio.get_running_loop().call_later(delay_s, self._send_summary)
+            asyncio.get_running_loop().call_later(self._summary_pause_s, self._send_summary)
+
+    @property
+    def _summary_pause_s(self) -> float:
+        return max(SUMMARY_DELAY_S, self._summary_cost_s / SUMMARY_SHARE)
 
     def _send_summary(self) -> None:
         self._summary_due = False
+        self._summary_sent_s = self._clock.monotonic_s()
+        self._tell_what_is_free()
+        waiting, self._after_summary = self._after_summary, []
+        for future, answer in waiting:
+            if not future.done():
+                future.set_result(answer)
+
+    def _tell_what_is_free(self) -> None:
         if self._leader is None:
             return
         table = self.core.table
