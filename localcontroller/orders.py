@@ -407,6 +407,8 @@ class Orders:
         report = msgspec.structs.replace(known, state=change.state, reason=change.reason)
         self._known[vm_id] = report
         self._tell(VmChanged(report))
+        if not report.managed and change.state in (VmState.STOPPED, VmState.FAILED):
+            self._refresh()  # a transient domain, which ours are not, ends without another word
 
     def _refresh(self) -> None:
         """Look at everything, once, soon: there is a domain that we do not know."""
