@@ -9,6 +9,9 @@ import pytest
 from snooze.client.sdk import ClusterRequest, TaskState, VmCommand, VmState
 from snooze.common.errors import Conflict, NoCapacity, NotFound, SnoozeError
 
+SOON_S = 15.0
+"""Half of the time after which a local controller looks whether it missed anything."""
+
 if TYPE_CHECKING:
     from tests.integration.cluster.conftest import Rig
 
@@ -142,4 +145,5 @@ def test_what_others_started_is_shown_counted_and_left_alone(rig: "Rig") -> None
     for each in rig.submit(rig.vms(rig.fresh("around"), 2, memory_kib=room)).vms:
         assert each.host_id != host.id, "there is no room beside the foreign domain"
     rig.virsh(uri, "destroy", foreign)
-    rig.until(lambda: rig.client.host(host.id).reserved.cpu_cores == 0, "it is gone")
+    rig.until(lambda: rig.client.host(host.id).reserved.cpu_cores == 0, "its room is free")
+    rig.until(lambda: foreign not in {vm.name for vm in rig.client.vms()}, "it is gone", SOON_S)
