@@ -199,6 +199,15 @@ class HostTable:
         host = self.hosts[host_id]
         return HostState(host.description, host.epoch, [vm.status() for vm in self.vms_on(host_id)])
 
+    def has_lost_any(self, told: HostState | None, host_id: str) -> bool:
+        """Whether what was told of a host names VMs that it no longer has, or a former joining."""
+        host = self.hosts[host_id]
+        if told is None or told.epoch != host.epoch:
+            return True
+        return any(
+            (vm.vm_id if vm.managed else f"{vm.vm_id}@{host_id}") not in host.vms for vm in told.vms
+        )
+
     def find(self, vm_id: str) -> VmEntry | None:
         """A VM by key, or a managed one by name."""
         found = self.vms.get(vm_id) or self.vms.get(vm_id.replace("-", ""))

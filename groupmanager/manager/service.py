@@ -321,12 +321,12 @@ class ManagerService:
         self._leader, self.leader_epoch = link, welcome.epoch
         logger.info("joined leader %s, epoch %d", welcome.leader_id, welcome.epoch)
         table = self.core.table
-        told = {state.host.host_id: state.epoch for state in hello.hosts}
-        for host_id, epoch in told.items():
+        told = {state.host.host_id: state for state in hello.hosts}
+        for host_id, state in told.items():
             if host_id not in table.hosts:
-                link.notify(HostGone(host_id, epoch, "it left"))
+                link.notify(HostGone(host_id, state.epoch, "it left"))
         for host_id in table.order:
-            if told.get(host_id) != table.hosts[host_id].epoch:
+            if table.has_lost_any(told.get(host_id), host_id):
                 link.notify(HostJoined(table.state_of(host_id)))
         statuses = [vm.status() for vm in table.vms.values()]
         if statuses:

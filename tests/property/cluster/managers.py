@@ -18,6 +18,7 @@ from snooze.common.wire import (
     HostGone,
     HostHello,
     HostJoined,
+    HostState,
     ManagerDescription,
     ManagerHello,
     ManagerSummary,
@@ -162,22 +163,22 @@ class Manager(Peer):
         """Open a link to the leader; what changes before the welcome is told again."""
         table = self.core.table
         hello = ManagerHello(self.description, [table.state_of(h) for h in table.order])
-        told = {state.host.host_id: state.epoch for state in hello.hosts}
+        told = {state.host.host_id: state for state in hello.hosts}
         link = self.world.open(self, leader)
         link.request(self, hello, lambda outcome, unknown: self._joined(link, told, outcome))
 
-    def _joined(self, link: Link, told: dict[str, int], outcome: Outcome) -> None:
+    def _joined(self, link: Link, told: dict[str, HostState], outcome: Outcome) -> None:
         if isinstance(outcome, ErrorReport) or not link.is_open(self) or self.leader is not None:
             link.close(self)
             return
         assert isinstance(outcome, ManagerWelcome)
         self.leader, self.leader_epoch = link, outcome.epoch
         table = self.core.table
-        for host_id, epoch in told.items():
+        for host_id, state in told.items():
             if host_id not in table.hosts:
-                link.notify(self, HostGone(host_id, epoch, "it left"))
+                link.notify(self, HostGone(host_id, state.epoch, "it left"))
         for host_id in table.order:
-            if told.get(host_id) != table.hosts[host_id].epoch:
+            if table.has_lost_any(told.get(host_id), host_id):
                 link.notify(self, HostJoined(table.state_of(host_id)))
         statuses = [vm.status() for vm in table.vms.values()]
         if statuses:

@@ -124,6 +124,22 @@ def test_the_state_of_a_host_is_complete() -> None:
     ]
 
 
+def test_what_a_host_has_lost_since_it_was_told_of() -> None:
+    table = table_of("a")
+    table.put_vm(vm_of("x", "a"))
+    theirs = report_of("y", managed=False)
+    table.put_vm(VmEntry(theirs, "a", theirs.state, theirs.demand))
+    told = table.state_of("a")
+    table.put_vm(vm_of("z", "a"))
+    assert not table.has_lost_any(told, "a"), "what is new is told by itself"
+    assert table.has_lost_any(None, "a")
+    table.remove_vm(table.vms["y@a"])
+    assert table.has_lost_any(told, "a")
+    again = table.state_of("a")
+    table.hosts["a"].epoch += 1
+    assert table.has_lost_any(again, "a"), "it has joined anew"
+
+
 deeds = st.lists(
     st.tuples(
         st.sampled_from(["put", "remove", "state", "demand", "host"]),
