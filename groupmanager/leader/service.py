@@ -85,7 +85,9 @@ DESCRIBE_TIMEOUT_S = 3.0
 DESCRIBE_HOSTS = 32
 """Hosts in one answer with their VMs: of a hundred VMs each with their XML, about 10 MiB."""
 MAX_PAGE_HOSTS = 5000
-COMMAND_TIMEOUT_S = 86_400.0
+COMMAND_TIMEOUT_S = 900.0
+MIGRATION_TIMEOUT_S = 86_400.0
+"""A manager gives up much earlier: by its hosts' own limits."""
 RELAY_TIMEOUT_S = 3600.0
 FLUSH_S = 0.4
 MAX_COMMAND_KEYS = 10_000
@@ -323,7 +325,9 @@ class LeaderService:
     async def _ask_command(self, manager_id: str, order: VmOrder) -> VmStatus:
         # The answer is not taken as news of the VM: what the manager noticed later may already be
         # here, and every change comes as a notice anyway.
-        answer = await self._link_of(manager_id).request(order, VmOrderDone, COMMAND_TIMEOUT_S)
+        migrates = order.command is VmCommand.MIGRATE
+        timeout_s = MIGRATION_TIMEOUT_S if migrates else COMMAND_TIMEOUT_S
+        answer = await self._link_of(manager_id).request(order, VmOrderDone, timeout_s)
         return answer.status
 
     async def _place(self, effect: submissions.AskManager) -> None:
