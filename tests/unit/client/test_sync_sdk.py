@@ -11,8 +11,22 @@ from snooze.common.api import TaskState, TaskView
 from snooze.common.errors import NotFound
 
 
+@pytest.fixture(autouse=True)
+def others() -> frozenset[threading.Thread]:
+    """The threads of clients that other tests have open for the whole run."""
+    before = frozenset(t for t in threading.enumerate() if t.name == "snooze-client")
+    _OTHERS[:] = before
+    return before
+
+
+_OTHERS: list[threading.Thread] = []
+
+
 def threads() -> int:
-    return sum(thread.name == "snooze-client" for thread in threading.enumerate())
+    """How many threads the clients of this test have."""
+    return sum(
+        thread.name == "snooze-client" and thread not in _OTHERS for thread in threading.enumerate()
+    )
 
 
 def test_every_method(fake: FakeCluster) -> None:
