@@ -199,8 +199,8 @@ class HostTable:
         host = self.hosts[host_id]
         return HostState(host.description, host.epoch, [vm.status() for vm in self.vms_on(host_id)])
 
-    def has_lost_any(self, told: HostState | None, host_id: str) -> bool:
-        """Whether what was told of a host names VMs that it no longer has, or a former joining."""
+    def is_outdated(self, told: HostState | None, host_id: str) -> bool:
+        """Whether what was told of a host is of a former joining, or names VMs that are gone."""
         host = self.hosts[host_id]
         if told is None or told.epoch != host.epoch:
             return True

@@ -326,7 +326,7 @@ class ManagerService:
             if host_id not in table.hosts:
                 link.notify(HostGone(host_id, state.epoch, "it left"))
         for host_id in table.order:
-            if table.has_lost_any(told.get(host_id), host_id):
+            if table.is_outdated(told.get(host_id), host_id):
                 link.notify(HostJoined(table.state_of(host_id)))
         statuses = [vm.status() for vm in table.vms.values()]
         if statuses:

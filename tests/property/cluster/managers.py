@@ -178,7 +178,7 @@ class Manager(Peer):
             if host_id not in table.hosts:
                 link.notify(self, HostGone(host_id, state.epoch, "it left"))
         for host_id in table.order:
-            if table.has_lost_any(told.get(host_id), host_id):
+            if table.is_outdated(told.get(host_id), host_id):
                 link.notify(self, HostJoined(table.state_of(host_id)))
         statuses = [vm.status() for vm in table.vms.values()]
         if statuses:

@@ -131,13 +131,13 @@ def test_what_a_host_has_lost_since_it_was_told_of() -> None:
     table.put_vm(VmEntry(theirs, "a", theirs.state, theirs.demand))
     told = table.state_of("a")
     table.put_vm(vm_of("z", "a"))
-    assert not table.has_lost_any(told, "a"), "what is new is told by itself"
-    assert table.has_lost_any(None, "a")
+    assert not table.is_outdated(told, "a"), "what is new is told by itself"
+    assert table.is_outdated(None, "a")
     table.remove_vm(table.vms["y@a"])
-    assert table.has_lost_any(told, "a")
+    assert table.is_outdated(told, "a")
     again = table.state_of("a")
     table.hosts["a"].epoch += 1
-    assert table.has_lost_any(again, "a"), "it has joined anew"
+    assert table.is_outdated(again, "a"), "it has joined anew"
 
 
 deeds = st.lists(
