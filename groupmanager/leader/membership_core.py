@@ -45,6 +45,9 @@ from snooze.scheduling.assignment import AssignmentPolicy, assign, rebalance
 
 SETTLE_S: Final = 0.5
 """Membership has to be quiet this long before hosts are handed over."""
+JOINING_S: Final = 60.0
+"""Longer than a host takes from its answer to its manager, and that manager's word to the leader
+may be under way until the silence of its link is noticed."""
 HANDOVER_TIMEOUT_S: Final = 15.0
 """A handover that takes longer is forgotten and may be tried again."""
 
@@ -261,7 +264,7 @@ class MembershipCore:
         self.changed_s = now_s
         for host_id in entry.hosts:
             host = self.registry.hosts[host_id]
-            host.joined, host.seen_s = False, now_s
+            host.leave(now_s)
             self.moving.pop(host_id, None)
         return [
             Announce(
@@ -293,8 +296,9 @@ class MembershipCore:
             known = self.registry.hosts[host_id] = HostEntry(
                 request.host, manager.manager_id, assignment.epoch, joined=False, seen_s=now_s
             )
-        elif not known.joined:
+        if not known.joined:
             known.description, known.seen_s = request.host, now_s
+            known.reachable_s = now_s + JOINING_S
             known.given_up = known.acquitted = False
             known.manager_id, known.epoch = manager.manager_id, assignment.epoch
         self._promise(host_id, manager)
@@ -344,7 +348,7 @@ class MembershipCore:
             return []
         if host.epoch > event.notice.epoch:
             return []
-        host.joined, host.seen_s = False, now_s
+        host.leave(now_s)
         if manager is not None:
             manager.hosts.discard(event.notice.host_id)
         if event.notice.left:
@@ -366,7 +370,8 @@ class MembershipCore:
                     record.manager_id,
                     record.epoch,
                     joined=False,
-                    seen_s=-math.inf if record.away else now_s,
+                    seen_s=now_s,
+                    reachable_s=-math.inf if record.away else now_s + JOINING_S,
                     in_record=not record.away,
                 )
         return []

@@ -50,9 +50,10 @@ class ManagerEntry:
 class HostEntry:
     """A host; ``manager_id`` is the manager it was given to, joined or not.
 
-    ``seen_s``: when it last asked, joined or left, minus infinity if it has been away since before
-    this leader; ``given_up``: it has been away for long; ``acquitted``: and it cannot have a VM
-    that is not known to be there. ``in_record``: the record has it as a host that may have VMs.
+    ``seen_s``: when it last asked, joined or left. ``reachable_s``: until when, while it is not
+    joined, a start may have been ordered on it of which we did not hear. ``given_up``: it has been
+    away for long; ``acquitted``: and it cannot have a VM that is not known to be there.
+    ``in_record``: the record has it as a host that may have VMs.
     """
 
     description: HostDescription
@@ -60,9 +61,14 @@ class HostEntry:
     epoch: int
     joined: bool
     seen_s: float
+    reachable_s: float = -math.inf
     given_up: bool = False
     acquitted: bool = False
     in_record: bool = False
+
+    def leave(self, now_s: float) -> None:
+        """Its manager lost it, or was lost."""
+        self.joined, self.seen_s, self.reachable_s = False, now_s, now_s
 
 
 @dataclass(slots=True)

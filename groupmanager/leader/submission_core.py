@@ -461,7 +461,7 @@ class SubmissionCore:
         for host_id, host in self.registry.hosts.items():
             effects += self._watch_host(host_id, host, now_s)
         effects += self._settle_strays(now_s, event.now_ms)
-        acquit(self.registry)
+        acquit(self.registry, now_s)
         for vm in self._awaited():
             if now_s - vm.waits_s > self.start_timeout_s:
                 effects += self._time_out(vm, now_s, event.now_ms)

@@ -1,7 +1,7 @@
 """Which hosts may have a VM although nobody said so.
 
-A host that is joined says what it has. One that is away may have every VM that was on its way to
-some host when it was last seen, or later: ``seen_s >= elsewhere_s``.
+A host that is joined says what it has. One that is not may have every VM that was on its way to
+some host while a start could be ordered on it: ``elsewhere_s <= reachable_s``.
 """
 
 import math
@@ -11,27 +11,33 @@ from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 
 
 def away(registry: Registry) -> list[HostEntry]:
-    """The hosts that do not say what they have, the latest seen first."""
+    """The hosts that do not say what they have, the latest reachable first."""
     hosts = [host for host in registry.hosts.values() if not host.joined]
-    return sorted(hosts, key=lambda host: (-host.seen_s, host.description.host_id))
+    return sorted(hosts, key=lambda host: (-host.reachable_s, host.description.host_id))
 
 
 def may_be_on(vm: VmEntry, hosts: Sequence[HostEntry]) -> bool:
     """Whether the VM may be on one of ``hosts``, which are as ``away`` gives them."""
-    return bool(hosts) and hosts[0].seen_s >= vm.elsewhere_s
+    return bool(hosts) and hosts[0].reachable_s >= vm.elsewhere_s
 
 
 def suspect(vm: VmEntry, hosts: Sequence[HostEntry]) -> HostEntry | None:
     """The first host given up that may have the VM."""
-    return next((h for h in hosts if h.given_up and h.seen_s >= vm.elsewhere_s), None)
+    return next((h for h in hosts if h.given_up and h.reachable_s >= vm.elsewhere_s), None)
 
 
-def acquit(registry: Registry) -> None:
+def acquit(registry: Registry, now_s: float) -> None:
     """Mark the hosts given up that cannot have any VM but those that are known to be on them."""
-    given_up = [host for host in registry.hosts.values() if host.given_up and not host.acquitted]
+    given_up = [
+        host
+        for host in registry.hosts.values()
+        if host.given_up and not host.acquitted and host.reachable_s < now_s
+    ]
     if not given_up:
         return
     unsure = [vm for vm in registry.vms.values() if vm.elsewhere_s < math.inf]
     for host in given_up:
         host_id = host.description.host_id
-        host.acquitted = all(vm.host_id == host_id or vm.elsewhere_s > host.seen_s for vm in unsure)
+        host.acquitted = all(
+            vm.host_id == host_id or vm.elsewhere_s > host.reachable_s for vm in unsure
+        )

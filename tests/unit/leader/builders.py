@@ -158,7 +158,7 @@ class Desk:
 
     def lose_host(self, host_id: str) -> None:
         host = self.registry.hosts[host_id]
-        host.joined, host.seen_s = False, self.now_s
+        host.leave(self.now_s)
 
     def rejoin_host(
         self, host_id: str, manager_id: str, *statuses: VmStatus

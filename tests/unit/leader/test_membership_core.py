@@ -16,6 +16,7 @@ from snooze.common.wire import (
 )
 from snooze.groupmanager.leader.membership_core import (
     HANDOVER_TIMEOUT_S,
+    JOINING_S,
     SETTLE_S,
     Announce,
     AnswerHost,
@@ -227,7 +228,7 @@ def test_a_host_that_left_is_away_from_then_on() -> None:
     effects = members.feed(HostLeft("gm1", HostGone("h1", 11, "no heartbeats")))
     assert "no heartbeats" in only(Announce, effects).message
     host = members.registry.hosts["h1"]
-    assert (host.joined, host.seen_s) == (False, members.now_s)
+    assert (host.joined, host.seen_s, host.reachable_s) == (False, members.now_s, members.now_s)
 
 
 def test_a_host_that_was_sent_away_is_not_announced_as_lost() -> None:
@@ -367,8 +368,8 @@ def test_the_recorded_hosts_are_known_and_away() -> None:
     members = Members("gm1", "gm2")
     record = HostRecord("h1", "one", Address("h1", 1), "gm2", 7)
     members.feed(RecordsLoaded([record, away_record(record, "h2")]))
-    assert members.registry.hosts["h1"].seen_s == members.now_s
-    assert members.registry.hosts["h2"].seen_s == float("-inf")
+    assert members.registry.hosts["h1"].reachable_s == members.now_s + JOINING_S
+    assert members.registry.hosts["h2"].reachable_s == float("-inf")
     assert not members.registry.hosts["h1"].joined
     assert members.ask("h1").manager.manager_id == "gm2", "it goes back where it was"
     request = HostAsked(5, AssignmentRequest(host_of("h2")))
@@ -411,3 +412,4 @@ def test_a_host_that_asks_again_is_no_longer_given_up() -> None:
     assert not host.given_up
     assert not host.acquitted
     assert host.seen_s == members.now_s
+    assert host.reachable_s == members.now_s + JOINING_S

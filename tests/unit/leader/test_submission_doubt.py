@@ -115,7 +115,7 @@ def test_a_host_that_only_asked_for_a_manager_has_not_said_what_it_has() -> None
     desk.add_manager("gm2")
     desk.lose_manager("gm1")
     host = desk.registry.hosts["gm1-host"]
-    host.manager_id, host.seen_s = "gm2", desk.now_s
+    host.manager_id, host.seen_s, host.reachable_s = "gm2", desk.now_s, desk.now_s + 60.0
     assert none(AskManager, desk.tick(1.0))
 
 
@@ -361,8 +361,10 @@ def test_a_migration_that_is_over_leaves_no_doubt() -> None:
 # ---------------------------------------------------------------- which host may have it
 
 
-def host(host_id: str, seen_s: float, *, joined: bool = False, given_up: bool = True) -> HostEntry:
-    return HostEntry(host_of(host_id), "gm1", 1, joined, seen_s, given_up)
+def host(
+    host_id: str, reachable_s: float, *, joined: bool = False, given_up: bool = True
+) -> HostEntry:
+    return HostEntry(host_of(host_id), "gm1", 1, joined, 0.0, reachable_s, given_up)
 
 
 def vm_since(elsewhere_s: float, host_id: str = "") -> VmEntry:
@@ -398,5 +400,23 @@ def test_a_host_given_up_is_acquitted_of_what_it_cannot_have(
 ) -> None:
     registry = Registry(hosts={"h": host("h", 7.0)})
     registry.add_vm(vm_since(elsewhere_s, on))
-    acquit(registry)
+    acquit(registry, 7.0)
+    assert not registry.hosts["h"].acquitted, "a start may just be ordered"
+    acquit(registry, 7.1)
     assert registry.hosts["h"].acquitted is is_acquitted
+
+
+def test_a_host_that_may_have_joined_unheard_is_a_suspect() -> None:
+    """It was given to gm1 before; gm1's word that it joined was lost with gm1's link."""
+    desk = Desk("gm1", "gm2")
+    host = desk.add_host("new", "gm1", joined=False)
+    host.reachable_s = desk.now_s + 60.0
+    desk.now_s += 1.0
+    assert desk.submit("a")[0].manager_id == "gm1"
+    desk.now_s += 1.0
+    desk.lose_manager("gm1")
+    desk.rejoin_host("gm1-host", "gm2")
+    assert none(AskManager, desk.tick(1.0))
+    desk.rejoin_host("new", "gm2", status_of("a", VmState.RUNNING, "new"))
+    assert none(AskManager, desk.tick(1.0))
+    assert desk.state("a") is VmState.RUNNING

@@ -43,6 +43,7 @@ def heir(*vms: VmRecord, tasks: Sequence[TaskRecord] = ()) -> tuple[Desk, list[S
     """A new leader of a cluster with host gm1-host, which has not joined it yet."""
     desk = Desk(subnets=[SUBNET], settled=False)
     host = desk.add_host("gm1-host", "gm1", joined=False)
+    host.reachable_s = desk.now_s
     host.in_record = True
     effects = desk.feed(StateLoaded(tasks, vms, desk.now_ms))
     return desk, effects
@@ -87,7 +88,7 @@ def test_it_died_and_the_manager_too_and_the_host_is_slow_to_come_back() -> None
 
 def test_a_host_that_the_record_has_as_away_is_not_waited_for() -> None:
     desk, _ = heir(vm_record("a"), tasks=[task_record("a")])
-    desk.registry.hosts["gm1-host"].seen_s = -math.inf
+    desk.registry.hosts["gm1-host"].reachable_s = -math.inf
     desk.add_manager("gm2")
     assert only(AskManager, desk.tick(3.1)).manager_id == "gm2"
 
@@ -149,7 +150,7 @@ def test_a_vm_where_the_record_says_is_where_it_is() -> None:
 
 def test_a_vm_that_its_host_does_not_have_may_have_been_migrating() -> None:
     desk, _ = heir(vm_record("a", VmState.RUNNING, "gm1-host"))
-    desk.add_host("other", "gm1", joined=False)
+    desk.add_host("other", "gm1", joined=False).reachable_s = desk.now_s
     join(desk)
     assert desk.state("a") is VmState.UNREACHABLE
     assert desk.leases.holder("10.0.0.4") == "a"
