@@ -205,7 +205,7 @@ class FinishIncoming(msgspec.Struct, frozen=True, tag=True):
 
 
 class AbortIncoming(msgspec.Struct, frozen=True, tag=True):
-    """The VM will not come; answered by ``OrderDone``."""
+    """The VM will not come; answered by ``OrderDone``, with its report if it has come after all."""
 
     epoch: int
     cause: str
@@ -214,10 +214,14 @@ class AbortIncoming(msgspec.Struct, frozen=True, tag=True):
 
 
 class TakeInventory(msgspec.Struct, frozen=True, tag=True):
-    """Say what is there; answered by ``Inventory``."""
+    """Say what is there; answered by ``Inventory``.
+
+    ``vm_id``: after the orders on this VM that came before, so that what they did is seen.
+    """
 
     epoch: int
     cause: str
+    vm_id: str = ""
 
 
 class MoveToManager(msgspec.Struct, frozen=True, tag=True):

@@ -222,7 +222,8 @@ class Orders:
                 async with self._turn(order.vm_id):
                     return await self._abort(order)
             case TakeInventory():
-                reports = await self._look()
+                async with self._turn(order.vm_id):
+                    reports = await self._look()
                 return Inventory(reports + self._pending({report.vm_id for report in reports}))
             case MoveToManager():
                 raise InvalidRequest("a host moves by its agent, not by its hypervisor")
@@ -372,6 +373,9 @@ class Orders:
         if ticket is not None:
             await self._hypervisor.abort_incoming(order.vm_id, ticket)
         self._arriving.pop(order.vm_id, None)
+        for report in await self._hypervisor.inventory():
+            if report.vm_id == order.vm_id:
+                return self._note(report, order.epoch)
         return OrderDone()
 
     def _moved(self, vm_id: str) -> None:

@@ -459,7 +459,9 @@ class ManagerCore:
                 return self._vanished(vm, cause)
             return self._take_report(vm, report, cause)
 
-        return self.order(host_id, lambda epoch: TakeInventory(epoch, cause), looked)
+        return self.order(
+            host_id, lambda epoch: TakeInventory(epoch, cause, vm.report.vm_id), looked
+        )
 
     def _vanished(self, vm: VmEntry, cause: str) -> list[ManagerEffect]:
         """The VM is no longer on its host, and so nowhere."""

@@ -2,20 +2,21 @@
 
 ::
 
-    step      order to     done                 refused                not answered
-    offer     source       prepare              it failed              it failed
-    prepare   destination  move                 it failed              abort, it failed
-    move      source       finish               look                   look
-    look      source       there: abort, it     finish                 finish
-                           failed; else finish
-    finish    destination  it is over           seek                   tried again, at most
-                                                                       ``MAX_FINISHES`` times
-    seek      source       there: it failed;    it is lost             it is lost
+    step      order to     done                     refused          not answered
+    offer     source       prepare                  it failed        it failed
+    prepare   destination  move                     it failed        abort
+    move      source       finish                   abort            abort
+    finish    destination  it is over               abort            tried again, at most
+                                                                     ``MAX_FINISHES`` times; abort
+    abort     destination  arrived: it is over;     look             look
+                           else look
+    look      source       there: it failed;        it is lost       it is lost
                            else it is lost
 
 Rules:
 
-1. From ``prepare`` to the end the VM holds room on both hosts.
+1. From ``prepare`` to the end the VM holds room on both hosts. After an ``abort`` that was answered
+   the VM cannot arrive any more: only then is the source asked what it has.
 2. A destination under another manager is reached through the leader (*relayed* orders): that
    manager reserves the room at ``prepare`` and takes the VM at ``finish``.
 3. While a VM moves, what hosts say of it by themselves is not heard: the steps tell.
@@ -29,7 +30,6 @@ Invariant: one migration a VM; a VM that has one is ``MIGRATING``.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final, Protocol
 
 import msgspec
@@ -67,15 +67,6 @@ from snooze.groupmanager.manager.manager_events import (
 MAX_FINISHES: Final = 3
 INCOMING_TIMEOUT_S: Final = 4000.0
 """Longer than another manager waits for any step of its migration."""
-
-
-class Unknown(Enum):
-    """No answer to a question."""
-
-    UNKNOWN = "unknown"
-
-
-UNKNOWN: Final = Unknown.UNKNOWN
 Outcome = HostAnswer | ErrorReport
 Then = Callable[[Outcome, bool], list[ManagerEffect]]
 
@@ -220,44 +211,18 @@ class Migrations:
         self, migration: Migration, outcome: Outcome, unknown: bool
     ) -> list[ManagerEffect]:
         if not isinstance(outcome, TicketIssued):
-            abort = self._abort(migration) if unknown else []
-            return abort + self._failed(migration, outcome)
+            return self._abort(migration, outcome) if unknown else self._failed(migration, outcome)
         migration.ticket = ticket = outcome.ticket
         return self._order(
             migration.source,
             lambda epoch: MigrateOut(epoch, migration.cause, migration.vm.report.vm_id, ticket),
-            lambda answer, lost: self._moved(migration, answer, lost),
+            lambda answer, lost: self._moved(migration, answer),
         )
 
-    def _moved(self, migration: Migration, outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
-        if not isinstance(outcome, ErrorReport):
-            return self._finish(migration)
-        return self._look(migration, lambda answer: self._looked(migration, answer, outcome))
-
-    def _look(
-        self, migration: Migration, then: Callable[[VmReport | Unknown | None], list[ManagerEffect]]
-    ) -> list[ManagerEffect]:
-        """Ask the source for the VM: its report, or None if it is not there."""
-        if migration.source not in self._table.hosts:
-            return then(UNKNOWN)
-
-        def looked(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
-            if not isinstance(outcome, Inventory):
-                return then(UNKNOWN)
-            vm_id = migration.vm.report.vm_id
-            return then(next((report for report in outcome.vms if report.vm_id == vm_id), None))
-
-        return self._order(
-            migration.source, lambda epoch: TakeInventory(epoch, migration.cause), looked
-        )
-
-    def _looked(
-        self, migration: Migration, report: VmReport | Unknown | None, error: ErrorReport
-    ) -> list[ManagerEffect]:
-        if not isinstance(report, VmReport):
-            return self._finish(migration)
-        migration.report = report
-        return self._abort(migration) + self._failed(migration, error)
+    def _moved(self, migration: Migration, outcome: Outcome) -> list[ManagerEffect]:
+        if isinstance(outcome, ErrorReport):
+            return self._abort(migration, outcome)
+        return self._finish(migration)
 
     def _finish(self, migration: Migration) -> list[ManagerEffect]:
         ticket = migration.ticket
@@ -278,26 +243,58 @@ class Migrations:
             return self._over(migration, outcome.report)
         if unknown and migration.finishes < MAX_FINISHES:
             return self._finish(migration)
-        return self._look(migration, lambda answer: self._sought(migration, answer, outcome))
+        return self._abort(migration, outcome)
 
-    def _sought(
-        self, migration: Migration, report: VmReport | Unknown | None, outcome: Outcome
-    ) -> list[ManagerEffect]:
-        if isinstance(report, VmReport):
+    def _abort(self, migration: Migration, why: Outcome) -> list[ManagerEffect]:
+        """Take the destination's readiness back, unless the VM has arrived."""
+
+        def aborted(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
+            if isinstance(outcome, OrderDone) and outcome.report is not None:
+                return self._over(migration, outcome.report)
+            return self._look(migration, why)
+
+        return self._order(
+            migration.destination,
+            lambda epoch: AbortIncoming(
+                epoch, migration.cause, migration.vm.report.vm_id, migration.ticket
+            ),
+            aborted,
+            migration.relayed,
+        )
+
+    def _look(self, migration: Migration, why: Outcome) -> list[ManagerEffect]:
+        """Ask the source what became of the VM."""
+        vm_id = migration.vm.report.vm_id
+
+        def looked(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
+            if not isinstance(outcome, Inventory):
+                return self._lost(migration, why, migration.source)
+            report = next((report for report in outcome.vms if report.vm_id == vm_id), None)
+            if report is None:
+                return self._lost(migration, why, "")
             migration.report = report
-            return self._failed(migration, outcome)
+            return self._failed(migration, why)
+
+        if migration.source not in self._table.hosts:
+            return self._lost(migration, why, migration.source)
+        return self._order(
+            migration.source, lambda epoch: TakeInventory(epoch, migration.cause, vm_id), looked
+        )
+
+    def _lost(self, migration: Migration, why: Outcome, host_id: str) -> list[ManagerEffect]:
+        """Nobody knows where the VM is; ``host_id`` may have it, if there is one."""
         vm = migration.vm
         self._close(migration)
         effects: list[ManagerEffect] = []
         if self._table.vms.get(vm.key) is vm:
             vm.cause = migration.cause
             vm.reason = f"lost between {migration.source} and {migration.destination}"
-            if report is None:
-                effects += self.left(vm)
-            else:
+            if host_id:
                 self._table.set_state(vm, VmState.UNREACHABLE)
                 effects += self._report(vm, migration.cause)
-        return [*effects, AnswerLeader(migration.request_id, _error_of(outcome))]
+            else:
+                effects += self.left(vm)
+        return [*effects, AnswerLeader(migration.request_id, _error_of(why))]
 
     def left(self, vm: VmEntry) -> list[ManagerEffect]:
         """The VM left its host for another, and we do not know that it arrived."""
@@ -317,17 +314,6 @@ class Migrations:
             self._table.put_vm(moved)
             effects += self._report(moved, migration.cause)
         return [*effects, AnswerLeader(migration.request_id, VmOrderDone(moved.status()))]
-
-    def _abort(self, migration: Migration) -> list[ManagerEffect]:
-        """Give the room at the destination back; if that is not heard, its agent will find out."""
-        return self._order(
-            migration.destination,
-            lambda epoch: AbortIncoming(
-                epoch, migration.cause, migration.vm.report.vm_id, migration.ticket
-            ),
-            lambda outcome, unknown: [],
-            migration.relayed,
-        )
 
     def _failed(self, migration: Migration, error: object) -> list[ManagerEffect]:
         """The VM stays at the source."""
@@ -412,14 +398,16 @@ class Migrations:
         match order:
             case PrepareIncoming() if failed and not unknown:
                 self._end_incoming(vm_id)
-            case AbortIncoming():
-                self._end_incoming(vm_id)
-            case FinishIncoming() if isinstance(outcome, OrderDone) and outcome.report is not None:
+            case AbortIncoming() | FinishIncoming() if (
+                isinstance(outcome, OrderDone) and outcome.report is not None
+            ):
                 self._end_incoming(vm_id)
                 vm = VmEntry(outcome.report, host_id, outcome.report.state, outcome.report.demand)
                 if host_id in self._table.hosts:
                     self._table.put_vm(vm)
                     return self._report(vm, order.cause)
+            case AbortIncoming():
+                self._end_incoming(vm_id)
             case FinishIncoming() if failed and not unknown:
                 self._end_incoming(vm_id)
             case _:
@@ -446,10 +434,13 @@ class Migrations:
     def _give_up(self, vm_id: str) -> list[ManagerEffect]:
         host_id = self._incoming[vm_id].host_id
         self._end_incoming(vm_id)
+        order = AbortIncoming(0, "", vm_id)
         return self._order(
             host_id,
             lambda epoch: AbortIncoming(epoch, "", vm_id),
-            lambda outcome, unknown: [],
+            lambda answer, unknown: self._incoming_step_done(
+                vm_id, host_id, order, answer, unknown
+            ),
         )
 
     def _end_incoming(self, vm_id: str) -> None:

@@ -193,9 +193,6 @@ class Host(Peer):
                 link.reply(self, ident, OrderDone())
                 moved = agents.SentElsewhere(message.assignment)
                 self.world.later(lambda: self.feed(moved))
-            case TakeInventory():
-                found = [domain.report() for domain in self.domains.values()]
-                link.reply(self, ident, Inventory(found + self._starting()))
             case StartVm():
                 self.work.append(Work(message.spec.vm_id, message, link, ident))
             case PrepareIncoming():
@@ -205,7 +202,7 @@ class Host(Peer):
 
     def go_on(self, work: Work) -> None:
         """Let an order under way get on by one stage, if it is its VM's turn."""
-        if next(other for other in self.work if other.vm_id == work.vm_id) is not work:
+        if not isinstance(work.order, MigrateOut) and work is not self._turn(work.vm_id):
             return
         try:
             answer = self._carry_out(work)
@@ -216,15 +213,23 @@ class Host(Peer):
         else:
             self._end(work, answer)
 
+    def _turn(self, vm_id: str) -> Work:
+        """One order at a time per VM; a migration goes on beside them."""
+        return next(
+            work
+            for work in self.work
+            if work.vm_id == vm_id and not isinstance(work.order, MigrateOut)
+        )
+
     def _end(self, work: Work, outcome: HostAnswer | ErrorReport) -> None:
         self.work.remove(work)
         order = work.order
-        if isinstance(order, StartVm) and order.epoch != self.epoch:
+        if order.epoch != self.epoch and isinstance(outcome, OrderDone):
+            self._tell_state(work.vm_id)
+        if order.epoch != self.epoch and isinstance(order, StartVm):
+            failed = Domain(order.spec, VmState.STARTING).report()
             if isinstance(outcome, ErrorReport):
-                failed = Domain(order.spec, VmState.STARTING).report()
                 self.tell(VmChanged(failed, gone=True))
-            else:
-                self._tell_state(work.vm_id)
         if isinstance(order, MigrateOut) and isinstance(outcome, ErrorReport):
             self._tell_state(work.vm_id)
         if isinstance(outcome, OrderDone) and outcome.report is not None:
@@ -246,9 +251,12 @@ class Host(Peer):
                 raise Conflict("no room for it here")
             self.arriving.add(vm_id)
             return TicketIssued(MigrationTicket(vm_id, self.host_id))
+        if isinstance(order, TakeInventory):
+            found = [domain.report() for domain in self.domains.values()]
+            return Inventory(found + self._starting())
         if isinstance(order, AbortIncoming):
             self.arriving.discard(vm_id)
-            return OrderDone()
+            return OrderDone(domain.report() if domain is not None else None)
         if isinstance(order, FinishIncoming):
             if domain is None or domain.state not in ACTIVE:
                 raise ExecutionError("it did not arrive")
@@ -257,10 +265,12 @@ class Host(Peer):
         if isinstance(order, MigrateOut):
             return self._migrate_out(work, order, domain)
         if isinstance(order, CommandVm) and order.command is VmCommand.DESTROY:
-            if domain is not None and self.world.fails():
+            if domain is not None and (self.world.fails() or domain.state is VmState.MIGRATING):
                 raise ExecutionError("it does not want to go")
             self.domains.pop(vm_id, None)
-            self.known.pop(vm_id, None)
+            gone = self.known.pop(vm_id, None)
+            if gone is not None and order.epoch != self.epoch:
+                self.tell(VmChanged(gone, gone=True))
             return OrderDone()
         if domain is None:
             raise NotFound("no such VM here")

@@ -115,6 +115,19 @@ async def test_one_order_at_a_time_per_vm_and_others_meanwhile(rig: Rig) -> None
     assert rig.orders.vm_ids == [B]
 
 
+async def test_who_asks_about_a_vm_is_told_after_the_orders_before(rig: Rig) -> None:
+    await rig.start()
+    suspending = await rig.held("suspend", command_of(VmCommand.SUSPEND))
+    asking = asyncio.ensure_future(rig.orders.carry_out(TakeInventory(1, "", A)))
+    await rig.quiet()
+    assert not asking.done()
+    rig.go_on()
+    inventory = await asking
+    assert isinstance(inventory, Inventory)
+    assert [r.state for r in inventory.vms] == [VmState.PAUSED]
+    await suspending
+
+
 # ---------------------------------------------------------------- rule 2: to the end
 
 

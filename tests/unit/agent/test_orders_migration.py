@@ -125,6 +125,14 @@ async def test_an_abort_frees_what_was_prepared_even_if_its_answer_was_lost(
     assert not host.incoming
 
 
+async def test_an_abort_that_comes_too_late_says_so(pair: Pair) -> None:
+    ticket = await pair.prepare()
+    await pair.move(ticket)
+    report = (await pair.destination.run(AbortIncoming(1, "m", A, ticket))).report
+    assert report is not None
+    assert report.state is VmState.RUNNING
+
+
 async def test_an_abort_waits_for_a_prepare_under_way(pair: Pair) -> None:
     offer = await pair.offer()
     prepare = PrepareIncoming(1, "m", offer.report, offer.offer)

@@ -77,7 +77,7 @@ def test_after_a_command_without_an_answer_the_host_is_asked(
     effects = desk.unanswered(order)
     assert error_of(effects).code == "remote_timeout"
     look = only(OrderHost, effects)
-    assert look.order == TakeInventory(10, "cause")
+    assert look.order == TakeInventory(10, "cause", "a")
     desk.inventory(look, report_of("a", after))
     assert desk.state("a") is after
 

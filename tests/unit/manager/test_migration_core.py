@@ -60,15 +60,8 @@ class Journey(Desk):
 
     @property
     def step(self) -> OrderHost:
-        """The one order that is open now, besides an abort."""
-        return only(
-            OrderHost,
-            [
-                effect
-                for effect in self.effects
-                if not (isinstance(effect, OrderHost) and isinstance(effect.order, AbortIncoming))
-            ],
-        )
+        """The one order that is open now."""
+        return only(OrderHost, self.effects)
 
     def go(self, steps: int) -> "Journey":
         """Let so many steps succeed."""
@@ -88,20 +81,20 @@ class Journey(Desk):
         self.effects = self.unanswered(self.step)
         return self.effects
 
+    def abort(self, answer: HostAnswer | ErrorReport, *, unknown: bool = False) -> None:
+        """The destination is asked to give up, and answers."""
+        assert isinstance(self.step.order, AbortIncoming)
+        assert (self.step.host_id, self.step.relayed) == (THERE, self.relayed)
+        if not self.relayed and THERE in self.table.hosts:
+            assert self.cores(THERE) == self.demand.cpu_cores, "it may still arrive"
+        self.effects = self.answer(self.step, answer, unknown=unknown)
+
     def look(self, *vms: VmReport) -> list[ManagerEffect]:
-        assert isinstance(self.step.order, TakeInventory)
+        """The source is asked, and says what it has."""
+        assert self.step.order == TakeInventory(10, "cause", "a")
         assert self.step.host_id == HERE
         self.effects = self.inventory(self.step, *vms)
         return self.effects
-
-    def aborted(self) -> AbortIncoming | None:
-        """The abort among the latest effects; it is answered, and nothing follows."""
-        for effect in self.effects:
-            if isinstance(effect, OrderHost) and isinstance(effect.order, AbortIncoming):
-                assert (effect.host_id, effect.relayed) == (THERE, self.relayed)
-                assert self.answer(effect, REFUSED) == []
-                return effect.order
-        return None
 
     def failed(self, error: ErrorReport, state: VmState = VmState.RUNNING) -> bool:
         """Whether it is over, with the VM at the source and room reserved there only."""
@@ -161,83 +154,80 @@ def test_step_by_step_to_the_destination(journey: Journey) -> None:
 
 def test_offer_refused(journey: Journey) -> None:
     journey.refused()
-    assert journey.aborted() is None
     assert journey.failed(REFUSED)
 
 
 def test_offer_not_answered(journey: Journey) -> None:
     journey.lost()
-    assert journey.aborted() is None
     assert journey.failed(NO_ANSWER)
 
 
 def test_prepare_refused(journey: Journey) -> None:
     journey.go(1).refused()
-    assert journey.aborted() is None
     assert journey.failed(REFUSED)
 
 
 def test_prepare_not_answered(journey: Journey) -> None:
-    effects = journey.go(1).lost()
-    abort = journey.aborted()
-    assert abort is not None
-    assert abort.ticket is None
-    journey.effects = effects
+    journey.go(1).lost()
+    assert isinstance(journey.step.order, AbortIncoming)
+    assert journey.step.order.ticket is None
+    journey.abort(OrderDone())
+    journey.look(report_of("a"))
     assert journey.failed(NO_ANSWER)
 
 
 @pytest.mark.parametrize("is_answered", [True, False])
-@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.PAUSED, VmState.STOPPED])
+@pytest.mark.parametrize(
+    "state", [VmState.RUNNING, VmState.PAUSED, VmState.STOPPED, VmState.MIGRATING]
+)
 def test_move_failed_and_the_source_has_it(
     journey: Journey, state: VmState, is_answered: bool
 ) -> None:
     journey.go(2)
     journey.refused() if is_answered else journey.lost()
-    effects = journey.look(report_of("other"), report_of("a", state))
-    abort = journey.aborted()
-    assert abort is not None
-    assert abort.ticket == TICKET
-    journey.effects = effects
+    assert isinstance(journey.step.order, AbortIncoming)
+    assert journey.step.order.ticket == TICKET
+    journey.abort(OrderDone())
+    journey.look(report_of("other"), report_of("a", state))
     assert journey.failed(REFUSED if is_answered else NO_ANSWER, state)
 
 
-@pytest.mark.parametrize("is_answered", [True, False])
-def test_move_failed_and_the_source_does_not_have_it(journey: Journey, is_answered: bool) -> None:
-    journey.go(2)
-    journey.refused() if is_answered else journey.lost()
-    journey.look(report_of("other"))
-    journey.done(*STEPS[3])
-    assert isinstance(answer_of(journey.effects), VmOrderDone)
+@pytest.mark.parametrize("steps", [2, 3])
+def test_it_has_arrived_after_all(journey: Journey, steps: int) -> None:
+    journey.go(steps).refused()
+    journey.abort(OrderDone(report_of("a")))
+    done = answer_of(journey.effects)
+    assert isinstance(done, VmOrderDone)
+    assert done.status.host_id == THERE
+    assert journey.cores(HERE) == 0.0
+    if not journey.relayed:
+        assert journey.vm("a").host_id == THERE
 
 
-@pytest.mark.parametrize("is_answered", [True, False])
-def test_move_not_answered_and_neither_is_the_look(journey: Journey, is_answered: bool) -> None:
-    journey.go(2).lost()
-    journey.refused() if is_answered else journey.lost()
-    assert isinstance(journey.step.order, FinishIncoming), "the destination will say"
-
-
-def test_finish_refused_and_the_source_has_it_after_all(journey: Journey) -> None:
-    journey.go(3).refused()
-    journey.look(report_of("a"))
-    assert journey.aborted() is None
-    assert journey.failed(REFUSED)
-
-
-def test_finish_refused_and_nobody_has_it(journey: Journey) -> None:
-    journey.go(3).refused()
-    effects = journey.look()
+@pytest.mark.parametrize("steps", [2, 3])
+@pytest.mark.parametrize(
+    ("answer", "unknown"), [(OrderDone(), False), (REFUSED, False), (NO_ANSWER, True)]
+)
+def test_nobody_has_it(
+    journey: Journey, steps: int, answer: HostAnswer | ErrorReport, unknown: bool
+) -> None:
+    journey.go(steps).refused()
+    journey.abort(answer, unknown=unknown)
+    effects = journey.look(report_of("other"))
     assert error_of(effects) == REFUSED
     status = told(effects)[0]
     assert (status.state, status.host_id) == (VmState.UNREACHABLE, "")
     assert "lost between h1 and h2" in status.reason
     assert "a" not in journey.table.vms
     assert journey.cores(HERE) == 0.0
+    assert not journey.core.migrations.moves("a")
 
 
-def test_finish_refused_and_the_source_does_not_answer(journey: Journey) -> None:
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_the_source_does_not_say_what_it_has(journey: Journey, is_answered: bool) -> None:
     journey.go(3).refused()
-    effects = journey.lost()
+    journey.abort(OrderDone())
+    effects = journey.refused() if is_answered else journey.lost()
     assert error_of(effects) == REFUSED
     assert journey.state("a") is VmState.UNREACHABLE
     assert journey.cores(HERE) == 1.0, "it may still be there"
@@ -251,7 +241,7 @@ def test_finish_is_tried_again_a_bounded_number_of_times(journey: Journey) -> No
         journey.lost()
         assert isinstance(journey.step.order, FinishIncoming)
     journey.lost()
-    assert isinstance(journey.step.order, TakeInventory)
+    assert isinstance(journey.step.order, AbortIncoming)
 
 
 def test_finish_answered_at_the_second_try(journey: Journey) -> None:
@@ -263,25 +253,35 @@ def test_finish_answered_at_the_second_try(journey: Journey) -> None:
 # ---------------------------------------------------------------- hosts lost on the way
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 3])
-def test_the_source_is_lost(journey: Journey, steps: int) -> None:
-    journey.go(steps)
-    open_order = journey.step
-    effects = journey.lose(HERE)
+def test_the_source_is_lost_before_it_offers(journey: Journey) -> None:
+    assert error_of(journey.lose(HERE)).code == "remote_failed"
     assert "a" not in journey.table.vms
-    match steps:
-        case 0:
-            assert error_of(effects).code == "remote_failed"
-        case 2:
-            journey.effects = effects
-            journey.done(*STEPS[3])
-            assert isinstance(answer_of(journey.effects), VmOrderDone)
-        case _:
-            journey.effects = journey.answer(open_order, STEPS[steps][1])
-            if steps == 1:
-                journey.effects = journey.refused()  # the source is not here
-                journey.done(*STEPS[3])
-            assert isinstance(answer_of(journey.effects), VmOrderDone)
+
+
+def test_the_source_is_lost_while_the_destination_prepares(journey: Journey) -> None:
+    journey.go(1)
+    assert none(OrderHost, journey.lose(HERE))
+    journey.done(*STEPS[1])
+    journey.refused()  # "it has just left"
+    journey.abort(OrderDone())
+    assert error_of(journey.effects) == REFUSED
+    assert told(journey.effects) == [], "the host will say when it joins"
+
+
+@pytest.mark.parametrize("arrives", [False, True])
+def test_the_source_is_lost_while_the_vm_moves(journey: Journey, arrives: bool) -> None:
+    journey.go(2)
+    journey.effects = journey.lose(HERE)
+    journey.abort(OrderDone(report_of("a") if arrives else None))
+    assert isinstance(answer_of(journey.effects), VmOrderDone if arrives else ErrorReport)
+    assert ("a" in journey.table.vms) is (arrives and not journey.relayed)
+
+
+def test_the_source_is_lost_when_the_vm_has_left(journey: Journey) -> None:
+    journey.go(3)
+    assert none(OrderHost, journey.lose(HERE))
+    journey.done(*STEPS[3])
+    assert isinstance(answer_of(journey.effects), VmOrderDone)
 
 
 def test_our_destination_is_lost_before_it_is_asked() -> None:
@@ -294,7 +294,10 @@ def test_our_destination_is_lost_before_it_is_asked() -> None:
 
 def test_our_destination_is_lost_while_it_prepares() -> None:
     journey = Journey(relayed=False).go(1)
-    assert error_of(journey.lose(THERE)).code == "remote_failed"
+    journey.effects = journey.lose(THERE)
+    journey.abort(REFUSED)  # "it has just left"
+    journey.look(report_of("a"))
+    assert error_of(journey.effects).code == "remote_failed"
     assert journey.state("a") is VmState.RUNNING
 
 
@@ -302,6 +305,7 @@ def test_our_destination_is_lost_while_the_vm_moves() -> None:
     journey = Journey(relayed=False).go(2)
     assert none(OrderHost, journey.lose(THERE))
     journey.refused()
+    journey.abort(REFUSED)
     journey.look(report_of("a"))
     assert error_of(journey.effects) == REFUSED
     assert journey.state("a") is VmState.RUNNING
@@ -310,7 +314,8 @@ def test_our_destination_is_lost_while_the_vm_moves() -> None:
 def test_our_destination_is_lost_before_it_says_that_the_vm_arrived() -> None:
     journey = Journey(relayed=False).go(3)
     journey.effects = journey.lose(THERE)
-    journey.refused()  # "it has just left"
+    journey.refused()
+    journey.abort(REFUSED)
     status = told(journey.look())[0]
     assert (status.state, status.host_id) == (VmState.UNREACHABLE, "")
     arrived = journey.join(THERE, report_of("a"), epoch=11)
@@ -320,7 +325,10 @@ def test_our_destination_is_lost_before_it_says_that_the_vm_arrived() -> None:
 
 def test_a_destination_that_joins_again_does_not_lose_more_than_it_reserved() -> None:
     journey = Journey(relayed=False).go(1)
-    journey.join(THERE, epoch=11)
+    journey.effects = journey.join(THERE, epoch=11)
+    assert journey.cores(THERE) == 0.0
+    journey.effects = journey.answer(journey.step, OrderDone())
+    journey.look(report_of("a"))
     assert journey.cores(THERE) == 0.0
     assert journey.state("a") is VmState.RUNNING
 
@@ -328,10 +336,9 @@ def test_a_destination_that_joins_again_does_not_lose_more_than_it_reserved() ->
 def test_a_source_that_joins_again_says_what_it_has() -> None:
     journey = Journey(relayed=False).go(2)
     journey.effects = journey.join(HERE, report_of("a", VmState.MIGRATING), epoch=11)
-    assert isinstance(journey.step.order, FinishIncoming), "did it arrive?"
-    journey.refused()
-    journey.look(report_of("a", VmState.MIGRATING))
-    assert error_of(journey.effects) == REFUSED
+    journey.abort(OrderDone())
+    journey.effects = journey.inventory(journey.step, report_of("a", VmState.MIGRATING))
+    assert error_of(journey.effects).code == "remote_failed"
     assert not journey.core.migrations.moves("a")
     left = told(journey.notice(HERE, report_of("a", VmState.MIGRATING), gone=True))[0]
     assert (left.state, left.host_id) == (VmState.UNREACHABLE, "")
@@ -433,6 +440,16 @@ def test_a_prepare_that_may_have_happened_keeps_its_room(unknown: bool) -> None:
     assert error_of(effects) == REFUSED
     assert desk.cores(HERE) == (1.0 if unknown else 0.0)
     assert desk.core.migrations.moves("x") is unknown
+
+
+def test_an_abort_that_comes_too_late_takes_the_vm() -> None:
+    desk = Desk()
+    desk.answer(only(OrderHost, prepare(desk)), TicketIssued(TICKET))
+    abort = only(OrderHost, desk.relay(HERE, ABORT))
+    effects = desk.answer(abort, OrderDone(report_of("x")))
+    assert told(effects)[0].host_id == HERE
+    assert answer_of(effects) == RelayedAnswer(OrderDone(report_of("x")))
+    assert desk.cores(HERE) == 1.0
 
 
 @pytest.mark.parametrize("answer", [OrderDone(), REFUSED])
