@@ -18,16 +18,17 @@ refused with the advice to upgrade; older ones are read by ``_UPGRADES``.
 
 import zlib
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from snooze.common.api import TaskState
 from snooze.common.errors import ErrorReport, ExecutionError
-from snooze.common.resources import Capacity
+from snooze.common.resources import ZERO, Capacity
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import VmSpec
-from snooze.common.wire import Address
+from snooze.common.vms import VmPolicy, VmSpec
+from snooze.common.wire import Address, PowerDescription
 
 SCHEMA: Final = 1
 MANAGERS: Final = "/managers"
@@ -44,10 +45,31 @@ _UPGRADES: Final[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
 """``old schema -> what turns its map into the next schema's``."""
 
 
+class HostPower(StrEnum):
+    """The power state of a host, as the leader wants or knows it.
+
+    ::
+
+        ACTIVE -> GOING_DOWN -> ASLEEP -> WAKING -> ACTIVE
+        ACTIVE -> FENCED (proven off) -> WAKING or ACTIVE when it is seen again
+        GOING_DOWN -> ACTIVE (it refused); WAKING -> FAILED after the last try; FAILED -> ACTIVE
+    """
+
+    ACTIVE = "active"
+    GOING_DOWN = "going_down"
+    ASLEEP = "asleep"
+    WAKING = "waking"
+    FENCED = "fenced"
+    FAILED = "failed"
+
+
 class HostRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A host that has ever joined, and the manager it was given to.
 
     ``away``: it has been out of reach for so long that no start ordered since can have reached it.
+    ``capacity``, ``power``, ``lease_s``: as it last described itself; a host that is asleep or dead
+    cannot be asked. ``state`` is written before what it announces is ordered; ``tries`` counts
+    wake-ups or fencings that failed; ``note`` says why, for people.
     """
 
     host_id: str
@@ -56,12 +78,22 @@ class HostRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     manager_id: str
     epoch: int
     away: bool = False
+    capacity: Capacity = ZERO
+    power: PowerDescription = PowerDescription()
+    lease_s: float = 0.0
+    state: HostPower = HostPower.ACTIVE
+    state_since_ms: int = 0
+    tries: int = 0
+    maintenance: bool = False
+    note: str = ""
 
 
 class VmRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A VM: what was asked for and where it is.
 
     ``template``: the user's libvirt XML, compressed by zlib; ``state``: the last settled one.
+    ``generation`` is raised and recorded before a restart elsewhere is ordered; ``restarts_ms``:
+    when, the latest few.
     """
 
     vm_id: str
@@ -79,6 +111,8 @@ class VmRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     pin_manager: str = ""
     manager_id: str = ""
     host_id: str = ""
+    policy: VmPolicy = VmPolicy()
+    restarts_ms: tuple[int, ...] = ()
 
     def spec(self) -> VmSpec:
         """What a host needs to start it."""
@@ -91,6 +125,7 @@ class VmRecord(msgspec.Struct, frozen=True, omit_defaults=True):
             image=self.image,
             ip_address=self.ip_address,
             mac_address=self.mac_address,
+            policy=self.policy,
         )
 
 

@@ -33,6 +33,58 @@ class VmErrorCode(StrEnum):
     OTHER_REFUSED = "other_refused"
 
 
+class FailureAction(StrEnum):
+    """What becomes of a VM whose host is proven down."""
+
+    RESTART = "restart"
+    """It is started on another host."""
+    ASK = "ask"
+    """It waits until a person says so (``snooze start``)."""
+    LEAVE = "leave"
+    """It waits for its host."""
+
+
+class SlowMigration(StrEnum):
+    """What is done about a live migration that does not converge."""
+
+    CONVERGE = "converge"
+    """The guest is slowed down (auto-converge); given up at the time limit."""
+    POSTCOPY = "postcopy"
+    """It goes on at the destination while its memory follows."""
+    PAUSE = "pause"
+    """It is paused, within ``max_downtime_ms``, so that its memory stands still."""
+    GIVE_UP = "give_up"
+    """It stays where it is."""
+
+
+class VmPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a VM is treated when nobody is looking.
+
+    Attributes:
+        on_host_failure: when its host is proven down. VMs that are restarted are *highly
+            available*: a host that holds no lease fences them by itself.
+        priority: higher is restarted first.
+        max_restarts: restarts within the recovery window (a setting) until a person has to ask.
+        start_order: within its virtual cluster, lower first; equal ones together.
+        movable: whether the cluster may migrate it by itself.
+        slow_migration: see ``SlowMigration``.
+        max_downtime_ms: the longest pause at the end of a migration; 0: the host's setting.
+    """
+
+    on_host_failure: FailureAction = FailureAction.RESTART
+    priority: int = 0
+    max_restarts: int = 3
+    start_order: int = 0
+    movable: bool = True
+    slow_migration: SlowMigration = SlowMigration.CONVERGE
+    max_downtime_ms: int = 0
+
+    @property
+    def is_highly_available(self) -> bool:
+        """Whether it is restarted elsewhere when its host is lost."""
+        return self.on_host_failure is FailureAction.RESTART
+
+
 class VmSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was asked for, complete: a host can start the VM from this and nothing else.
 
@@ -45,6 +97,7 @@ class VmSpec(msgspec.Struct, frozen=True, omit_defaults=True):
         image: name of the master image, for a VM without a template.
         ip_address: leased address, or empty.
         mac_address: address to give to the first NIC, or empty to keep the template's.
+        policy: kept in the domain's metadata, so that a host knows it without being told.
     """
 
     vm_id: str
@@ -55,6 +108,7 @@ class VmSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     image: str = ""
     ip_address: str = ""
     mac_address: str = ""
+    policy: VmPolicy = VmPolicy()
 
     @property
     def vcpus(self) -> int:
@@ -76,6 +130,8 @@ class VmReport(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         xml: what really runs, as the hypervisor describes it.
         reason: why it is ``FAILED`` or ``STOPPED``, when the hypervisor says so.
+        policy: as in its metadata; the default for domains without.
+        fenced: the host switched it off by itself, because it held no lease.
     """
 
     vm_id: str
@@ -89,6 +145,8 @@ class VmReport(msgspec.Struct, frozen=True, omit_defaults=True):
     image: str = ""
     xml: str = ""
     reason: str = ""
+    policy: VmPolicy = VmPolicy()
+    fenced: bool = False
 
 
 class VmUsage(msgspec.Struct, frozen=True, array_like=True):

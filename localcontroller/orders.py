@@ -27,6 +27,7 @@ from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport, VmSp
 from snooze.common.wire import (
     AbortIncoming,
     CommandVm,
+    DiscardVm,
     FinishIncoming,
     HostAnswer,
     HostNotice,
@@ -38,6 +39,7 @@ from snooze.common.wire import (
     OfferIssued,
     OfferVm,
     OrderDone,
+    PowerDown,
     PrepareIncoming,
     ResizeVm,
     StartVm,
@@ -225,6 +227,8 @@ class Orders:
                 async with self._turn(order.vm_id):
                     reports = await self._look()
                 return Inventory(reports + self._pending({report.vm_id for report in reports}))
+            case DiscardVm() | PowerDown():
+                raise InvalidRequest("this host cannot do that yet")
             case MoveToManager():
                 raise InvalidRequest("a host moves by its agent, not by its hypervisor")
             case _:

@@ -16,6 +16,7 @@ import msgspec
 from snooze.common.clock import Clock
 from snooze.common.core_runner import CoreRunner
 from snooze.common.errors import (
+    Conflict,
     ErrorReport,
     NotLeader,
     Problem,
@@ -36,6 +37,7 @@ from snooze.common.wire import (
     PROTOCOL,
     Accepted,
     DescribeHosts,
+    DirectHosts,
     ForgetHost,
     HostAnswer,
     HostDetail,
@@ -61,6 +63,8 @@ from snooze.common.wire import (
     RelayedOrder,
     RelayToHost,
     ReleaseHost,
+    SetAutonomy,
+    SleepHost,
     StartVm,
     VmChanged,
     VmDetail,
@@ -364,6 +368,8 @@ class ManagerService:
             case ForgetHost():
                 self._close_host(message.host_id, "the host has joined another group manager")
                 return Accepted()
+            case DirectHosts() | SleepHost() | SetAutonomy():
+                raise Conflict("this group manager cannot do that yet")
             case _:
                 assert_never(message)
 

@@ -34,6 +34,7 @@ from snooze.common.wire import (
     OfferIssued,
     OfferVm,
     OrderDone,
+    PowerDown,
     PrepareIncoming,
     ResizeVm,
     StartVm,
@@ -197,6 +198,8 @@ class Host(Peer):
                 self.work.append(Work(message.spec.vm_id, message, link, ident))
             case PrepareIncoming():
                 self.work.append(Work(message.report.vm_id, message, link, ident))
+            case PowerDown():
+                raise AssertionError(message)
             case _:
                 self.work.append(Work(message.vm_id, message, link, ident))
 

@@ -1,0 +1,302 @@
+"""What the leader and a group manager tell each other."""
+
+import msgspec
+
+from snooze.common.api import ImageView
+from snooze.common.decisions import Decision
+from snooze.common.resources import Capacity
+from snooze.common.vm_lifecycle import VmCommand
+from snooze.common.vms import MigrationProgress, VmReport, VmSpec
+from snooze.common.wire.basics import HostDescription, RenewLease, VmStatus
+from snooze.common.wire.host_link import HostAnswer, HostOrder
+from snooze.common.wire.joining import Assignment, HostState
+
+# ---------------------------------------------------------------- leader to manager
+
+
+class PlacementRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One VM to place; ``host`` pins it to that host."""
+
+    spec: VmSpec
+    host: str = ""
+
+
+class PlaceVms(msgspec.Struct, frozen=True, tag=True):
+    """Reserve hosts for these VMs and start them; answered at once by ``PlacementAnswer``."""
+
+    epoch: int
+    cause: str
+    vms: list[PlacementRequest]
+
+
+class PlacedVm(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one VM of a ``PlaceVms``: a host, or why not."""
+
+    vm_id: str
+    host_id: str = ""
+    reason: str = ""
+
+
+class PlacementAnswer(msgspec.Struct, frozen=True, tag=True):
+    """Where each VM goes, in the order asked."""
+
+    vms: list[PlacedVm]
+
+
+class VmOrder(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """A client's command on a VM of this manager; answered by ``VmOrderDone`` when done.
+
+    ``demand`` for a resize; ``destination`` (a host's id) for a migration.
+    """
+
+    epoch: int
+    cause: str
+    vm_id: str
+    command: VmCommand
+    demand: Capacity | None = None
+    destination: str = ""
+
+
+class VmOrderDone(msgspec.Struct, frozen=True, tag=True):
+    """The command was carried out; the VM as it is now."""
+
+    status: VmStatus
+
+
+class RelayedOrder(msgspec.Struct, frozen=True, tag=True):
+    """A step of a migration whose other end is under another manager."""
+
+    epoch: int
+    cause: str
+    host_id: str
+    order: HostOrder
+
+
+class RelayedAnswer(msgspec.Struct, frozen=True, tag=True):
+    """What the host answered to the relayed order."""
+
+    answer: HostAnswer
+
+
+class ReleaseHost(msgspec.Struct, frozen=True, tag=True):
+    """Send a host to another manager as soon as nothing is under way on it."""
+
+    epoch: int
+    cause: str
+    host_id: str
+    assignment: Assignment
+
+
+class ForgetHost(msgspec.Struct, frozen=True, tag=True):
+    """The host has joined another manager; drop it and its VMs."""
+
+    epoch: int
+    host_id: str
+
+
+class DescribeHosts(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Say all about your hosts, or some, or only some VMs and their hosts.
+
+    ``host_ids``: empty for all.
+    ``vm_keys``: ids of managed VMs, ``id@host`` of others; empty for all.
+    ``entries``: how many samples of each VM's usage to give, newest first.
+    """
+
+    host_ids: tuple[str, ...] = ()
+    vm_keys: tuple[str, ...] = ()
+    entries: int = 0
+    with_vms: bool = True
+    with_xml: bool = True
+
+
+class StaleCopy(msgspec.Struct, frozen=True, array_like=True):
+    """A domain that must go: its VM lives elsewhere, with a higher generation."""
+
+    vm_id: str
+    generation: int
+
+
+class HostDirective(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the leader says of a host that joined, and whenever that changes.
+
+    A host takes no VM before its first directive, while ``stale`` copies are being discarded, and
+    while it is not ``schedulable`` (drained, or in maintenance).
+    """
+
+    host_id: str
+    host_epoch: int
+    stale: tuple[StaleCopy, ...] = ()
+    schedulable: bool = True
+
+
+class DirectHosts(msgspec.Struct, frozen=True, tag=True):
+    """Directives for some of the manager's hosts; answered by ``Accepted``."""
+
+    epoch: int
+    directives: list[HostDirective]
+
+
+class SleepHost(msgspec.Struct, frozen=True, tag=True):
+    """Send an idle host to sleep; answered when its link closed, or why it stays.
+
+    The manager takes the host out of placement first and refuses if anything is on it or under way.
+    """
+
+    epoch: int
+    cause: str
+    host_id: str
+    action: str
+
+
+class SetAutonomy(msgspec.Struct, frozen=True, tag=True):
+    """What the manager may do by itself: an ``AutonomyRecord`` as MessagePack."""
+
+    epoch: int
+    control: bytes
+
+
+LeaderOrder = (
+    PlaceVms
+    | VmOrder
+    | RelayedOrder
+    | ReleaseHost
+    | ForgetHost
+    | DescribeHosts
+    | DirectHosts
+    | SleepHost
+    | SetAutonomy
+)
+
+
+class Accepted(msgspec.Struct, frozen=True, tag=True):
+    """Heard; nothing more to say."""
+
+
+class UsageSample(msgspec.Struct, frozen=True, array_like=True):
+    """What a VM used at one moment."""
+
+    taken_ms: int
+    used: Capacity
+
+
+class VmDetail(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A VM with everything its manager knows."""
+
+    report: VmReport
+    host_id: str
+    usage: list[UsageSample] = []
+
+
+class HostDetail(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A host with everything its manager knows."""
+
+    host: HostDescription
+    status: str
+    reserved: Capacity
+    used: Capacity
+    vms: list[VmDetail] = []
+    vm_count: int = 0
+
+
+class HostDetails(msgspec.Struct, frozen=True, tag=True):
+    """Answer to ``DescribeHosts``."""
+
+    hosts: list[HostDetail]
+
+
+ManagerAnswer = PlacementAnswer | VmOrderDone | RelayedAnswer | Accepted | HostDetails
+
+# ---------------------------------------------------------------- manager to leader
+
+
+class VmsChanged(msgspec.Struct, frozen=True, tag=True):
+    """These VMs changed."""
+
+    vms: list[VmStatus]
+
+
+class HostJoined(msgspec.Struct, frozen=True, tag=True):
+    """A host joined this manager."""
+
+    state: HostState
+
+
+class HostGone(msgspec.Struct, frozen=True, tag=True):
+    """A host's link is closed; ``left``: it was told to go."""
+
+    host_id: str
+    epoch: int
+    reason: str
+    left: bool = False
+
+
+class ManagerSummary(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """What a manager has and what is free, as a histogram of hosts.
+
+    ``room``: packed ``float64[K, R]``, the least free capacity of the hosts of each bucket;
+    ``count``: how many hosts each bucket has; ``idle``: hosts without VM or order, and for how
+    many seconds.
+    """
+
+    taken_ms: int
+    capacity: Capacity
+    reserved: Capacity
+    used: Capacity
+    room: bytes
+    count: list[int]
+    hosts: int
+    vms: int
+    idle: dict[str, float] = {}
+
+
+class Happened(msgspec.Struct, frozen=True, tag=True):
+    """Something for the cluster's list of events."""
+
+    at_ms: int
+    kind: str
+    subject: str
+    message: str
+    cause: str = ""
+
+
+class VmMigrationMoved(msgspec.Struct, frozen=True, tag=True):
+    """A migration went on (to the leader, for the task's progress)."""
+
+    cause: str
+    progress: MigrationProgress
+
+
+class HostImages(msgspec.Struct, frozen=True, tag=True):
+    """The images of a host are these now."""
+
+    host_id: str
+    images: tuple[ImageView, ...]
+
+
+class DecisionMade(msgspec.Struct, frozen=True, tag=True):
+    """An autonomic decision, or what became of one that was told before."""
+
+    decision: Decision
+
+
+ManagerNotice = (
+    HostImages
+    | VmsChanged
+    | HostJoined
+    | HostGone
+    | ManagerSummary
+    | Happened
+    | VmMigrationMoved
+    | DecisionMade
+)
+
+
+class RelayToHost(msgspec.Struct, frozen=True, tag=True):
+    """A manager asks the leader to have a host of another manager carry out a step."""
+
+    cause: str
+    host_id: str
+    order: HostOrder
+
+
+ManagerRequest = RelayToHost | RenewLease
