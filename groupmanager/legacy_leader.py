@@ -93,7 +93,7 @@ class LegacyLeader:
         if not managers:
             return {}
         request = DescribeHosts(vm_keys=tuple(keys), entries=entries)
-        answers = await self._leader.describe(request, list(managers))
+        answers = await self._leader.links.describe(request, list(managers))
         result: dict[str, VirtualMachineMetaData] = {}
         for manager_id, details in answers.items():
             manager = self._manager(manager_id)
@@ -207,7 +207,7 @@ class LegacyLeader:
 
     async def hierarchy(self) -> GroupLeaderRepositoryInformation:
         """All group managers with their hosts and VMs."""
-        details = await self._leader.describe(DescribeHosts())
+        details = await self._leader.links.describe(DescribeHosts())
         return GroupLeaderRepositoryInformation(
             [
                 views.manager_description(m.description, details.get(m.manager_id, []))
@@ -276,7 +276,7 @@ class LegacyLeader:
     async def _hosts(
         self, request: DescribeHosts, only: list[str] | None
     ) -> list[LocalControllerDescription]:
-        answers = await self._leader.describe(request, only)
+        answers = await self._leader.links.describe(request, only)
         found: list[tuple[HostDetail, ManagerDescription]] = [
             (detail, self._manager(manager_id))
             for manager_id, details in answers.items()

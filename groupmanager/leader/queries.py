@@ -31,7 +31,7 @@ class Queries:
 
     async def _details(self, request: DescribeHosts) -> dict[str, HostDetail]:
         """Each host's details by its id, from the managers that answer."""
-        answers = await self._leader.describe(request)
+        answers = await self._leader.links.describe(request)
         return {detail.host.host_id: detail for details in answers.values() for detail in details}
 
     def cluster(self, version: str) -> ClusterView:
@@ -66,7 +66,7 @@ class Queries:
         vm = self._registry.find_vm(name)
         if vm is None:
             raise NotFound(f"no VM is called {name!r}")
-        details = await self._leader.describe(
+        details = await self._leader.links.describe(
             DescribeHosts(vm_keys=(vm.key,), entries=1), [vm.manager_id]
         )
         found = {detail.host.host_id: detail for d in details.values() for detail in d}

@@ -5,10 +5,9 @@ One ``LeaderService`` lives from an election to its end. It serves once it has r
 """
 
 import asyncio
-import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
@@ -28,23 +27,18 @@ from snooze.common.errors import (
 from snooze.common.logging_setup import caused_by
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.task_set import TaskSet
-from snooze.common.transport.link import Link, Service, was_sent
+from snooze.common.transport.link import was_sent
 from snooze.common.transport.link_server import Accepted as LinkAccepted
 from snooze.common.vm_lifecycle import VmCommand
 from snooze.common.vms import MigrationProgress
 from snooze.common.wire import (
-    Accepted,
     Assignment,
     AssignmentRequest,
-    DescribeHosts,
     ForgetHost,
     Happened,
-    HostDetail,
-    HostDetails,
     HostGone,
     HostImages,
     HostJoined,
-    LeaderOrder,
     ManagerDescription,
     ManagerHello,
     ManagerNotice,
@@ -68,6 +62,7 @@ from snooze.groupmanager.leader.address_leases import AddressLeases
 from snooze.groupmanager.leader.commands import Commands
 from snooze.groupmanager.leader.events import EventLog
 from snooze.groupmanager.leader.journal import Journal
+from snooze.groupmanager.leader.manager_links import PLACE_TIMEOUT_S, ManagerLinks
 from snooze.groupmanager.leader.record_writes import new_task, updates
 from snooze.groupmanager.leader.registry import Registry
 from snooze.groupmanager.leader.submission_core import SubmissionCore
@@ -80,11 +75,6 @@ logger = logging.getLogger(__name__)
 TICK_S = 0.25
 SETTLE_S = 3.0
 """After an election, time for managers and hosts to join before lost work is taken up again."""
-PLACE_TIMEOUT_S = 10.0
-DESCRIBE_TIMEOUT_S = 3.0
-DESCRIBE_HOSTS = 32
-"""Hosts in one answer with their VMs: of a hundred VMs each with their XML, about 10 MiB."""
-MAX_PAGE_HOSTS = 5000
 COMMAND_TIMEOUT_S = 900.0
 MIGRATION_TIMEOUT_S = 86_400.0
 """A manager gives up much earlier: by its hosts' own limits."""
@@ -147,7 +137,16 @@ class LeaderService:
             self._task_moved,
             lambda vm_id: self._submissions.feed(submissions.Destroyed(vm_id, clock.wall_ms())),
         )
-        self._links: dict[str, Link] = {}
+        self.links = ManagerLinks(
+            self.registry,
+            ManagerWelcome(identity.manager_id, epoch),
+            self._relay,
+            self._manager_joined,
+            self._on_notice,
+            lambda manager_id, reason: self._membership.feed(
+                membership.ManagerLeft(manager_id, reason)
+            ),
+        )
         self._requests = itertools.count(1)
         self._answers: dict[int, asyncio.Future[object]] = {}
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
@@ -189,8 +188,7 @@ class LeaderService:
     async def close(self, *, flush: bool) -> None:
         """Stop leading; with ``flush`` (a clean stop), queued records are written first."""
         self.ready = False
-        for link in list(self._links.values()):
-            link.close("this group manager no longer leads")
+        self.links.close("this group manager no longer leads")
         await self.commands.close()
         await self._journal.close(FLUSH_S if flush else 0.0)
         await self._tasks.close()
@@ -238,43 +236,16 @@ class LeaderService:
             NotLeader: we do not lead.
         """
         self.require()
-        manager = hello.manager
+        return self.links.accept(hello)
 
-        def opened(link: Link) -> None:
-            former = self._links.get(manager.manager_id)
-            if former is not None:
-                self._manager_gone(manager.manager_id, former, "it joined again")
-                former.close("this group manager joined again")
-            self._links[manager.manager_id] = link
-            self._membership.feed(membership.ManagerJoined(manager, hello.hosts))
-            now_ms = self._clock.wall_ms()
-            for state in hello.hosts:
-                host_id = state.host.host_id
-                self._submissions.feed(
-                    submissions.VmsReported(manager.manager_id, state.vms, now_ms, host_id)
-                )
-            self._submissions.feed(submissions.ManagerHeard(manager.manager_id, now_ms))
-            link.closed.add_done_callback(
-                lambda closed: (
-                    self._manager_gone(manager.manager_id, link, str(closed.result()))
-                    if not closed.cancelled()
-                    else None
-                )
-            )
-
-        service = Service(
-            requests=RelayToHost,
-            answer=self._relay,
-            notifications=ManagerNotice,
-            on_notification=lambda notice: self._on_notice(manager.manager_id, notice),
-        )
-        return LinkAccepted(ManagerWelcome(self.identity.manager_id, self.epoch), service, opened)
-
-    def _manager_gone(self, manager_id: str, link: Link, reason: str) -> None:
-        if self._links.get(manager_id) is not link:
-            return
-        del self._links[manager_id]
-        self._membership.feed(membership.ManagerLeft(manager_id, reason))
+    def _manager_joined(self, hello: ManagerHello) -> None:
+        manager_id = hello.manager.manager_id
+        self._membership.feed(membership.ManagerJoined(hello.manager, hello.hosts))
+        now_ms = self._clock.wall_ms()
+        for state in hello.hosts:
+            host_id = state.host.host_id
+            self._submissions.feed(submissions.VmsReported(manager_id, state.vms, now_ms, host_id))
+        self._submissions.feed(submissions.ManagerHeard(manager_id, now_ms))
 
     def _on_notice(self, manager_id: str, notice: ManagerNotice) -> None:
         now_ms = self._clock.wall_ms()
@@ -313,21 +284,15 @@ class LeaderService:
         if host is None or not host.joined:
             raise NotFound(f"host {message.host_id} is not in reach")
         order = RelayedOrder(self.epoch, message.cause, message.host_id, message.order)
-        link = self._link_of(host.manager_id)
+        link = self.links.require(host.manager_id)
         return await link.request(order, RelayedAnswer, RELAY_TIMEOUT_S)
-
-    def _link_of(self, manager_id: str) -> Link:
-        link = self._links.get(manager_id)
-        if link is None:
-            raise TooBusy(f"group manager {manager_id} is not in reach", retry_after_s=1.0)
-        return link
 
     async def _ask_command(self, manager_id: str, order: VmOrder) -> VmStatus:
         # The answer is not taken as news of the VM: what the manager noticed later may already be
         # here, and every change comes as a notice anyway.
         migrates = order.command is VmCommand.MIGRATE
         timeout_s = MIGRATION_TIMEOUT_S if migrates else COMMAND_TIMEOUT_S
-        answer = await self._link_of(manager_id).request(order, VmOrderDone, timeout_s)
+        answer = await self.links.require(manager_id).request(order, VmOrderDone, timeout_s)
         return answer.status
 
     async def _place(self, effect: submissions.AskManager) -> None:
@@ -335,7 +300,7 @@ class LeaderService:
         message = PlaceVms(self.epoch, effect.task_id, list(effect.vms))
         ids = [request.spec.vm_id for request in effect.vms]
         try:
-            link = self._links.get(effect.manager_id)
+            link = self.links.get(effect.manager_id)
             if link is None:
                 raise TooBusy("the group manager has just left")
             answer = await link.request(message, PlacementAnswer, PLACE_TIMEOUT_S)
@@ -350,45 +315,6 @@ class LeaderService:
             self._submissions.feed(
                 submissions.PlacementAnswered(effect.manager_id, answer, self._clock.wall_ms())
             )
-
-    async def describe(
-        self, request: DescribeHosts, manager_ids: Sequence[str] | None = None
-    ) -> dict[str, list[HostDetail]]:
-        """What managers say of their hosts, by manager; what is not answered is left out.
-
-        A manager with many hosts is asked for some at a time, so that no answer outgrows a frame.
-        """
-        asked = [
-            (manager_id, page)
-            for manager_id in self._links
-            if manager_ids is None or manager_id in manager_ids
-            for page in self._pages(manager_id, request)
-        ]
-
-        async def ask(manager_id: str, page: DescribeHosts) -> list[HostDetail]:
-            link = self._links.get(manager_id)
-            with contextlib.suppress(SnoozeError):
-                if link is not None:
-                    return (await link.request(page, HostDetails, DESCRIBE_TIMEOUT_S)).hosts
-            return []
-
-        result: dict[str, list[HostDetail]] = {}
-        answers = await asyncio.gather(*(ask(manager_id, page) for manager_id, page in asked))
-        for (manager_id, _), hosts in zip(asked, answers, strict=True):
-            result.setdefault(manager_id, []).extend(hosts)
-        return result
-
-    def _pages(self, manager_id: str, request: DescribeHosts) -> list[DescribeHosts]:
-        """The request, split by hosts where its answer could be long."""
-        manager = self.registry.managers.get(manager_id)
-        if manager is None or request.host_ids or request.vm_keys:
-            return [request]
-        size = DESCRIBE_HOSTS if request.with_vms else MAX_PAGE_HOSTS
-        hosts = sorted(manager.hosts)
-        return [
-            msgspec.structs.replace(request, host_ids=tuple(hosts[start : start + size]))
-            for start in range(0, len(hosts), size)
-        ]
 
     # ------------------------------------------------------------ hosts
 
@@ -509,10 +435,10 @@ class LeaderService:
                 self._answer_host(effect)
             case membership.HandOver():
                 release = ReleaseHost(self.epoch, "rebalance", effect.host_id, effect.assignment)
-                self._tasks.spawn(self._tell(effect.manager_id, release))
+                self._tasks.spawn(self.links.tell(effect.manager_id, release))
             case membership.TellForget():
                 forget = ForgetHost(self.epoch, effect.host_id)
-                self._tasks.spawn(self._tell(effect.manager_id, forget))
+                self._tasks.spawn(self.links.tell(effect.manager_id, forget))
             case membership.RecordHost():
                 self._journal.write([self._host_written(effect.record)])
             case membership.Announce():
@@ -544,18 +470,6 @@ class LeaderService:
     def _announce(self, effect: membership.Announce) -> None:
         self.events.add(effect.kind, effect.subject, effect.message, effect.cause)
 
-    async def _tell(self, manager_id: str, message: LeaderOrder) -> None:
-        link = self._links.get(manager_id)
-        if link is None:
-            return
-        try:
-            await link.request(message, Accepted, PLACE_TIMEOUT_S)
-        except SnoozeError as error:
-            logger.info(
-                "a group manager did not take an order",
-                extra={"manager": manager_id, "error": error.message},
-            )
-
     def _perform_submission(self, effect: submissions.SubmissionEffect) -> None:
         match effect:
             case submissions.AnswerSubmission():
@@ -568,9 +482,7 @@ class LeaderService:
                 with caused_by(effect.task_id):
                     self._tasks.spawn(self._place(effect))
             case submissions.RejoinManager():
-                link = self._links.get(effect.manager_id)
-                if link is not None:
-                    link.close(effect.reason)
+                self.links.close_one(effect.manager_id, effect.reason)
             case submissions.TaskMoved():
                 self._wake(effect.task_id)
             case membership.Announce():

@@ -24,9 +24,7 @@ be dispatched.
 """
 
 import math
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, assert_never
 
 from snooze.common.api import TaskState
@@ -34,15 +32,10 @@ from snooze.common.errors import ErrorReport
 from snooze.common.records import TaskVmRecord
 from snooze.common.vm_lifecycle import SETTLED, VmState
 from snooze.common.vms import VmErrorCode
-from snooze.common.wire import PlacementRequest, VmStatus
 from snooze.groupmanager.leader.acceptance import accept, withdraw
-from snooze.groupmanager.leader.address_leases import AddressLeases
-from snooze.groupmanager.leader.dispatcher import choose
-from snooze.groupmanager.leader.membership_core import Announce
-from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry, vm_key
+from snooze.groupmanager.leader.registry import HostEntry, VmEntry
 from snooze.groupmanager.leader.submission_events import (
     AnswerSubmission,
-    AskManager,
     Destroyed,
     ManagerHeard,
     PlacementAnswered,
@@ -60,13 +53,12 @@ from snooze.groupmanager.leader.submission_events import (
     UpdateRecords,
     VmsReported,
 )
-from snooze.groupmanager.leader.tasks import SUBMIT, Task, failed_vm
-from snooze.groupmanager.leader.vm_views import adopted, entry_of, record_of, spec_of
+from snooze.groupmanager.leader.submission_reports_core import Reports
+from snooze.groupmanager.leader.submission_state_core import announce, outcome_of
+from snooze.groupmanager.leader.tasks import Task, failed_vm
+from snooze.groupmanager.leader.vm_views import entry_of, record_of
 from snooze.groupmanager.leader.whereabouts import acquit, away, may_be_on, suspect
-from snooze.scheduling import dispatching
 
-MAX_ENDED_TASKS: Final = 100_000
-"""Beyond this the oldest ended tasks are forgotten before their retention is over."""
 LOST_AFTER_S: Final = 60.0
 """A VM that left its host and that no host in reach has told of for so long is gone; hosts look at
 what they have twice in this time."""
@@ -75,25 +67,8 @@ LONG_AGO: Final = -1e18
 
 
 @dataclass(slots=True)
-class SubmissionCore:
+class SubmissionCore(Reports):
     """Decides about tasks and VMs; see the module's rules."""
-
-    registry: Registry
-    leases: AddressLeases
-    dispatch_policy: dispatching.DispatchPolicy = dispatching.DispatchPolicy.BEST_FIT
-    encode_mac: bool = True
-    max_pending_tasks: int = 1000
-    retention_ms: int = 86_400_000
-    start_timeout_s: float = 300.0
-    unreachable_after_s: float = 10.0
-    cursor: int = 0
-    tasks: dict[str, Task] = field(default_factory=dict[str, Task])
-    keys: dict[str, str] = field(default_factory=dict[str, str])
-    waiting: dict[str, int] = field(default_factory=dict[str, int])
-    settled: bool = False
-    strays: set[str] = field(default_factory=set[str])
-    open_tasks: set[str] = field(default_factory=set[str])
-    ended_tasks: deque[str] = field(default_factory=deque[str])
 
     def handle(self, event: SubmissionEvent, now_s: float) -> list[SubmissionEffect]:
         """Take in one event."""
@@ -120,8 +95,6 @@ class SubmissionCore:
                 return self._ticked(event, now_s)
             case _:
                 assert_never(event)
-
-    # ------------------------------------------------------------ submission
 
     def _submitted(self, event: Submitted, now_s: float) -> list[SubmissionEffect]:
         if event.key and event.key in self.keys:
@@ -154,8 +127,8 @@ class SubmissionCore:
         vms = [self.registry.vms[key] for key in task.open_vms if key in self.registry.vms]
         order = {vm_id: index for index, vm_id in enumerate(task.vms)}
         vms.sort(key=lambda vm: order[vm.vm_id])
-        effects += self._dispatch(vms, now_s, event.now_ms)
-        return effects + self._end_task(task, event.now_ms)
+        effects += self.dispatch(vms, now_s, event.now_ms)
+        return effects + self.end_task(task, event.now_ms)
 
     def _not_written(self, event: RecordFailed) -> list[SubmissionEffect]:
         task = self.tasks.pop(event.task_id, None)
@@ -171,37 +144,6 @@ class SubmissionCore:
             return []
         return [AnswerSubmission(request_id, error=event.error)]
 
-    # ------------------------------------------------------------ dispatching
-
-    def _dispatch(
-        self, vms: Sequence[VmEntry], now_s: float, now_ms: int
-    ) -> list[SubmissionEffect]:
-        """Choose managers for VMs that wait for one."""
-        groups: dict[frozenset[str], list[VmEntry]] = {}
-        for vm in vms:
-            groups.setdefault(frozenset(vm.tried), []).append(vm)
-        effects: list[SubmissionEffect] = []
-        for group in groups.values():
-            choice = choose(self.registry, group, self.dispatch_policy, self.cursor)
-            self.cursor = choice.cursor
-            for left in choice.left:
-                effects += self._no_manager(left.vm, left.code, left.message, now_s, now_ms)
-            asked: dict[tuple[str, str], list[PlacementRequest]] = {}
-            for vm, manager_id in choice.asked:
-                vm.manager_id, vm.doubt, vm.elsewhere_s = manager_id, manager_id, now_s
-                request = PlacementRequest(spec_of(vm), vm.pin_host)
-                asked.setdefault((manager_id, vm.task_id), []).append(request)
-            effects += [AskManager(m, task, requests) for (m, task), requests in asked.items()]
-        return effects
-
-    def _no_manager(
-        self, vm: VmEntry, code: VmErrorCode, message: str, now_s: float, now_ms: int
-    ) -> list[SubmissionEffect]:
-        if self.settled:
-            return self._fail(vm, code, message, now_s, now_ms)
-        vm.tried.clear()
-        return []
-
     def _answered(self, event: PlacementAnswered, now_s: float) -> list[SubmissionEffect]:
         again: list[VmEntry] = []
         moved: set[str] = set()
@@ -215,13 +157,13 @@ class SubmissionCore:
             if placed.host_id:
                 vm.state, vm.host_id = VmState.STARTING, placed.host_id
                 moved.add(vm.task_id)
-                self._note_progress(vm)
+                self.note_progress(vm)
             else:
                 vm.tried.add(event.manager_id)
                 vm.manager_id, vm.reason = "", placed.reason
                 again.append(vm)
         effects: list[SubmissionEffect] = [TaskMoved(task_id) for task_id in sorted(moved)]
-        return effects + self._dispatch(again, now_s, event.now_ms)
+        return effects + self.dispatch(again, now_s, event.now_ms)
 
     def _failed(self, event: PlacementFailed, now_s: float) -> list[SubmissionEffect]:
         again: list[VmEntry] = []
@@ -237,7 +179,7 @@ class SubmissionCore:
                 again.append(vm)
             else:
                 doubtful = event.manager_id in self.registry.managers
-        effects = self._dispatch(again, now_s, event.now_ms)
+        effects = self.dispatch(again, now_s, event.now_ms)
         if doubtful:
             effects.append(RejoinManager(event.manager_id, "it did not answer a placement"))
         return effects
@@ -248,164 +190,6 @@ class SubmissionCore:
             if vm.doubt == event.manager_id and vm.state is VmState.PENDING:
                 vm.doubt = ""
         return self._settle_strays(now_s, event.now_ms)
-
-    # ------------------------------------------------------------ reports
-
-    def _reported(self, event: VmsReported, now_s: float) -> list[SubmissionEffect]:
-        effects: list[SubmissionEffect] = []
-        changed: list[VmEntry] = []
-        removed: list[str] = []
-        for status in event.statuses:
-            effects += self._take_status(event, status, changed, removed, now_s)
-        if event.host_id:
-            effects += self._settle_missing(event, removed, now_s)
-        records = [
-            record_of(vm) for vm in changed if vm.key in self.registry.vms and _recordable(vm)
-        ]
-        if records or removed:
-            effects.append(UpdateRecords(vms=records, removed_vms=removed))
-        return effects
-
-    def _take_status(
-        self,
-        event: VmsReported,
-        status: VmStatus,
-        changed: list[VmEntry],
-        removed: list[str],
-        now_s: float,
-    ) -> list[SubmissionEffect]:
-        vm = self.registry.entry_of(status)
-        if vm is None:
-            if status.state is VmState.DESTROYED or not self._is_current(event, status):
-                return []
-            vm = adopted(status, now_s)
-            self.registry.add_vm(vm)
-            if vm.ip_address and vm.managed:
-                self.leases.claim(vm.ip_address, vm.vm_id)
-        elif status.generation < vm.generation or not self._is_current(event, status, vm):
-            return []
-        before = vm.state
-        vm.state, vm.demand, vm.generation = status.state, status.demand, status.generation
-        vm.manager_id, vm.host_id, vm.doubt = event.manager_id, status.host_id, ""
-        vm.reason = status.reason
-        if not vm.ip_address:
-            vm.ip_address = status.ip_address
-        self._note_whereabouts(vm, now_s)
-        if vm.state is VmState.DESTROYED:
-            return self._gone(vm, removed, now_s, event.now_ms, status.cause)
-        if vm.state is VmState.FAILED and not status.host_id:
-            code = VmErrorCode(status.error_code or VmErrorCode.START_FAILED)
-            return self._fail(vm, code, status.reason, now_s, event.now_ms)
-        effects: list[SubmissionEffect] = []
-        marker = (vm.state, vm.host_id, vm.generation)
-        if vm.managed and vm.state in SETTLED and vm.recorded != marker:
-            vm.recorded = marker
-            changed.append(vm)
-        if before is not vm.state and vm.managed:
-            effects.append(_announce(self.registry, vm, status.cause))
-        if before is not vm.state or vm.state in SETTLED:
-            effects += self._task_progress(vm, event.now_ms)
-        return effects
-
-    def _note_whereabouts(self, vm: VmEntry, now_s: float) -> None:
-        """After a report: can the VM be on any other host than the one it names?"""
-        unsure = vm.state in {VmState.MIGRATING, VmState.UNREACHABLE}
-        vm.elsewhere_s = min(vm.elsewhere_s, now_s) if unsure else math.inf
-        if unsure and not vm.host_id:
-            vm.waits_s = now_s
-            self.strays.add(vm.vm_id)
-
-    def _is_current(self, event: VmsReported, status: VmStatus, vm: VmEntry | None = None) -> bool:
-        """Whether the manager that speaks is the one that has the host, or was asked."""
-        if not status.host_id:
-            return vm is None or vm.manager_id in {"", event.manager_id}
-        host = self.registry.hosts.get(status.host_id)
-        return host is None or host.manager_id == event.manager_id
-
-    def _settle_missing(
-        self, event: VmsReported, removed: list[str], now_s: float
-    ) -> list[SubmissionEffect]:
-        """VMs that were on the host and that its inventory does not have.
-
-        None is placed anew yet: more hosts of the same manager may be about to be reported.
-        """
-        host = self.registry.hosts.get(event.host_id)
-        if host is not None and host.manager_id != event.manager_id:
-            return []
-        present = {vm_key(s.vm_id, s.host_id, s.managed) for s in event.statuses}
-        effects: list[SubmissionEffect] = []
-        for vm in list(self.registry.vms_of_host(event.host_id)):
-            if vm.key in present:
-                continue
-            if not vm.managed:
-                self.registry.remove_vm(vm)
-            elif vm.state in {VmState.STARTING, VmState.UNREACHABLE} and self._is_awaited(vm):
-                # Ordered by a manager whose orders this host refuses from now on.
-                vm.state, vm.host_id, vm.manager_id, vm.doubt = VmState.PENDING, "", "", ""
-                self._note_progress(vm)
-            elif vm.elsewhere_s < math.inf:
-                vm.state, vm.host_id, vm.reason = VmState.UNREACHABLE, "", "its host is not known"
-                vm.waits_s = now_s
-                self.strays.add(vm.vm_id)
-                effects.append(_announce(self.registry, vm, ""))
-            else:
-                effects += self._gone(vm, removed, now_s, event.now_ms, "")
-        return effects
-
-    def _gone(
-        self, vm: VmEntry, removed: list[str], now_s: float, now_ms: int, cause: str
-    ) -> list[SubmissionEffect]:
-        vm.state = VmState.DESTROYED
-        self.registry.remove_vm(vm)
-        self.strays.discard(vm.vm_id)
-        if not vm.managed:
-            return []
-        self.leases.release(vm.vm_id, now_s)
-        removed.append(vm.vm_id)
-        return [_announce(self.registry, vm, cause), *self._task_progress(vm, now_ms)]
-
-    def _fail(
-        self, vm: VmEntry, code: VmErrorCode, message: str, now_s: float, now_ms: int
-    ) -> list[SubmissionEffect]:
-        """A VM that never ran: its name, address and record are free again, its task keeps why."""
-        vm.state, vm.reason, vm.error_code, vm.doubt = VmState.FAILED, message, code, ""
-        self.registry.remove_vm(vm)
-        self.leases.release(vm.vm_id, now_s)
-        self.strays.discard(vm.vm_id)
-        effects: list[SubmissionEffect] = [_announce(self.registry, vm, vm.task_id)]
-        effects.append(UpdateRecords(removed_vms=[vm.vm_id]))
-        return effects + self._task_progress(vm, now_ms)
-
-    def _task_progress(self, vm: VmEntry, now_ms: int) -> list[SubmissionEffect]:
-        """Tell the VM's submission how it stands."""
-        task = self.tasks.get(vm.task_id)
-        if task is None or vm.vm_id not in task.open_vms:
-            return []
-        if vm.state in {VmState.PENDING, VmState.STARTING, VmState.UNREACHABLE}:
-            self._note_progress(vm)
-            return [TaskMoved(task.task_id)]
-        task.settle(_outcome(vm))
-        return self._end_task(task, now_ms) or [TaskMoved(task.task_id)]
-
-    def _is_awaited(self, vm: VmEntry) -> bool:
-        """Whether the VM's submission still waits for it: it was never known to run."""
-        task = self.tasks.get(vm.task_id)
-        return task is not None and vm.vm_id in task.open_vms
-
-    def _note_progress(self, vm: VmEntry) -> None:
-        task = self.tasks.get(vm.task_id)
-        if task is not None and vm.vm_id in task.open_vms:
-            task.vms[vm.vm_id] = TaskVmRecord(
-                vm.vm_id, vm.name, vm.state, vm.host_id, vm.ip_address
-            )
-
-    def _end_task(self, task: Task, now_ms: int) -> list[SubmissionEffect]:
-        if not task.end_if_settled(now_ms):
-            return []
-        self.note_ended(task)
-        return [UpdateRecords(tasks=[task.record()]), TaskMoved(task.task_id)]
-
-    # ------------------------------------------------------------ a new leader, time, removal
 
     def _state_loaded(self, event: StateLoaded, now_s: float) -> list[SubmissionEffect]:
         """Take over what the record holds; VMs wait until the members have spoken."""
@@ -429,7 +213,7 @@ class SubmissionCore:
                 self.open_tasks.add(task.task_id)
                 effects += self._catch_up(task, event.now_ms)
         for vm in self.registry.vms.values():
-            if vm.state is VmState.PENDING and not self._is_awaited(vm):
+            if vm.state is VmState.PENDING and not self.is_awaited(vm):
                 self.strays.add(vm.vm_id)
         return effects
 
@@ -442,8 +226,8 @@ class SubmissionCore:
                 error = ErrorReport(VmErrorCode.DESTROYED, message)
                 task.settle(failed_vm(vm_id, task.vms[vm_id].name, error))
             elif vm.state in SETTLED:
-                task.settle(_outcome(vm))
-        return self._end_task(task, now_ms)
+                task.settle(outcome_of(vm))
+        return self.end_task(task, now_ms)
 
     def _destroyed(self, event: Destroyed, now_s: float) -> list[SubmissionEffect]:
         vm = self.registry.vms.get(event.vm_id)
@@ -452,7 +236,7 @@ class SubmissionCore:
         if vm.doubt or vm.elsewhere_s < math.inf or vm.task_id in self.waiting:
             return []
         removed: list[str] = []
-        effects = self._gone(vm, removed, now_s, event.now_ms, "")
+        effects = self.gone(vm, removed, now_s, event.now_ms, "")
         return [*effects, UpdateRecords(removed_vms=removed)]
 
     def _ticked(self, event: Ticked, now_s: float) -> list[SubmissionEffect]:
@@ -465,7 +249,7 @@ class SubmissionCore:
         for vm in self._awaited():
             if now_s - vm.waits_s > self.start_timeout_s:
                 effects += self._time_out(vm, now_s, event.now_ms)
-        return effects + self._expire(event.now_ms)
+        return effects + self.expire(event.now_ms)
 
     def _awaited(self) -> list[VmEntry]:
         """The VMs that a recorded submission still waits for."""
@@ -495,14 +279,14 @@ class SubmissionCore:
                 continue
             elif may_be_on(vm, hosts_away):
                 effects += self._await_host(vm, suspect(vm, hosts_away))
-            elif self._is_awaited(vm):
+            elif self.is_awaited(vm):
                 vm.doubt, vm.elsewhere_s = "", math.inf
                 again.append(vm)
             elif vm.state is VmState.PENDING or now_s - vm.waits_s > LOST_AFTER_S:
-                effects += self._gone(vm, removed, now_s, now_ms, "")
+                effects += self.gone(vm, removed, now_s, now_ms, "")
         if removed:
             effects.append(UpdateRecords(removed_vms=removed))
-        return effects + self._dispatch(again, now_s, now_ms)
+        return effects + self.dispatch(again, now_s, now_ms)
 
     def _await_host(self, vm: VmEntry, host: HostEntry | None) -> list[SubmissionEffect]:
         """The VM may be on a host that is away: say so, once that host was given up."""
@@ -528,8 +312,8 @@ class SubmissionCore:
     def _unreachable(self, vm: VmEntry) -> list[SubmissionEffect]:
         """The VM is out of sight; the record has to name its host, if it does not yet."""
         vm.state = VmState.UNREACHABLE
-        effects: list[SubmissionEffect] = [_announce(self.registry, vm, "")]
-        self._note_progress(vm)
+        effects: list[SubmissionEffect] = [announce(self.registry, vm, "")]
+        self.note_progress(vm)
         if vm.recorded is None or vm.recorded[1:] != (vm.host_id, vm.generation):
             vm.recorded = (vm.state, vm.host_id, vm.generation)
             effects.append(UpdateRecords(vms=[record_of(vm)]))
@@ -539,55 +323,11 @@ class SubmissionCore:
         """The submission waits no longer; a VM that some host may have is kept in sight."""
         message = f"no host was known to run it within {self.start_timeout_s:g} s"
         if vm.state is VmState.PENDING and not vm.doubt and vm.elsewhere_s == math.inf:
-            return self._fail(vm, VmErrorCode.TIMED_OUT, message, now_s, now_ms)
+            return self.fail(vm, VmErrorCode.TIMED_OUT, message, now_s, now_ms)
         if not vm.host_id:
             self.strays.add(vm.vm_id)
         error = ErrorReport(VmErrorCode.TIMED_OUT, f"{message}; it may still come up")
         task = self.tasks[vm.task_id]
         outcome = TaskVmRecord(vm.vm_id, vm.name, VmState.FAILED, vm.host_id, vm.ip_address, error)
         task.settle(outcome)
-        return self._end_task(task, now_ms) or [TaskMoved(task.task_id)]
-
-    def note_ended(self, task: Task) -> None:
-        """Let the retention of an ended task begin."""
-        self.open_tasks.discard(task.task_id)
-        self.ended_tasks.append(task.task_id)
-
-    def _expire(self, now_ms: int) -> list[SubmissionEffect]:
-        """Forget tasks whose retention is over; the oldest too when there are too many."""
-        recorded: list[str] = []
-        while self.ended_tasks:
-            task = self.tasks[self.ended_tasks[0]]
-            fresh = now_ms - task.ended_ms <= self.retention_ms
-            if fresh and len(self.ended_tasks) <= MAX_ENDED_TASKS:
-                break
-            self.ended_tasks.popleft()
-            del self.tasks[task.task_id]
-            self.keys.pop(task.key, None)
-            if task.kind == SUBMIT:
-                recorded.append(task.task_id)
-        return [UpdateRecords(removed_tasks=recorded)] if recorded else []
-
-
-def _announce(registry: Registry, vm: VmEntry, cause: str) -> Announce:
-    host = registry.hosts.get(vm.host_id)
-    name = host.description.hostname if host is not None else vm.host_id
-    where = f" on {name}" if name else ""
-    why = f": {vm.reason}" if vm.reason else ""
-    return Announce(
-        f"vm.{vm.state.value}", vm.name, f"VM {vm.name} is {vm.state.value}{where}{why}", cause
-    )
-
-
-def _recordable(vm: VmEntry) -> bool:
-    return vm.managed and vm.state in SETTLED
-
-
-def _outcome(vm: VmEntry) -> TaskVmRecord:
-    """What became of a VM, for its submission."""
-    error = None
-    if vm.state is VmState.FAILED:
-        error = ErrorReport(vm.error_code or VmErrorCode.START_FAILED, vm.reason)
-    elif vm.state is VmState.DESTROYED:
-        error = ErrorReport(VmErrorCode.DESTROYED, "destroyed before it ran")
-    return TaskVmRecord(vm.vm_id, vm.name, vm.state, vm.host_id, vm.ip_address, error)
+        return self.end_task(task, now_ms) or [TaskMoved(task.task_id)]

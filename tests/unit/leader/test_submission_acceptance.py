@@ -431,7 +431,7 @@ def test_ended_tasks_stay_readable_until_retention_is_over() -> None:
 
 
 def test_of_too_many_ended_tasks_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("snooze.groupmanager.leader.submission_core.MAX_ENDED_TASKS", 1)
+    monkeypatch.setattr("snooze.groupmanager.leader.submission_state_core.MAX_ENDED_TASKS", 1)
     desk = Desk("gm1")
     for name in ("a", "b", "c"):
         desk.run(name, task_id=f"task-{name}")

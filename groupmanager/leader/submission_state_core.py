@@ -1,0 +1,177 @@
+"""What the submission core's parts share: its state, dispatching, and the end of VMs and tasks.
+
+The rules are those of ``submission_core.py``.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from snooze.common.errors import ErrorReport
+from snooze.common.records import TaskVmRecord
+from snooze.common.vm_lifecycle import VmState
+from snooze.common.vms import VmErrorCode
+from snooze.common.wire import PlacementRequest
+from snooze.groupmanager.leader.address_leases import AddressLeases
+from snooze.groupmanager.leader.dispatcher import choose
+from snooze.groupmanager.leader.membership_core import Announce
+from snooze.groupmanager.leader.registry import Registry, VmEntry
+from snooze.groupmanager.leader.submission_events import (
+    AskManager,
+    SubmissionEffect,
+    TaskMoved,
+    UpdateRecords,
+)
+from snooze.groupmanager.leader.tasks import SUBMIT, Task
+from snooze.groupmanager.leader.vm_views import spec_of
+from snooze.scheduling import dispatching
+
+MAX_ENDED_TASKS: Final = 100_000
+"""Beyond this the oldest ended tasks are forgotten before their retention is over."""
+
+
+@dataclass(slots=True)
+class SubmissionState:
+    """Tasks and VMs, and what is done about them whatever happened."""
+
+    registry: Registry
+    leases: AddressLeases
+    dispatch_policy: dispatching.DispatchPolicy = dispatching.DispatchPolicy.BEST_FIT
+    encode_mac: bool = True
+    max_pending_tasks: int = 1000
+    retention_ms: int = 86_400_000
+    start_timeout_s: float = 300.0
+    unreachable_after_s: float = 10.0
+    cursor: int = 0
+    tasks: dict[str, Task] = field(default_factory=dict[str, Task])
+    keys: dict[str, str] = field(default_factory=dict[str, str])
+    waiting: dict[str, int] = field(default_factory=dict[str, int])
+    settled: bool = False
+    strays: set[str] = field(default_factory=set[str])
+    open_tasks: set[str] = field(default_factory=set[str])
+    ended_tasks: deque[str] = field(default_factory=deque[str])
+
+    def dispatch(self, vms: Sequence[VmEntry], now_s: float, now_ms: int) -> list[SubmissionEffect]:
+        """Choose managers for VMs that wait for one."""
+        groups: dict[frozenset[str], list[VmEntry]] = {}
+        for vm in vms:
+            groups.setdefault(frozenset(vm.tried), []).append(vm)
+        effects: list[SubmissionEffect] = []
+        for group in groups.values():
+            choice = choose(self.registry, group, self.dispatch_policy, self.cursor)
+            self.cursor = choice.cursor
+            for left in choice.left:
+                effects += self._no_manager(left.vm, left.code, left.message, now_s, now_ms)
+            asked: dict[tuple[str, str], list[PlacementRequest]] = {}
+            for vm, manager_id in choice.asked:
+                vm.manager_id, vm.doubt, vm.elsewhere_s = manager_id, manager_id, now_s
+                request = PlacementRequest(spec_of(vm), vm.pin_host)
+                asked.setdefault((manager_id, vm.task_id), []).append(request)
+            effects += [AskManager(m, task, requests) for (m, task), requests in asked.items()]
+        return effects
+
+    def _no_manager(
+        self, vm: VmEntry, code: VmErrorCode, message: str, now_s: float, now_ms: int
+    ) -> list[SubmissionEffect]:
+        if self.settled:
+            return self.fail(vm, code, message, now_s, now_ms)
+        vm.tried.clear()
+        return []
+
+    def gone(
+        self, vm: VmEntry, removed: list[str], now_s: float, now_ms: int, cause: str
+    ) -> list[SubmissionEffect]:
+        """The VM is proven gone; ``removed`` collects the records that go with it."""
+        vm.state = VmState.DESTROYED
+        self.registry.remove_vm(vm)
+        self.strays.discard(vm.vm_id)
+        if not vm.managed:
+            return []
+        self.leases.release(vm.vm_id, now_s)
+        removed.append(vm.vm_id)
+        return [announce(self.registry, vm, cause), *self.task_progress(vm, now_ms)]
+
+    def fail(
+        self, vm: VmEntry, code: VmErrorCode, message: str, now_s: float, now_ms: int
+    ) -> list[SubmissionEffect]:
+        """A VM that never ran: its name, address and record are free again, its task keeps why."""
+        vm.state, vm.reason, vm.error_code, vm.doubt = VmState.FAILED, message, code, ""
+        self.registry.remove_vm(vm)
+        self.leases.release(vm.vm_id, now_s)
+        self.strays.discard(vm.vm_id)
+        effects: list[SubmissionEffect] = [announce(self.registry, vm, vm.task_id)]
+        effects.append(UpdateRecords(removed_vms=[vm.vm_id]))
+        return effects + self.task_progress(vm, now_ms)
+
+    def task_progress(self, vm: VmEntry, now_ms: int) -> list[SubmissionEffect]:
+        """Tell the VM's submission how it stands."""
+        task = self.tasks.get(vm.task_id)
+        if task is None or vm.vm_id not in task.open_vms:
+            return []
+        if vm.state in {VmState.PENDING, VmState.STARTING, VmState.UNREACHABLE}:
+            self.note_progress(vm)
+            return [TaskMoved(task.task_id)]
+        task.settle(outcome_of(vm))
+        return self.end_task(task, now_ms) or [TaskMoved(task.task_id)]
+
+    def is_awaited(self, vm: VmEntry) -> bool:
+        """Whether the VM's submission still waits for it: it was never known to run."""
+        task = self.tasks.get(vm.task_id)
+        return task is not None and vm.vm_id in task.open_vms
+
+    def note_progress(self, vm: VmEntry) -> None:
+        """Note in the VM's submission how it stands, if that still waits for it."""
+        task = self.tasks.get(vm.task_id)
+        if task is not None and vm.vm_id in task.open_vms:
+            task.vms[vm.vm_id] = TaskVmRecord(
+                vm.vm_id, vm.name, vm.state, vm.host_id, vm.ip_address
+            )
+
+    def end_task(self, task: Task, now_ms: int) -> list[SubmissionEffect]:
+        """End the task if its last VM has settled."""
+        if not task.end_if_settled(now_ms):
+            return []
+        self.note_ended(task)
+        return [UpdateRecords(tasks=[task.record()]), TaskMoved(task.task_id)]
+
+    def note_ended(self, task: Task) -> None:
+        """Let the retention of an ended task begin."""
+        self.open_tasks.discard(task.task_id)
+        self.ended_tasks.append(task.task_id)
+
+    def expire(self, now_ms: int) -> list[SubmissionEffect]:
+        """Forget tasks whose retention is over; the oldest too when there are too many."""
+        recorded: list[str] = []
+        while self.ended_tasks:
+            task = self.tasks[self.ended_tasks[0]]
+            fresh = now_ms - task.ended_ms <= self.retention_ms
+            if fresh and len(self.ended_tasks) <= MAX_ENDED_TASKS:
+                break
+            self.ended_tasks.popleft()
+            del self.tasks[task.task_id]
+            self.keys.pop(task.key, None)
+            if task.kind == SUBMIT:
+                recorded.append(task.task_id)
+        return [UpdateRecords(removed_tasks=recorded)] if recorded else []
+
+
+def announce(registry: Registry, vm: VmEntry, cause: str) -> Announce:
+    """The event that tells how a VM stands."""
+    host = registry.hosts.get(vm.host_id)
+    name = host.description.hostname if host is not None else vm.host_id
+    where = f" on {name}" if name else ""
+    why = f": {vm.reason}" if vm.reason else ""
+    return Announce(
+        f"vm.{vm.state.value}", vm.name, f"VM {vm.name} is {vm.state.value}{where}{why}", cause
+    )
+
+
+def outcome_of(vm: VmEntry) -> TaskVmRecord:
+    """What became of a VM, for its submission."""
+    error = None
+    if vm.state is VmState.FAILED:
+        error = ErrorReport(vm.error_code or VmErrorCode.START_FAILED, vm.reason)
+    elif vm.state is VmState.DESTROYED:
+        error = ErrorReport(VmErrorCode.DESTROYED, "destroyed before it ran")
+    return TaskVmRecord(vm.vm_id, vm.name, vm.state, vm.host_id, vm.ip_address, error)
