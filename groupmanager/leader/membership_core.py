@@ -18,7 +18,6 @@ Rules:
 Invariant: every host has at most one manager with which it is ``joined``.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never
@@ -28,11 +27,9 @@ import numpy as np
 
 from snooze.common.errors import ErrorReport
 from snooze.common.records import HostRecord
-from snooze.common.resources import ZERO
 from snooze.common.wire import (
     Assignment,
     AssignmentRequest,
-    HostDescription,
     HostGone,
     HostImages,
     HostState,
@@ -302,8 +299,10 @@ class MembershipCore:
             known.given_up = known.acquitted = False
             known.manager_id, known.epoch = manager.manager_id, assignment.epoch
         self._promise(host_id, manager)
-        record = None if known.in_record else _record_of(known)
-        return [AnswerHost(event.request_id, assignment, record)]
+        if known.in_record:
+            return [AnswerHost(event.request_id, assignment)]
+        known.away = False
+        return [AnswerHost(event.request_id, assignment, known.record())]
 
     def _host_reported(
         self, manager_id: str, state: HostState, now_s: float
@@ -321,25 +320,20 @@ class MembershipCore:
             if former is not None:
                 former.hosts.discard(host_id)
                 effects.append(TellForget(known.manager_id, host_id))
-        self.registry.hosts[host_id] = HostEntry(
-            state.host,
-            manager_id,
-            state.epoch,
-            joined=True,
-            seen_s=now_s,
-            in_record=known is not None and known.in_record,
-        )
+        if known is None:
+            known = HostEntry(state.host, manager_id, state.epoch, joined=True, seen_s=now_s)
+            self.registry.hosts[host_id] = known
+        known.join(state.host, manager_id, state.epoch, now_s)
         manager.hosts.add(host_id)
         self._promise(host_id, None)
         self.moving.pop(host_id, None)
         self.changed_s = now_s
-        record = _record_of(self.registry.hosts[host_id])
         announcement = Announce(
             "host.joined",
             host_id,
             f"host {state.host.hostname} joined group manager {manager.description.hostname}",
         )
-        return [*effects, RecordHost(record), announcement]
+        return [*effects, RecordHost(known.record()), announcement]
 
     def _host_left(self, event: HostLeft, now_s: float) -> list[MembershipEffect]:
         host = self.registry.hosts.get(event.notice.host_id)
@@ -364,15 +358,8 @@ class MembershipCore:
     def _records_loaded(self, event: RecordsLoaded, now_s: float) -> list[MembershipEffect]:
         for record in event.hosts:
             if record.host_id not in self.registry.hosts:
-                description = HostDescription(record.host_id, record.hostname, record.control, ZERO)
-                self.registry.hosts[record.host_id] = HostEntry(
-                    description,
-                    record.manager_id,
-                    record.epoch,
-                    joined=False,
-                    seen_s=now_s,
-                    reachable_s=-math.inf if record.away else now_s + JOINING_S,
-                    in_record=not record.away,
+                self.registry.hosts[record.host_id] = HostEntry.of_record(
+                    record, now_s, reachable_s=now_s + JOINING_S
                 )
         return []
 
@@ -381,8 +368,8 @@ class MembershipCore:
         effects: list[MembershipEffect] = []
         for host in self.registry.hosts.values():
             if host.acquitted and not host.joined and host.in_record:
-                host.in_record = False
-                effects.append(RecordHost(_record_of(host, away=True)))
+                host.in_record, host.away = False, True
+                effects.append(RecordHost(host.record()))
         return effects
 
     def _eligible(self) -> list[ManagerEntry]:
@@ -435,15 +422,3 @@ class MembershipCore:
     def _next_epoch(self) -> int:
         self.count += 1
         return assignment_epoch(self.leader_epoch, self.count)
-
-
-def _record_of(host: HostEntry, *, away: bool = False) -> HostRecord:
-    description = host.description
-    return HostRecord(
-        description.host_id,
-        description.hostname,
-        description.control,
-        host.manager_id,
-        host.epoch,
-        away,
-    )

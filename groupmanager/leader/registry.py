@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from snooze.common.records import HostPower, HostRecord
 from snooze.common.resources import ZERO, Capacity, R
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import IMAGE_SUFFIXES, VmErrorCode
@@ -53,7 +54,10 @@ class HostEntry:
     ``seen_s``: when it last asked, joined or left. ``reachable_s``: until when, while it is not
     joined, a start may have been ordered on it of which we did not hear. ``given_up``: it has been
     away for long; ``acquitted``: and it cannot have a VM that is not known to be there.
-    ``in_record``: the record has it as a host that may have VMs.
+    ``in_record``: the record has it as a host that may have VMs; ``away``: what the record says, or
+    is about to.
+    ``state``, ``state_since_ms``, ``tries``, ``maintenance``, ``note``: as in ``HostRecord``. Each
+    field has one core that changes it; all then order the record of the whole entry.
     """
 
     description: HostDescription
@@ -65,6 +69,64 @@ class HostEntry:
     given_up: bool = False
     acquitted: bool = False
     in_record: bool = False
+    away: bool = False
+    state: HostPower = HostPower.ACTIVE
+    state_since_ms: int = 0
+    tries: int = 0
+    maintenance: bool = False
+    note: str = ""
+
+    @classmethod
+    def of_record(cls, record: HostRecord, now_s: float, reachable_s: float) -> "HostEntry":
+        """The host as a new leader finds it."""
+        return cls(
+            HostDescription(
+                record.host_id,
+                record.hostname,
+                record.control,
+                record.capacity,
+                power=record.power,
+                lease_s=record.lease_s,
+            ),
+            record.manager_id,
+            record.epoch,
+            joined=False,
+            seen_s=now_s,
+            reachable_s=-math.inf if record.away else reachable_s,
+            in_record=not record.away,
+            away=record.away,
+            state=record.state,
+            state_since_ms=record.state_since_ms,
+            tries=record.tries,
+            maintenance=record.maintenance,
+            note=record.note,
+        )
+
+    def record(self) -> HostRecord:
+        """What the store is to keep of it."""
+        description = self.description
+        return HostRecord(
+            description.host_id,
+            description.hostname,
+            description.control,
+            self.manager_id,
+            self.epoch,
+            self.away,
+            description.capacity,
+            description.power,
+            description.lease_s,
+            self.state,
+            self.state_since_ms,
+            self.tries,
+            self.maintenance,
+            self.note,
+        )
+
+    def join(self, description: HostDescription, manager_id: str, epoch: int, now_s: float) -> None:
+        """A manager says that it has the host."""
+        self.description, self.manager_id, self.epoch = description, manager_id, epoch
+        self.joined, self.seen_s, self.reachable_s = True, now_s, -math.inf
+        self.given_up = self.acquitted = self.away = False
 
     def leave(self, now_s: float) -> None:
         """Its manager lost it, or was lost."""

@@ -14,7 +14,7 @@ import msgspec
 from snooze.common import records
 from snooze.common.api import TASK_ENDED, CommandRequest, TaskState
 from snooze.common.clock import Clock
-from snooze.common.coordination.port import Check, Coordinator, Create, Operation, Put
+from snooze.common.coordination.port import Check, Coordinator, Create, Put
 from snooze.common.core_runner import CoreRunner
 from snooze.common.errors import (
     ErrorReport,
@@ -61,7 +61,7 @@ from snooze.groupmanager.leader import submission_events as submissions
 from snooze.groupmanager.leader.address_leases import AddressLeases
 from snooze.groupmanager.leader.commands import Commands
 from snooze.groupmanager.leader.events import EventLog
-from snooze.groupmanager.leader.journal import Journal
+from snooze.groupmanager.leader.journal import Done, Journal
 from snooze.groupmanager.leader.manager_links import PLACE_TIMEOUT_S, ManagerLinks
 from snooze.groupmanager.leader.record_writes import new_task, updates
 from snooze.groupmanager.leader.registry import Registry
@@ -440,7 +440,7 @@ class LeaderService:
                 forget = ForgetHost(self.epoch, effect.host_id)
                 self._tasks.spawn(self.links.tell(effect.manager_id, forget))
             case membership.RecordHost():
-                self._journal.write([self._host_written(effect.record)])
+                self.record_host(effect.record.host_id)
             case membership.Announce():
                 self._announce(effect)
 
@@ -457,15 +457,25 @@ class LeaderService:
             self._answer(effect.request_id, error or effect.answer)
 
         try:
-            self._journal.write([self._host_written(record)], done)
+            self.record_host(record.host_id, done)
         except TooBusy as busy:
             done(ErrorReport.of(busy))
 
-    def _host_written(self, record: records.HostRecord) -> Operation:
-        path, data = f"{records.HOSTS}/{record.host_id}", records.encode(record)
-        known = record.host_id in self._recorded_hosts
-        self._recorded_hosts.add(record.host_id)
-        return Put(path, data) if known else Create(path, data)
+    def record_host(self, host_id: str, done: Done | None = None) -> None:
+        """Have the record say of a host what the registry says now.
+
+        Not what it said when a core ordered it: another may have changed the entry since.
+
+        Raises:
+            TooBusy: too much waits to be written, and ``done`` was given.
+        """
+        path, data = (
+            f"{records.HOSTS}/{host_id}",
+            records.encode(self.registry.hosts[host_id].record()),
+        )
+        known = host_id in self._recorded_hosts
+        self._journal.write([Put(path, data) if known else Create(path, data)], done)
+        self._recorded_hosts.add(host_id)
 
     def _announce(self, effect: membership.Announce) -> None:
         self.events.add(effect.kind, effect.subject, effect.message, effect.cause)

@@ -361,7 +361,8 @@ def test_a_new_host_is_recorded_before_it_is_told_of_its_manager() -> None:
 def test_joining_is_recorded_with_the_epoch() -> None:
     members = Members("gm1")
     record = only(RecordHost, members.host_joins("h1", "gm1", 42)).record
-    assert record == HostRecord("h1", "name-h1", Address("h1", 1), "gm1", 42)
+    capacity = host_of("h1").capacity
+    assert record == HostRecord("h1", "name-h1", Address("h1", 1), "gm1", 42, capacity=capacity)
 
 
 def test_the_recorded_hosts_are_known_and_away() -> None:
