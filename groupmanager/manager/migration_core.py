@@ -30,7 +30,7 @@ Invariant: one migration a VM; a VM that has one is ``MIGRATING``.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -41,7 +41,6 @@ from snooze.common.vms import MigrationTicket, VmReport
 from snooze.common.wire import (
     AbortIncoming,
     FinishIncoming,
-    HostAnswer,
     HostOrder,
     Inventory,
     MigrateOut,
@@ -63,28 +62,11 @@ from snooze.groupmanager.manager.manager_events import (
     RelayAsked,
     TellLeader,
 )
+from snooze.groupmanager.manager.ordering import GiveOrder, Outcome
 
 MAX_FINISHES: Final = 3
 INCOMING_TIMEOUT_S: Final = 4000.0
 """Longer than another manager waits for any step of its migration."""
-Outcome = HostAnswer | ErrorReport
-Then = Callable[[Outcome, bool], list[ManagerEffect]]
-
-
-class GiveOrder(Protocol):
-    """How a step is ordered; see ``ManagerCore.order``."""
-
-    def __call__(
-        self,
-        host_id: str,
-        make: Callable[[int], HostOrder],
-        then: Then,
-        relayed: bool = False,
-    ) -> list[ManagerEffect]:
-        """Order something of a host."""
-        ...
-
-
 Report = Callable[[VmEntry, str], list[ManagerEffect]]
 
 

@@ -15,8 +15,7 @@ from snooze.common.wire import (
     OrderDone,
     StartVm,
 )
-from snooze.groupmanager.manager import manager_core
-from snooze.groupmanager.manager.manager_core import MAX_TRIES
+from snooze.groupmanager.manager import placing
 from snooze.groupmanager.manager.manager_events import (
     AnswerLeader,
     CloseHost,
@@ -25,6 +24,7 @@ from snooze.groupmanager.manager.manager_events import (
     OrderHost,
     TellLeader,
 )
+from snooze.groupmanager.manager.placing import MAX_TRIES
 from snooze.scheduling.check import Violation, check_plan
 from snooze.scheduling.plans import Plan
 from snooze.scheduling.snapshot import Snapshot
@@ -159,7 +159,7 @@ def test_a_plan_that_the_checker_refutes_is_not_carried_out(
         return real(snapshot, Plan(placement=plan.placement + 99))
 
     real = check_plan
-    monkeypatch.setattr(manager_core, "check_plan", refute)
+    monkeypatch.setattr(placing, "check_plan", refute)
     desk = Desk()
     placed, orders = desk.place(spec_of("a"))
     assert orders == []
