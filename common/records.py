@@ -5,15 +5,24 @@ path                   written by    value                              gone whe
 =====================  ============  =================================  ========================
 ``/managers/ID``       the manager   ``ManagerDescription``, ephemeral  its session ends
 ``/hosts/ID``          the leader    ``HostRecord``                     never
-``/tasks/ID``          the leader    ``TaskRecord``                     retention is over
-``/vms/VM_ID``         the leader    ``VmRecord``                       the VM is proven gone
+``/tasks/XX/ID``       the leader    ``TaskRecord``                     retention is over
+``/vms/XX/VM_ID``      the leader    ``VmRecord``                       the VM is proven gone
+``/layout``            the leader    number of the layout               never
 =====================  ============  =================================  ========================
 
+``XX`` is a shard; see ``record_layout.py``, also for how older layouts become this one.
 ``/candidates``, ``/epoch`` and ``/leader`` belong to the election (``groupmanager/election.py``).
 Every transaction of a leader checks its epoch, so that a deposed one cannot write.
 
 A value is one byte of schema number and then MessagePack. A value of a newer schema than ours is
-refused with the advice to upgrade; older ones are read by ``_UPGRADES``.
+refused with the advice to upgrade; older ones are read by ``_UPGRADES``:
+
+======  ==========================================================================================
+schema  what changed
+======  ==========================================================================================
+1       the first
+2       a template is compressed with the dictionary of ``template_dictionary.py``
+======  ==========================================================================================
 """
 
 import zlib
@@ -26,11 +35,12 @@ import msgspec
 from snooze.common.api import TaskState
 from snooze.common.errors import ErrorReport, ExecutionError
 from snooze.common.resources import ZERO, Capacity
+from snooze.common.template_dictionary import TEMPLATE_DICTIONARY
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmPolicy, VmSpec
 from snooze.common.wire import Address, PowerDescription
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 MANAGERS: Final = "/managers"
 HOSTS: Final = "/hosts"
 TASKS: Final = "/tasks"
@@ -41,7 +51,13 @@ MAX_TEMPLATE_BYTES: Final = 4 * 1024 * 1024
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-_UPGRADES: Final[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
+
+def _same(fields: dict[str, Any]) -> dict[str, Any]:
+    """Templates of schema 1 have no dictionary, and say so themselves."""
+    return fields
+
+
+_UPGRADES: Final[dict[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {1: _same}
 """``old schema -> what turns its map into the next schema's``."""
 
 
@@ -154,7 +170,10 @@ class TaskRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def pack_template(xml: str) -> bytes:
     """Compress a template; an empty one stays empty."""
-    return zlib.compress(xml.encode(), 6) if xml else b""
+    if not xml:
+        return b""
+    packer = zlib.compressobj(9, zdict=TEMPLATE_DICTIONARY)
+    return packer.compress(xml.encode()) + packer.flush()
 
 
 def unpack_template(packed: bytes) -> str:
@@ -166,7 +185,7 @@ def unpack_template(packed: bytes) -> str:
     if not packed:
         return ""
     try:
-        unpacker = zlib.decompressobj()
+        unpacker = zlib.decompressobj(zdict=TEMPLATE_DICTIONARY)
         text = unpacker.decompress(packed, MAX_TEMPLATE_BYTES)
         if unpacker.unconsumed_tail:
             raise ExecutionError("a recorded template is larger than any we write")

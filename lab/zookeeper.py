@@ -33,6 +33,9 @@ _READY_TIMEOUT_S = 60.0  # 0.6 s on an idle machine, 2.4 s on a busy one; an ens
 _STOP_TIMEOUT_S = 5.0
 _POLL_S = 0.02
 
+HEAP_MIB = 64
+"""Of a server's Java: room for some ten thousand records. ZooKeeper's own default is 1000."""
+
 _running: set["ZooKeeperServer"] = set()
 
 
@@ -59,8 +62,11 @@ def require_zookeeper() -> None:
 class ZooKeeperServer:
     """One server process that can be killed, restarted on its data, frozen and thawed."""
 
-    def __init__(self, directory: Path, client_port: int, settings: Sequence[str]) -> None:
+    def __init__(
+        self, directory: Path, client_port: int, settings: Sequence[str], heap_mib: int = HEAP_MIB
+    ) -> None:
         self.port = client_port
+        self._heap_mib = heap_mib
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self._is_member = any(line.startswith("server.") for line in settings)
@@ -88,7 +94,8 @@ class ZooKeeperServer:
         class_path = ":".join(str(jar) for jar in (_JAR, _LOG_BINDING) if jar.exists())
         command = [
             *_die_with_parent(),
-            *("java", "-Xmx64m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"),
+            *("java", f"-Xmx{self._heap_mib}m"),
+            *("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"),
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             *("-cp", class_path),
             f"org.apache.zookeeper.server.{main}",
@@ -206,7 +213,7 @@ class ZooKeeperEnsemble:
 
 @asynccontextmanager
 async def zookeeper_server(
-    *, tick_ms: int = 500, fsync: bool = False
+    *, tick_ms: int = 500, fsync: bool = False, heap_mib: int = HEAP_MIB
 ) -> AsyncGenerator[ZooKeeperServer, None]:
     """One server, serving. Sessions may last from 2 to 120 ticks.
 
@@ -215,7 +222,8 @@ async def zookeeper_server(
     """
     require_zookeeper()
     with tempfile.TemporaryDirectory(prefix="snooze-zookeeper-") as directory:
-        server = ZooKeeperServer(Path(directory) / "1", take_port(), _settings(tick_ms, fsync))
+        settings = _settings(tick_ms, fsync)
+        server = ZooKeeperServer(Path(directory) / "1", take_port(), settings, heap_mib)
         try:
             await server.start()
             yield server
@@ -225,7 +233,7 @@ async def zookeeper_server(
 
 @asynccontextmanager
 async def zookeeper_ensemble(
-    count: int = 3, *, tick_ms: int = 500, fsync: bool = False
+    count: int = 3, *, tick_ms: int = 500, fsync: bool = False, heap_mib: int = HEAP_MIB
 ) -> AsyncGenerator[ZooKeeperEnsemble, None]:
     """An ensemble of ``count`` servers, all serving. Sessions as with ``zookeeper_server``."""
     require_zookeeper()
@@ -237,7 +245,8 @@ async def zookeeper_ensemble(
         servers: list[ZooKeeperServer] = []
         try:
             for number in range(1, count + 1):
-                server = ZooKeeperServer(Path(directory) / str(number), take_port(), settings)
+                folder = Path(directory) / str(number)
+                server = ZooKeeperServer(folder, take_port(), settings, heap_mib)
                 servers.append(server)
                 _set_id(Path(directory) / str(number), number)
                 server.launch()

@@ -296,14 +296,20 @@ class MemoryCoordinator:
 
     async def read_children(self, path: str) -> dict[str, Entry]:
         """See ``Coordinator``."""
-        require_path(path)
+        entries = await self.read_many([f"{path}/{name}" for name in await self.children(path)])
+        return {child.rpartition("/")[2]: entry for child, entry in entries.items()}
+
+    async def children_of_many(self, paths: Sequence[str]) -> dict[str, list[str]]:
+        """See ``Coordinator``."""
+        return {path: await self.children(path) for path in paths}
+
+    async def read_many(self, paths: Sequence[str]) -> dict[str, Entry]:
+        """See ``Coordinator``."""
+        for path in paths:
+            require_path(path)
         await self._reach(is_commit=False)
-        entries: dict[str, Entry] = {}
-        for name in self._store.children(path)[0]:
-            entry = self._store.read(f"{path}/{name}", self._owner)
-            if entry is not None:
-                entries[name] = entry
-        return entries
+        entries = {path: self._store.read(path, self._owner) for path in paths}
+        return {path: entry for path, entry in entries.items() if entry is not None}
 
     async def commit(self, operations: Sequence[Operation]) -> list[Applied]:
         """See ``Coordinator``."""

@@ -24,8 +24,8 @@ What can be relied on:
   calls made concurrently nothing is promised). It reads at least all that was ordered before its
   own last commit and before its session was last found ``CONNECTED``; another's later commits may
   be seen a little late.
-- Every call ends within the driver's time-out (``read_children``: as long as answers keep coming,
-  that of each child). Nothing is repeated behind the caller's back, except
+- Every call ends within the driver's time-out (``read_many`` and what is built on it: as long as
+  answers keep coming, that of each). Nothing is repeated behind the caller's back, except
   what provably changed nothing.
 
 Failures of a call, told apart because the remedy differs:
@@ -244,6 +244,17 @@ class Coordinator(Protocol):
         """Every child by name, in ascending order, read in one go but not as one snapshot.
 
         A child that vanishes meanwhile is left out. Raises: Unavailable.
+        """
+        ...
+
+    async def children_of_many(self, paths: Sequence[str]) -> dict[str, list[str]]:
+        """``children`` of each path, in few round trips. Raises: Unavailable."""
+        ...
+
+    async def read_many(self, paths: Sequence[str]) -> dict[str, Entry]:
+        """``read`` of each path, in few round trips, not as one snapshot; by path, in that order.
+
+        What is not there is left out. Raises: Unavailable.
         """
         ...
 

@@ -17,12 +17,14 @@ from kazoo.exceptions import (
     NotEmptyError,
     RolledBackError,
     RuntimeInconsistency,
+    UnimplementedError,
 )
 from kazoo.interfaces import IAsyncResult
 from kazoo.protocol.states import WatchedEvent, ZnodeStat
 
 from snooze.common.clock import SYSTEM_CLOCK, Clock
 from snooze.common.coordination._kazoo import Client
+from snooze.common.coordination._multi_read import get_children, get_values
 from snooze.common.coordination._session import SessionKeeper
 from snooze.common.coordination.callbacks import Level
 from snooze.common.coordination.port import (
@@ -52,6 +54,10 @@ _Result = str | bool | ZnodeStat | Exception
 _COMMIT_ATTEMPTS = 3
 """How often a transaction is sent that fails for want of a parent, which changed nothing."""
 _WATCH_RETRY_S = 0.5
+_READ_BYTES = 256 * 1024
+"""How large an answer to a read of many shall be; the first one tells how large values are."""
+_MIN_READ, _MAX_READ = 32, 1000
+_MAX_LISTED = 64
 
 _REASONS: dict[type[Exception], ConflictReason] = {
     NodeExistsError: ConflictReason.EXISTS,
@@ -81,6 +87,7 @@ class ZooKeeperCoordinator:
         require_path(root)
         self._root = root
         self._timeout_s = operation_timeout_s
+        self._reads_many = True  # Until a server says that it is too old: before ZooKeeper 3.6.
         self._keeper = SessionKeeper(hosts, root, session_timeout_s, operation_timeout_s, clock)
         self._watches: set[_Watch] = set()
 
@@ -133,18 +140,63 @@ class ZooKeeperCoordinator:
 
     async def read_children(self, path: str) -> dict[str, Entry]:
         """See ``Coordinator``."""
-        number = self.session.number
-        answers = {
-            name: await self._keeper.submit(number, _getter(f"{self._root}{path}/{name}"))
-            for name in await self.children(path)
-        }
+        entries = await self.read_many([f"{path}/{name}" for name in await self.children(path)])
+        return {child.rpartition("/")[2]: entry for child, entry in entries.items()}
+
+    async def children_of_many(self, paths: Sequence[str]) -> dict[str, list[str]]:
+        """See ``Coordinator``."""
+        answers = await self._many(paths, get_children, _lister, _MAX_LISTED)
+        return {path: sorted(names or ()) for path, names in zip(paths, answers, strict=True)}
+
+    async def read_many(self, paths: Sequence[str]) -> dict[str, Entry]:
+        """See ``Coordinator``."""
         entries: dict[str, Entry] = {}
-        for name, answer in answers.items():
-            try:
-                entries[name] = self._entry(*await self._value(answer))
-            except NoNodeError:
-                continue
+        count = _MIN_READ
+        begin = 0
+        while begin < len(paths):
+            batch = paths[begin : begin + count]
+            begin += count
+            values = await self._many(batch, get_values, _getter, count)
+            size = 1
+            for path, value in zip(batch, values, strict=True):
+                if value is not None:
+                    entries[path] = self._entry(*value)
+                    size += len(value[0])
+            count = min(max(_READ_BYTES * len(batch) // size, _MIN_READ), _MAX_READ)
         return entries
+
+    async def _many(
+        self,
+        paths: Sequence[str],
+        begin: Callable[[Sequence[str]], Callable[[Client], IAsyncResult[list[_T | None]]]],
+        begin_one: Callable[[str], Callable[[Client], IAsyncResult[_T]]],
+        at_once: int,
+    ) -> list[_T | None]:
+        """Read ``at_once`` paths a request; each by itself from a server that cannot do that."""
+        for path in paths:
+            require_path(path)
+        real = [self._root + path for path in paths]
+        answers: list[_T | None] = []
+        while self._reads_many and len(answers) < len(paths):
+            batch = real[len(answers) : len(answers) + at_once]
+            try:
+                answered = await self._ask(begin(batch))
+            except UnimplementedError:
+                self._reads_many = False
+            else:
+                answers += answered
+        number = self.session.number
+        pending = [
+            await self._keeper.submit(number, begin_one(path)) for path in real[len(answers) :]
+        ]
+        for answer in pending:
+            try:
+                value = await self._value(answer)
+            except NoNodeError:
+                answers.append(None)
+            else:
+                answers.append(value)
+        return answers
 
     async def commit(self, operations: Sequence[Operation]) -> list[Applied]:
         """See ``Coordinator``."""
@@ -212,14 +264,17 @@ class ZooKeeperCoordinator:
         return await self._value(await self._keeper.submit(self.session.number, start))
 
     async def _value(self, answer: asyncio.Future[IAsyncResult[_T]]) -> _T:
-        """The answer to a read. Raises: NoNodeError, or Unavailable if none came."""
+        """The answer to a read.
+
+        Raises: NoNodeError, UnimplementedError, or Unavailable if none came.
+        """
         try:
             async with asyncio.timeout(self._timeout_s):
                 result = await answer
         except TimeoutError:
             raise Unavailable("ZooKeeper did not answer in time") from None
         error = result.exception
-        if error is None or isinstance(error, NoNodeError):
+        if error is None or isinstance(error, NoNodeError | UnimplementedError):
             return result.get_nowait()
         raise Unavailable(f"ZooKeeper did not answer: {error!r}") from error
 
@@ -380,6 +435,10 @@ class _Watch:
 
 def _getter(path: str) -> Callable[[Client], IAsyncResult[tuple[bytes, ZnodeStat]]]:
     return lambda client: client.get_async(path)
+
+
+def _lister(path: str) -> Callable[[Client], IAsyncResult[list[str]]]:
+    return lambda client: client.get_children_async(path)
 
 
 def _creator(path: str) -> Callable[[Client], IAsyncResult[str]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from snooze.common import records
+from snooze.common import record_layout, records
 from snooze.common.api import TASK_ENDED, CommandRequest, TaskState
 from snooze.common.clock import Clock
 from snooze.common.coordination.port import Check, Coordinator, Create, Put
@@ -101,6 +101,7 @@ class LeaderService:
         self.epoch = epoch
         self._clock = clock
         self._coordinator = coordinator
+        self._fence = fence
         self._is_leader = is_leader
         self._started_s = clock.monotonic_s()
         self.registry = Registry()
@@ -164,9 +165,12 @@ class LeaderService:
             RemoteError: the store does not answer.
             ExecutionError: the record cannot be read.
         """
-        hosts = await self._load(records.HOSTS, records.HostRecord)
-        vms = await self._load(records.VMS, records.VmRecord)
-        tasks = await self._load(records.TASKS, records.TaskRecord)
+        moved = await record_layout.prepare(self._coordinator, self._fence)
+        if moved:
+            logger.warning("%d records of an older layout were moved to the present one", moved)
+        hosts = await record_layout.load(self._coordinator, records.HOSTS, records.HostRecord)
+        vms = await record_layout.load(self._coordinator, records.VMS, records.VmRecord)
+        tasks = await record_layout.load(self._coordinator, records.TASKS, records.TaskRecord)
         tasks.sort(key=lambda task: (task.ended_ms, task.task_id))
         self._journal.start()
         self._recorded_hosts = {host.host_id for host in hosts}
@@ -180,10 +184,6 @@ class LeaderService:
         )
         self._tasks.spawn(self._tick())
         self.ready = True
-
-    async def _load(self, path: str, kind: type[records.T]) -> list[records.T]:
-        entries = await self._coordinator.read_children(path)
-        return [records.decode(entry.data, kind) for entry in entries.values()]
 
     async def close(self, *, flush: bool) -> None:
         """Stop leading; with ``flush`` (a clean stop), queued records are written first."""
@@ -469,10 +469,8 @@ class LeaderService:
         Raises:
             TooBusy: too much waits to be written, and ``done`` was given.
         """
-        path, data = (
-            f"{records.HOSTS}/{host_id}",
-            records.encode(self.registry.hosts[host_id].record()),
-        )
+        path = record_layout.host_path(host_id)
+        data = records.encode(self.registry.hosts[host_id].record())
         known = host_id in self._recorded_hosts
         self._journal.write([Put(path, data) if known else Create(path, data)], done)
         self._recorded_hosts.add(host_id)

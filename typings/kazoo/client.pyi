@@ -1,6 +1,6 @@
 import logging
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar, overload
 
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.interfaces import IAsyncResult
@@ -8,6 +8,7 @@ from kazoo.protocol.connection import ConnectionHandler
 from kazoo.protocol.states import WatchedEvent, ZnodeStat
 from kazoo.retry import KazooRetry
 
+_T = TypeVar("_T")
 _Watcher = Callable[[WatchedEvent], object]
 
 class TransactionRequest:
@@ -50,7 +51,11 @@ class KazooClient:
     def get_async(
         self, path: str, watch: _Watcher | None = None
     ) -> IAsyncResult[tuple[bytes, ZnodeStat]]: ...
+    @overload
+    def get_children_async(self, path: str) -> IAsyncResult[list[str]]: ...
+    @overload
     def get_children_async(
         self, path: str, watch: _Watcher | None = None, *, include_data: Literal[True]
     ) -> IAsyncResult[tuple[list[str], ZnodeStat]]: ...
     def transaction(self) -> TransactionRequest: ...
+    def _call(self, request: object, async_object: IAsyncResult[_T]) -> object: ...

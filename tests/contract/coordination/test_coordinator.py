@@ -131,6 +131,19 @@ async def test_children_are_read_together(world: World) -> None:
     names = [f"{number:03}" for number in range(250)]
     await client.commit([Create(f"/many/{name}", name.encode()) for name in reversed(names)])
     assert await client.children("/many") == names
+    await client.commit([Create("/many/000/deep"), Create("/large", b"x" * 200_000)])
+    paths = ["/many/249", "/none", "/large", "/many/000"]
+    answers = await client.read_many(paths)
+    assert {path: len(entry.data) for path, entry in answers.items()} == {
+        "/many/249": 3,
+        "/large": 200_000,
+        "/many/000": 3,
+    }
+    assert list(answers) == ["/many/249", "/large", "/many/000"]
+    assert not answers["/large"].mine
+    assert await client.read_many([]) == {}
+    lists = await client.children_of_many(["/none", "/many/000", "/many", "/large"])
+    assert lists == {"/none": [], "/many/000": ["deep"], "/many": names, "/large": []}
     entries = await client.read_children("/many")
     assert [(name, entry.data) for name, entry in entries.items()] == [
         (name, name.encode()) for name in names

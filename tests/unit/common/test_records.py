@@ -1,10 +1,12 @@
 """Records: what is written is read again, by this version; what cannot be read says why."""
 
+import hashlib
 import zlib
 
 import msgspec
 import pytest
 
+from snooze.client.demo_template import SEED_TEMPLATE
 from snooze.common import records
 from snooze.common.api import TaskState
 from snooze.common.errors import ErrorReport, ExecutionError
@@ -21,6 +23,7 @@ from snooze.common.records import (
     unpack_template,
 )
 from snooze.common.resources import Capacity
+from snooze.common.template_dictionary import TEMPLATE_DICTIONARY
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.wire import Address
 
@@ -127,3 +130,39 @@ def test_a_bomb_is_not_unpacked() -> None:
 def test_a_torn_template_says_so(packed: bytes) -> None:
     with pytest.raises(ExecutionError, match="cannot be read"):
         unpack_template(packed)
+
+
+OLD_VM = bytes.fromhex(
+    "018aa5766d5f6964d9206162616261626162616261626162616261626162616261626162616261626162a46e616d65"
+    "a57765622d31a664656d616e6494cb4000000000000000ce00200000cd03e8cd03e8a57374617465a772756e6e696e"
+    "67a77461736b5f6964d92431313131313131312d323232322d333333332d343434342d353535353535353535353535"
+    "aa67656e65726174696f6e02a874656d706c617465c42e789cb349c9cf4dcccc5328a92c48b555cf2ecb55b7b3c94b"
+    "cc4db52b4f4dd235b4d107b36df421aaec0078f40fd0aa69705f61646472657373a831302e302e302e37aa6d616e61"
+    "6765725f6964a26d31a7686f73745f6964a26831"
+)
+"""Written by the version before schema 2."""
+OLD_TASK = bytes.fromhex(
+    "0186a77461736b5f6964a27431a57374617465a4646f6e65aa637265617465645f6d737ba3766d739196d920616261"
+    "6261626162616261626162616261626162616261626162616261626162a57765622d31a772756e6e696e67a26831a8"
+    "31302e302e302e37c0a8656e6465645f6d73cd01c8a36b6579a36b6579"
+)
+
+
+def test_what_schema_1_wrote_is_read() -> None:
+    vm = decode(OLD_VM, VmRecord)
+    assert (vm.vm_id, vm.name, vm.generation, vm.ip_address) == ("ab" * 16, "web-1", 2, "10.0.0.7")
+    assert vm.spec().libvirt_xml == "<domain type='kvm'><name>web-1</name></domain>"
+    assert decode(encode(vm), VmRecord) == vm
+    task = decode(OLD_TASK, TaskRecord)
+    assert (task.task_id, task.state, task.key) == ("t1", TaskState.DONE, "key")
+    assert task.vms[0].ip_address == "10.0.0.7"
+
+
+def test_the_dictionary_never_changes() -> None:
+    """What was written with it could not be read any more."""
+    digest = hashlib.sha256(TEMPLATE_DICTIONARY).hexdigest()
+    assert digest == "aaf735cdd4c5420c1e93ef9d7628e7aec8ef68767bf9cd9a6e981de38e56fd27"
+
+
+def test_a_usual_template_takes_little() -> None:
+    assert len(pack_template(SEED_TEMPLATE)) < len(zlib.compress(SEED_TEMPLATE.encode(), 9)) / 2
