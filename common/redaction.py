@@ -4,9 +4,10 @@ import re
 
 HIDDEN = "***"
 
-_VALUE = r"""(?P<value>"[^"]*"?|'[^']*'?|\S+)"""
+# One word as a shell reads it: quoted, escaped and bare pieces without a space between them.
+_VALUE = r"""(?P<value>(?:"(?:\\[\s\S]|[^"\\])*"?|'[^']*'?|\\[\s\S]?|[^\s"'\\])+)"""
 _WORD = r"[\w-]*(?:password|passwd|passphrase|secret|token)(?!-?file)[\w-]*"
-_SHORT = re.compile(rf"(?P<flag>(?<!\S)-[Pky])(?P<gap>\s*){_VALUE}")
+_SHORT = re.compile(rf"(?P<flag>(?<!\S)-v*[Pky])(?P<gap>\s*){_VALUE}")
 _LONG = re.compile(rf"(?P<flag>(?<!\S)--?{_WORD})(?P<gap>\s+){_VALUE}", re.IGNORECASE)
 _ASSIGNED = re.compile(
     rf"""(?P<flag>(?<![\w/-]){_WORD})(?P<gap>["']?\s*[=:]\s*){_VALUE}""", re.IGNORECASE

@@ -1,0 +1,1 @@
+"""Power over hosts: waking, switching off and asking, each driver behind one port."""
