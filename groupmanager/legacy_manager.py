@@ -24,7 +24,7 @@ class LegacyManager:
         request = DescribeHosts(entries=max(0, min(entries, MAX_ENTRIES)))
         return GroupManagerRepositoryInformation(
             [
-                views.host_description(detail, self._manager.identity, with_vms=True)
+                views.host_description(detail, self._manager.leader.identity, with_vms=True)
                 for detail in self._manager.describe(request)
             ]
         )
@@ -32,7 +32,7 @@ class LegacyManager:
     async def host(self, host_id: str) -> LocalControllerDescription | None:
         """One of its hosts, without VMs."""
         for detail in self._manager.describe(DescribeHosts(host_ids=(host_id,), with_vms=False)):
-            return views.host_description(detail, self._manager.identity, with_vms=False)
+            return views.host_description(detail, self._manager.leader.identity, with_vms=False)
         return None
 
     async def search_vm(self, vm_id: str) -> str | None:

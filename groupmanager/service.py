@@ -112,7 +112,7 @@ class GroupManager:
             Address(address, self._http.port),
             Address(address, self._links.port),
         )
-        self.manager.identity = self.identity
+        self.manager.leader.identity = self.identity
         self._coordinator.on_session(self._on_session)
         await self._coordinator.start()
         self._election = Election(
@@ -217,7 +217,7 @@ class GroupManager:
                 logger.info("leading, epoch %d", epoch)
                 self._leading = leader
                 self._leader_address = self.identity.control
-                self.manager.follow(self.identity)
+                self.manager.leader.follow(self.identity)
                 return
 
     async def _step_down(self) -> None:
@@ -229,7 +229,7 @@ class GroupManager:
     def _note_leader(self, record: LeaderRecord | None) -> None:
         description = leader_description(record)
         self._leader_address = None if description is None else description.control
-        self.manager.follow(description)
+        self.manager.leader.follow(description)
 
     @property
     def leading(self) -> LeaderService | None:
@@ -250,7 +250,7 @@ class GroupManager:
         reasons: list[str] = []
         if not self._has_session():
             reasons.append("no session with the store of record")
-        if not self.manager.joined_leader:
+        if self.manager.leader.link is None:
             reasons.append("not joined to a leader")
         status = "unready" if reasons else "ready"
         return HealthView(status, "groupmanager", self.node_id, reasons)

@@ -1,0 +1,164 @@
+"""A manager's link to whoever leads: kept, joined anew, and what is told over it."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from snooze.common.errors import SnoozeError
+from snooze.common.transport.link import Link, LinkLimits, Service, connect
+from snooze.common.wire import (
+    HostGone,
+    HostJoined,
+    LeaderOrder,
+    ManagerDescription,
+    ManagerHello,
+    ManagerNotice,
+    ManagerWelcome,
+    VmsChanged,
+    VmStatus,
+)
+from snooze.groupmanager.manager.host_table import HostTable
+
+logger = logging.getLogger(__name__)
+
+RETRY_MIN_S = 0.05
+RETRY_MAX_S = 1.0
+
+
+class LeaderLink:
+    """The link to the leader, and the notices that wait for it within one turn of the loop."""
+
+    def __init__(
+        self,
+        identity: ManagerDescription,
+        table: HostTable,
+        limits: LinkLimits,
+        answer: Callable[[LeaderOrder], Awaitable[msgspec.Struct]],
+        joined: Callable[[], None],
+    ) -> None:
+        """``answer`` carries out the leader's orders; ``joined`` is called after the hello."""
+        self.identity = identity
+        self.epoch = 0
+        self._table = table
+        self._limits = limits
+        self._answer = answer
+        self._joined = joined
+        self._link: Link | None = None
+        self._wanted: ManagerDescription | None = None
+        self._changed = asyncio.Event()
+        self._statuses: dict[str, VmStatus] = {}
+        self._flushing = False
+
+    def follow(self, leader: ManagerDescription | None) -> None:
+        """The election's word: who leads, ourselves perhaps."""
+        if leader == self._wanted:
+            return
+        self._wanted = leader
+        if self._link is not None:
+            self._link.close("another group manager leads")
+        self._changed.set()
+
+    @property
+    def link(self) -> Link | None:
+        """The link to the leader, while it stands."""
+        return self._link
+
+    def close(self, reason: str) -> None:
+        """Leave the leader."""
+        if self._link is not None:
+            self._link.close(reason)
+
+    async def keep(self) -> None:
+        """Keep a link to whoever leads."""
+        pause_s = RETRY_MIN_S
+        while True:
+            wanted = self._wanted
+            if wanted is None:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            hello = self._hello()
+            try:
+                link, welcome = await connect(
+                    wanted.monitoring.host,
+                    wanted.monitoring.port,
+                    hello,
+                    ManagerWelcome,
+                    Service(requests=LeaderOrder, answer=self._answer),
+                    limits=self._limits,
+                )
+            except SnoozeError as error:
+                logger.debug("the leader is not reached", extra={"error": error.message})
+                self._changed.clear()
+                await _wait(self._changed, pause_s)
+                pause_s = min(RETRY_MAX_S, pause_s * 2)
+                continue
+            pause_s = RETRY_MIN_S
+            if welcome.epoch < self.epoch:
+                link.close("deposed: a later leader was heard of")
+                await asyncio.sleep(RETRY_MIN_S)
+                continue
+            await self._stay(link, hello, welcome)
+
+    def _hello(self) -> ManagerHello:
+        table = self._table
+        return ManagerHello(self.identity, [table.state_of(host_id) for host_id in table.order])
+
+    async def _stay(self, link: Link, hello: ManagerHello, welcome: ManagerWelcome) -> None:
+        """Be with a leader until the link ends.
+
+        What changed between the making of the hello and the welcome is told again, whole.
+        """
+        self._link, self.epoch = link, welcome.epoch
+        logger.info("joined leader %s, epoch %d", welcome.leader_id, welcome.epoch)
+        table = self._table
+        told = {state.host.host_id: state for state in hello.hosts}
+        for host_id, state in told.items():
+            if host_id not in table.hosts:
+                link.notify(HostGone(host_id, state.epoch, "it left"))
+        for host_id in table.order:
+            if table.is_outdated(told.get(host_id), host_id):
+                link.notify(HostJoined(table.state_of(host_id)))
+        statuses = [vm.status() for vm in table.vms.values()]
+        if statuses:
+            link.notify(VmsChanged(statuses))
+        self._joined()
+        try:
+            reason = await link.closed
+            logger.info("the link to the leader closed: %s", reason)
+        finally:
+            self._link = None
+
+    def tell(self, notice: ManagerNotice, *, droppable: bool = False) -> None:
+        """Notices while no leader is joined are not sent: the next hello has it all.
+
+        Changes of VMs within one turn of the loop go in one message, the last of each VM.
+        """
+        if isinstance(notice, VmsChanged):
+            for status in notice.vms:
+                key = f"{status.vm_id}@{status.host_id}" if not status.managed else status.vm_id
+                self._statuses.pop(key, None)
+                self._statuses[key] = status
+            if not self._flushing:
+                self._flushing = True
+                asyncio.get_running_loop().call_soon(self._flush)
+            return
+        self._flush()
+        if self._link is not None:
+            self._link.notify(notice, droppable=droppable)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        statuses, self._statuses = list(self._statuses.values()), {}
+        if statuses and self._link is not None:
+            self._link.notify(VmsChanged(statuses))
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        pass

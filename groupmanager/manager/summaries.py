@@ -1,0 +1,101 @@
+"""What is free on a manager's hosts, as the leader is told: regularly, and soon after a change."""
+
+import asyncio
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+from snooze.common.clock import Clock
+from snooze.common.resources import Capacity, FloatArray
+from snooze.common.wire import ManagerSummary
+from snooze.groupmanager.manager.host_table import HostTable
+from snooze.groupmanager.manager.leader_link import LeaderLink
+from snooze.groupmanager.manager.usage import HostUsage, total
+from snooze.scheduling import dispatching
+
+DELAY_S = 0.02
+"""Changes within this time go up in one summary, at least."""
+SHARE = 0.05
+"""Summaries take at most this part of the manager's time: many unlike hosts take longer."""
+
+
+class Summaries:
+    """Summaries of one manager's hosts."""
+
+    def __init__(
+        self,
+        table: HostTable,
+        limit: FloatArray,
+        usage: Mapping[str, HostUsage],
+        leader: LeaderLink,
+        clock: Clock,
+        interval_s: float,
+    ) -> None:
+        """``limit[R]`` scales a host's capacity (overcommit, headroom)."""
+        self._table = table
+        self._limit = limit
+        self._usage = usage
+        self._leader = leader
+        self._clock = clock
+        self._interval_s = interval_s
+        self._due = False
+        self._cost_s = 0.0
+        self._sent_s = -math.inf
+        self._after: list[tuple[asyncio.Future[msgspec.Struct], msgspec.Struct]] = []
+
+    def answer_after(self, future: asyncio.Future[msgspec.Struct], answer: msgspec.Struct) -> None:
+        """Answer after the next summary: whoever hears it may rely on what it says is free."""
+        self._after.append((future, answer))
+        if self._clock.monotonic_s() - self._sent_s > self._pause_s:
+            self.now()
+        else:
+            self.soon()
+
+    async def keep(self) -> None:
+        """Tell it regularly."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            self.now()
+
+    def soon(self) -> None:
+        """Tell it soon; changes meanwhile go with it."""
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_later(self._pause_s, self.now)
+
+    @property
+    def _pause_s(self) -> float:
+        return max(DELAY_S, self._cost_s / SHARE)
+
+    def now(self) -> None:
+        """Tell it now."""
+        self._due = False
+        self._sent_s = self._clock.monotonic_s()
+        self._tell_what_is_free()
+        waiting, self._after = self._after, []
+        for future, answer in waiting:
+            if not future.done():
+                future.set_result(answer)
+
+    def _tell_what_is_free(self) -> None:
+        link = self._leader.link
+        if link is None:
+            return
+        table = self._table
+        started_s = self._clock.monotonic_s()
+        room, count = dispatching.histogram(table.free(self._limit))
+        self._cost_s = self._clock.monotonic_s() - started_s
+        link.notify(
+            ManagerSummary(
+                taken_ms=self._clock.wall_ms(),
+                capacity=Capacity.of(table.capacity.sum(axis=0)),
+                reserved=Capacity.of(table.reserved.sum(axis=0).clip(min=0.0)),
+                used=total(self._usage.values()),
+                room=room.astype("<f8").tobytes(),
+                count=[int(number) for number in count],
+                hosts=len(table.order),
+                vms=len(table.vms),
+            ),
+            droppable=True,
+        )
