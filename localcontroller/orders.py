@@ -348,9 +348,9 @@ class Orders:
 
         try:
             async with self._migrating:
-                await self._hypervisor.migrate_out(
-                    vm_id, order.ticket, self._migration, on_progress
-                )
+                known = self._known.get(vm_id)
+                options = self._migration.for_vm(known.policy) if known else self._migration
+                await self._hypervisor.migrate_out(vm_id, order.ticket, options, on_progress)
             left = self._known.pop(vm_id, None)
             if left is not None:
                 moving = msgspec.structs.replace(left, state=VmState.MIGRATING)

@@ -20,7 +20,14 @@ from snooze.common.clock import SYSTEM_CLOCK, Clock
 from snooze.common.errors import ExecutionError, RemoteError, RemoteTimeout, SnoozeError, TooBusy
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport, VmSpec, VmUsage
+from snooze.common.vms import (
+    MigrationProgress,
+    MigrationTicket,
+    SlowMigration,
+    VmReport,
+    VmSpec,
+    VmUsage,
+)
 from snooze.localcontroller.hypervisor import (
     libvirt_domains,
     libvirt_events,
@@ -247,7 +254,7 @@ class LibvirtHypervisor:
                 dirty_kib_s=last.dirty_kib_s,
                 downtime_ms=last.downtime_ms,
                 iteration=last.iteration,
-                note="" if ticket.live else libvirt_migration.COPY_NOTE,
+                note=last.note if ticket.live else libvirt_migration.COPY_NOTE,
             )
         )
 
@@ -347,13 +354,19 @@ class LibvirtHypervisor:
     ) -> MigrationProgress:
         """Report progress until the migration ends, is cancelled, or takes too long."""
         last = MigrationProgress(vm_id)
-        deadline_s = self._clock.monotonic_s() + options.timeout_s
+        began_s = self._clock.monotonic_s()
+        note: str | None = None
+        # a guest that runs at the destination without all of its memory can not be called back
+        is_committed = options.slow is SlowMigration.POSTCOPY
         try:
             while not migration.done():
                 await asyncio.wait({migration}, timeout=options.progress_period_s)
                 if migration.done():
                     break
-                if self._clock.monotonic_s() >= deadline_s:
+                passed_s = self._clock.monotonic_s() - began_s
+                if note is None and passed_s >= options.slow_after * options.timeout_s:
+                    note = await self._hasten(vm_id, options)
+                if passed_s >= options.timeout_s and not (note and is_committed):
                     if not await self._abort(migration, vm_id):
                         break
                     raise ExecutionError(
@@ -362,13 +375,26 @@ class LibvirtHypervisor:
                     )
                 seen = await self._progress(vm_id)
                 if seen is not None:
-                    last = seen
-                    on_progress(seen)
+                    last = msgspec.structs.replace(seen, note=note or seen.note)
+                    on_progress(last)
             await migration
         except asyncio.CancelledError:
             await asyncio.shield(self._abort(migration, vm_id))
             raise
         return last
+
+    async def _hasten(self, vm_id: str, options: MigrationOptions) -> str:
+        """Act on a slow migration, once; what was done, empty if nothing."""
+        try:
+            return await self._connection.call(
+                "hasten a migration", lambda c: libvirt_migration.hasten(c, vm_id, options)
+            )
+        except SnoozeError as error:
+            log.warning(
+                "a slow migration could not be hastened",
+                extra={"vm_id": vm_id, "policy": options.slow.value, "reason": error.message},
+            )
+            return ""
 
     async def _progress(self, vm_id: str) -> MigrationProgress | None:
         try:

@@ -17,7 +17,7 @@ import msgspec
 
 from snooze.common.errors import Conflict, ExecutionError, InvalidRequest, RemoteTimeout
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport
+from snooze.common.vms import MigrationProgress, MigrationTicket, SlowMigration, VmReport
 from snooze.localcontroller.domain_xml import VmTag, read_domain, with_incoming
 from snooze.localcontroller.hypervisor.libvirt_connection import is_code
 from snooze.localcontroller.hypervisor.libvirt_domains import (
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 COPY_NOTE: Final = (
     "this hypervisor has no migration: the definition was moved and the guest started anew"
 )
+PAUSE_MS: Final = 5000
+"""The longest pause of a VM whose policy is to be paused and does not say for how long."""
 _COPYING: Final = (MigrationMethod.NO_SHARED_FULL, MigrationMethod.NO_SHARED_INCREMENTAL)
 
 
@@ -166,7 +168,7 @@ def migrate_out(
         raise Conflict(f"cannot migrate VM {present.name!r}: it is {present.state.value}")
     disks = read_domain(present.xml).disks
     try:
-        if options.max_downtime_ms:
+        if options.max_downtime_ms and options.slow is not SlowMigration.PAUSE:
             _try_max_downtime(domain, options.max_downtime_ms)
         domain.migrateToURI3(ticket.uri, _parameters(ticket, options), _flags(ticket, options))
     except libvirt.libvirtError as error:
@@ -182,6 +184,29 @@ def _try_max_downtime(domain: libvirt.virDomain, downtime_ms: int) -> None:
         domain.migrateSetMaxDowntime(downtime_ms)
     except libvirt.libvirtError as error:
         log.info("the downtime was not limited", extra={"reason": str(error)})
+
+
+def hasten(connection: libvirt.virConnect, vm_id: str, options: MigrationOptions) -> str:
+    """Do what the VM's policy says about a migration that does not end; what was done, in words.
+
+    Auto-converge is under way, giving up is the time limit: neither needs anything here.
+
+    Raises:
+        libvirtError: if it cannot be done; the migration goes on as it was.
+    """
+    domain = find(connection, vm_id)
+    if domain is None:
+        return ""
+    match options.slow:
+        case SlowMigration.POSTCOPY:
+            domain.migrateStartPostCopy()
+            return "post-copy: it runs at the destination while its memory follows"
+        case SlowMigration.PAUSE:
+            downtime_ms = options.max_downtime_ms or PAUSE_MS
+            domain.migrateSetMaxDowntime(downtime_ms)
+            return f"it may be paused for up to {downtime_ms} ms"
+        case SlowMigration.CONVERGE | SlowMigration.GIVE_UP:
+            return ""
 
 
 def _parameters(ticket: MigrationTicket, options: MigrationOptions) -> dict[str, object]:
@@ -201,8 +226,10 @@ def _flags(ticket: MigrationTicket, options: MigrationOptions) -> int:
         | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
         | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
     )
-    if options.auto_converge:
+    if options.slow is SlowMigration.CONVERGE and options.auto_converge:
         flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
+    if options.slow is SlowMigration.POSTCOPY and not ticket.copy_storage:
+        flags |= libvirt.VIR_MIGRATE_POSTCOPY
     if ticket.incremental:
         flags |= libvirt.VIR_MIGRATE_NON_SHARED_INC
     elif ticket.copy_storage:

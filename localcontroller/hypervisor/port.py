@@ -41,7 +41,15 @@ import msgspec
 
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport, VmSpec, VmUsage
+from snooze.common.vms import (
+    MigrationProgress,
+    MigrationTicket,
+    SlowMigration,
+    VmPolicy,
+    VmReport,
+    VmSpec,
+    VmUsage,
+)
 
 METADATA_NAMESPACE: Final = "https://snooze/xmlns/vm/1"
 """Namespace of our element in a domain's ``<metadata>``."""
@@ -162,7 +170,9 @@ class MigrationOptions(msgspec.Struct, frozen=True):
         timeout_s: after this the migration is aborted and the guest stays where it is.
         bandwidth_mib_s: limit of the stream, 0 for none.
         max_downtime_ms: the longest pause at the end, 0 for the hypervisor's default.
-        auto_converge: slow a guest down that dirties memory faster than the stream carries it.
+        auto_converge: whether ``SlowMigration.CONVERGE`` may slow the guest down.
+        slow: what is done once ``slow_after`` of ``timeout_s`` is over and it still has not ended.
+        slow_after: a fraction of ``timeout_s``.
         progress_period_s: time between two calls of ``on_progress``.
     """
 
@@ -171,7 +181,16 @@ class MigrationOptions(msgspec.Struct, frozen=True):
     bandwidth_mib_s: int = 0
     max_downtime_ms: int = 0
     auto_converge: bool = True
+    slow: SlowMigration = SlowMigration.CONVERGE
+    slow_after: float = 0.5
     progress_period_s: float = 0.2
+
+    def for_vm(self, policy: VmPolicy) -> "MigrationOptions":
+        """As the host's settings and the VM's own policy say together."""
+        downtime_ms = policy.max_downtime_ms or self.max_downtime_ms
+        return msgspec.structs.replace(
+            self, slow=policy.slow_migration, max_downtime_ms=downtime_ms
+        )
 
 
 class DiskOffer(msgspec.Struct, frozen=True):
