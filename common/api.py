@@ -14,6 +14,7 @@ GET      ``/v1/vms``                                                      list o
 GET      ``/v1/vms/NAME``                                                 ``VmView`` with ``xml``
 POST     ``/v1/vms/NAME/COMMAND?wait_s=N``   ``CommandRequest`` or none   202 ``TaskView``
 GET      ``/v1/hosts``, ``/v1/hosts/ID``                                  ``HostView``
+POST     ``/v1/hosts/drain``, ``undrain``    ``DrainRequest``             ``DrainView``
 GET      ``/v1/managers``                                                 list of ``ManagerView``
 GET      ``/v1/hierarchy``                                                ``HierarchyView``
 GET      ``/v1/images``                                                   list of ``ImageView``
@@ -85,6 +86,49 @@ class CommandRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
     rx_kib_s: float | None = None
     tx_kib_s: float | None = None
     host: str = ""
+
+
+class DrainRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Empty hosts, or give them back.
+
+    ``hosts``: ids or hostnames; ``deadline_s``: no move begins after so long, 0: no deadline;
+    ``plan_only``: only show what would be done; ``bring_back`` (undrain): what left returns.
+    """
+
+    hosts: list[str]
+    deadline_s: float = 0.0
+    plan_only: bool = False
+    bring_back: bool = False
+
+
+class DrainMove(msgspec.Struct, frozen=True):
+    """One migration of a plan; moves of one ``batch`` run at the same time."""
+
+    vm: str
+    source: str
+    target: str
+    batch: int = 0
+
+
+class DrainStay(msgspec.Struct, frozen=True):
+    """A VM that cannot leave, and why."""
+
+    vm: str
+    reason: str
+
+
+class DrainView(msgspec.Struct, frozen=True):
+    """What a drain does: names throughout; ``seconds`` of migration in all, estimated.
+
+    ``emptied``: the hosts that carry nothing afterwards; ``task_id``: empty for a plan alone.
+    """
+
+    hosts: list[str]
+    moves: list[DrainMove] = []
+    stays: list[DrainStay] = []
+    emptied: list[str] = []
+    seconds: float = 0.0
+    task_id: str = ""
 
 
 class TaskState(StrEnum):

@@ -85,7 +85,8 @@ class HostRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     ``away``: it has been out of reach for so long that no start ordered since can have reached it.
     ``capacity``, ``power``, ``lease_s``: as it last described itself; a host that is asleep or dead
     cannot be asked. ``state`` is written before what it announces is ordered; ``tries`` counts
-    wake-ups or fencings that failed; ``note`` says why, for people.
+    wake-ups or fencings that failed; ``note`` says why, for people. ``drain_until_ms``: a person
+    wants it empty until then (negative: without a deadline); ``evacuated``: VMs that left for that.
     """
 
     host_id: str
@@ -101,6 +102,8 @@ class HostRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     state_since_ms: int = 0
     tries: int = 0
     maintenance: bool = False
+    drain_until_ms: int = 0
+    evacuated: tuple[str, ...] = ()
     note: str = ""
 
 

@@ -56,7 +56,8 @@ class HostEntry:
     away for long; ``acquitted``: and it cannot have a VM that is not known to be there.
     ``in_record``: the record has it as a host that may have VMs; ``away``: what the record says, or
     is about to.
-    ``state``, ``state_since_ms``, ``tries``, ``maintenance``, ``note``: as in ``HostRecord``. Each
+    ``state``, ``state_since_ms``, ``tries``, ``maintenance``, ``drain_until_ms``, ``evacuated``,
+    ``note``: as in ``HostRecord``. Each
     field has one core that changes it; all then order the record of the whole entry.
     """
 
@@ -74,6 +75,8 @@ class HostEntry:
     state_since_ms: int = 0
     tries: int = 0
     maintenance: bool = False
+    drain_until_ms: int = 0
+    evacuated: tuple[str, ...] = ()
     note: str = ""
 
     @classmethod
@@ -99,6 +102,8 @@ class HostEntry:
             state_since_ms=record.state_since_ms,
             tries=record.tries,
             maintenance=record.maintenance,
+            drain_until_ms=record.drain_until_ms,
+            evacuated=record.evacuated,
             note=record.note,
         )
 
@@ -119,6 +124,8 @@ class HostEntry:
             self.state_since_ms,
             self.tries,
             self.maintenance,
+            self.drain_until_ms,
+            self.evacuated,
             self.note,
         )
 
