@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from snooze.client.settings import find_addresses
-from snooze.client.transport import NOT_JSON, Params, Transport, is_passing
+from snooze.client.transport import NOT_JSON, Method, Params, Transport, is_passing
 from snooze.common.api import (
     API_PREFIX,
     MAX_WAIT_S,
@@ -118,6 +118,13 @@ class AsyncSnooze:
         the SDK does not know.
         """
         return await self._transport.call("GET", API_PREFIX + path, params=params, hold_s=hold_s)
+
+    async def send(
+        self, path: str, request: msgspec.Struct | None, kind: type[T], *, verb: Method = "POST"
+    ) -> T:
+        """What ``verb /v1`` + ``path`` answers to ``request``; ``path`` is percent-encoded."""
+        body = None if request is None else msgspec.json.encode(request)
+        return decode(await self._transport.call(verb, API_PREFIX + path, body=body), kind)
 
     async def cluster(self) -> ClusterView:
         """The cluster in one line."""

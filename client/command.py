@@ -16,7 +16,7 @@ import sys
 
 import typer
 
-from snooze.client import daemon_commands, view_commands, vm_commands
+from snooze.client import daemon_commands, host_commands, view_commands, vm_commands
 from snooze.client.options import UrlOption, root_url
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ def root(url: UrlOption = "") -> None:
 
 vm_commands.register(app)
 view_commands.register(app)
+host_commands.register(app)
 daemon_commands.register(app)
 
 

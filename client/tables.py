@@ -273,6 +273,18 @@ def _text(text: str) -> Text:
     return Text(plain(text))
 
 
+def plain_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str
+) -> RenderableType:
+    """A table of words that come from elsewhere."""
+    return _table(columns, [[_text(cell) for cell in row] for row in rows], empty)
+
+
+def line(words: str) -> Text:
+    """One line of words, some of which come from elsewhere."""
+    return _text(words)
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], empty: str) -> RenderableType:
     """A table without lines; a column whose title begins with ``>`` is flush right."""
     return _Rows(columns, rows) if rows else Text(empty)

@@ -44,7 +44,7 @@ from snooze.common.errors import (
     TooBusy,
 )
 
-Method = Literal["GET", "POST"]
+Method = Literal["GET", "POST", "PUT"]
 Params = Mapping[str, str | int | float]
 
 CONNECT_TIMEOUT_S: Final = 3.0

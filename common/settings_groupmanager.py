@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from snooze.common.resources import Capacity
 from snooze.common.settings import (
     CoordinationSettings,
     HeartbeatSettings,
@@ -139,6 +140,10 @@ class OvercommitSettings(Section, frozen=True, kw_only=True):
     memory: Annotated[float, Meta(ge=0.1, le=8), Doc("Promised per real memory.")] = 1.0
     network: Annotated[float, Meta(ge=0.1, le=64), Doc("Promised per real bandwidth.")] = 1.0
 
+    def factors(self) -> Capacity:
+        """By axis, what a host's capacity is multiplied by."""
+        return Capacity(self.cpu, self.memory, self.network, self.network)
+
 
 class HeadroomSettings(Section, frozen=True, kw_only=True):
     """The part of each host that placement leaves free, as a fraction of its capacity."""
@@ -146,6 +151,10 @@ class HeadroomSettings(Section, frozen=True, kw_only=True):
     cpu: Annotated[float, Meta(ge=0, le=0.9), Doc("0.1 leaves a tenth of the cores free.")] = 0.0
     memory: Annotated[float, Meta(ge=0, le=0.9), Doc("Likewise for memory.")] = 0.0
     network: Annotated[float, Meta(ge=0, le=0.9), Doc("Likewise for bandwidth.")] = 0.0
+
+    def factors(self) -> Capacity:
+        """By axis, the part of a host's capacity that may be used."""
+        return Capacity(1 - self.cpu, 1 - self.memory, 1 - self.network, 1 - self.network)
 
 
 class PlacementSettings(Section, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from snooze.common.api import (
     MAX_WAIT_S,
     ClusterRequest,
     CommandRequest,
+    DrainRequest,
 )
 from snooze.common.errors import InvalidRequest, NotFound, TooBusy
 from snooze.common.vm_lifecycle import VmCommand
@@ -55,6 +56,8 @@ class V1Api:
             ("POST", f"{API_PREFIX}/vms/{{name}}/{{command}}", self._command),
             ("GET", f"{API_PREFIX}/hosts", self._hosts),
             ("GET", f"{API_PREFIX}/hosts/{{id}}", self._host),
+            ("POST", f"{API_PREFIX}/hosts/drain", self._drain),
+            ("POST", f"{API_PREFIX}/hosts/undrain", self._undrain),
             ("GET", f"{API_PREFIX}/managers", self._managers),
             ("GET", f"{API_PREFIX}/hierarchy", self._hierarchy),
             ("GET", f"{API_PREFIX}/images", self._images),
@@ -113,6 +116,15 @@ class V1Api:
 
     async def _host(self, request: web.Request, leader: LeaderService) -> web.Response:
         return answer(await Queries(leader).host(request.match_info["id"]))
+
+    async def _drain(self, request: web.Request, leader: LeaderService) -> web.Response:
+        leader.require()
+        view = await leader.drains.drain(await body_of(request, DrainRequest))
+        return answer(view, 202 if view.task_id else 200)
+
+    async def _undrain(self, request: web.Request, leader: LeaderService) -> web.Response:
+        leader.require()
+        return answer(await leader.drains.undrain(await body_of(request, DrainRequest)), 202)
 
     async def _managers(self, request: web.Request, leader: LeaderService) -> web.Response:
         return answer(Queries(leader).managers())

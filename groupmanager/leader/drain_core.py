@@ -480,7 +480,7 @@ class DrainCore:
                 DrainStay(vms[r.vm].name, _why(vms[r.vm], r.message)) for r in answer.plan.reasons
             ],
             emptied=[name(row) for row in answer.emptied],
-            seconds=round(answer.cost_s, 1),
+            seconds=round(answer.cost_s, 3),
         )
 
     # ------------------------------------------------------------ the end

@@ -34,8 +34,10 @@ from snooze.common.vms import MigrationProgress
 from snooze.common.wire import (
     Assignment,
     AssignmentRequest,
+    DirectHosts,
     ForgetHost,
     Happened,
+    HostDirective,
     HostGone,
     HostImages,
     HostJoined,
@@ -60,6 +62,7 @@ from snooze.groupmanager.leader import membership_core as membership
 from snooze.groupmanager.leader import submission_events as submissions
 from snooze.groupmanager.leader.address_leases import AddressLeases
 from snooze.groupmanager.leader.commands import Commands
+from snooze.groupmanager.leader.drain import Drains
 from snooze.groupmanager.leader.events import EventLog
 from snooze.groupmanager.leader.journal import Done, Journal
 from snooze.groupmanager.leader.manager_links import PLACE_TIMEOUT_S, ManagerLinks
@@ -138,6 +141,19 @@ class LeaderService:
             self._task_moved,
             lambda vm_id: self._submissions.feed(submissions.Destroyed(vm_id, clock.wall_ms())),
         )
+        self.drains = Drains(
+            self.registry,
+            settings.placement.overcommit.factors(),
+            settings.placement.headroom.factors(),
+            epoch,
+            clock,
+            ask=self._ask_command,
+            record_host=self.record_host,
+            direct=self._direct,
+            announce=self._announce,
+            task_started=self._task_started,
+            task_moved=self._task_moved,
+        )
         self.links = ManagerLinks(
             self.registry,
             ManagerWelcome(identity.manager_id, epoch),
@@ -190,6 +206,7 @@ class LeaderService:
         self.ready = False
         self.links.close("this group manager no longer leads")
         await self.commands.close()
+        await self.drains.close()
         await self._journal.close(FLUSH_S if flush else 0.0)
         await self._tasks.close()
         gone = NotLeader("this group manager stopped leading; ask again", retry_after_s=0.5)
@@ -226,6 +243,7 @@ class LeaderService:
             if self._is_leader():
                 self._membership.feed(membership.Ticked())
                 self._submissions.feed(submissions.Ticked(self._clock.wall_ms(), self.settled))
+                self.drains.tick(settled=self.settled)
 
     # ------------------------------------------------------------ managers
 
@@ -420,7 +438,7 @@ class LeaderService:
         if task.state in TASK_ENDED:
             self.tasks.note_ended(task)
             error = f": {task.error.message}" if task.error is not None else ""
-            name = next(iter(task.vms.values())).name
+            name = next((vm.name for vm in task.vms.values()), "")
             outcome = "failed" if task.state is TaskState.FAILED else "done"
             self.events.add(
                 f"command.{outcome}", name, f"{task.kind} {name}: {outcome}{error}", task.task_id
@@ -474,6 +492,14 @@ class LeaderService:
         known = host_id in self._recorded_hosts
         self._journal.write([Put(path, data) if known else Create(path, data)], done)
         self._recorded_hosts.add(host_id)
+
+    def _direct(self, host_id: str) -> None:
+        """Tell a host's manager whether it takes VMs."""
+        host = self.registry.hosts.get(host_id)
+        if host is not None and host.joined:
+            directive = HostDirective(host_id, host.epoch, schedulable=not host.maintenance)
+            order = DirectHosts(self.epoch, [directive])
+            self._tasks.spawn(self.links.tell(host.manager_id, order))
 
     def _announce(self, effect: membership.Announce) -> None:
         self.events.add(effect.kind, effect.subject, effect.message, effect.cause)

@@ -1,0 +1,180 @@
+"""Commands for the people who look after hosts: ``snooze host COMMAND``."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snooze.client.options import (
+    CLUSTER_PANEL,
+    DEFAULT_WAIT_TIMEOUT_S,
+    EXIT_NO,
+    Output,
+    OutputOption,
+    UrlOption,
+    WaitOption,
+    WaitTimeoutOption,
+    add,
+    complete_host,
+    on_cluster,
+)
+from snooze.common.errors import SnoozeError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from snooze.client.async_sdk import AsyncSnooze
+    from snooze.common.api import DrainRequest, DrainView, TaskView
+
+HostsArgument = Annotated[
+    list[str],
+    typer.Argument(metavar="HOST...", help="Hosts, by name or id.", autocompletion=complete_host),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    host = typer.Typer(help="Look after hosts: maintenance.", no_args_is_help=True)
+    add(host, "drain", drain, CLUSTER_PANEL)
+    add(host, "undrain", undrain, CLUSTER_PANEL)
+    app.add_typer(host, name="host", rich_help_panel=CLUSTER_PANEL)
+
+
+def drain(
+    *,
+    hosts: HostsArgument,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only show what would move where; change nothing.")
+    ] = False,
+    deadline: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.0,
+            help="Begin no migration after so long, and until then wait for room; 0: do what can "
+            "be done now.",
+        ),
+    ] = 0.0,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask (asked only on a terminal).")
+    ] = False,
+    wait: WaitOption = True,
+    wait_timeout: WaitTimeoutOption = DEFAULT_WAIT_TIMEOUT_S,
+    output: OutputOption = Output.TABLE,
+    url: UrlOption = "",
+) -> None:
+    """Empty hosts by live migration, and keep VMs off them until `undrain`.
+
+    One plan for the whole cluster is shown first. VMs that cannot leave are named.
+    """
+    from snooze.client import terminal
+    from snooze.common.api import DrainRequest
+
+    ask = not yes and sys.stdin.isatty() and output is Output.TABLE
+    if plan or ask:
+        view = on_cluster(
+            url, lambda c: _call(c, "drain", DrainRequest(hosts, deadline, plan_only=True))
+        )
+        if plan:
+            _show(view, output)
+            return
+        terminal.show(_plan(view))
+        if not typer.confirm(f"Drain {', '.join(map(terminal.plain, view.hosts))}?", err=True):
+            sys.stderr.write("Nothing was changed.\n")
+            raise typer.Exit(EXIT_NO)
+    _carry_out("drain", DrainRequest(hosts, deadline), url, wait, wait_timeout, output)
+
+
+def undrain(
+    *,
+    hosts: HostsArgument,
+    bring_back: Annotated[
+        bool, typer.Option("--bring-back", help="Migrate the VMs back that left for the drain.")
+    ] = False,
+    wait: WaitOption = True,
+    wait_timeout: WaitTimeoutOption = DEFAULT_WAIT_TIMEOUT_S,
+    output: OutputOption = Output.TABLE,
+    url: UrlOption = "",
+) -> None:
+    """Give hosts back after maintenance: they take VMs again."""
+    from snooze.common.api import DrainRequest
+
+    request = DrainRequest(hosts, bring_back=bring_back)
+    _carry_out("undrain", request, url, wait, wait_timeout, output)
+
+
+async def _call(cluster: "AsyncSnooze", what: str, request: "DrainRequest") -> "DrainView":
+    from snooze.common.api import DrainView
+
+    return await cluster.send(f"/hosts/{what}", request, DrainView)
+
+
+def _carry_out(
+    what: str,
+    request: "DrainRequest",
+    url: str,
+    wait: bool,
+    wait_timeout_s: float,
+    output: Output,
+) -> None:
+    """Order it, wait for its task, and say what became of it."""
+    from snooze.client import tables, terminal
+    from snooze.client.async_sdk import failure
+    from snooze.client.waiting import wait_for
+
+    async def work(cluster: "AsyncSnooze") -> "tuple[DrainView, TaskView | SnoozeError | None]":
+        view = await _call(cluster, what, request)
+        if not wait:
+            return view, None
+        (ended,) = await wait_for(cluster, [await cluster.task(view.task_id)], wait_timeout_s)
+        return view, ended
+
+    view, ended = on_cluster(url, work)
+    if ended is None:
+        if output is Output.JSON:
+            _show(view, output)
+        else:
+            terminal.write(view.task_id)
+        return
+    if isinstance(ended, SnoozeError):
+        raise ended
+    if output is Output.JSON:
+        import msgspec
+
+        terminal.show_json(msgspec.json.encode(ended))
+    else:
+        terminal.show(tables.task_details(ended))
+    error = failure(ended)
+    if error is not None:
+        raise error
+
+
+def _show(view: "DrainView", output: Output) -> None:
+    import msgspec
+
+    from snooze.client import terminal
+
+    if output is Output.JSON:
+        terminal.show_json(msgspec.json.encode(view))
+    else:
+        terminal.show(_plan(view))
+
+
+def _plan(view: "DrainView") -> "RenderableType":
+    """The plan as a person reads it: what moves, what stays and why, what comes of it."""
+    from rich.console import Group
+
+    from snooze.client import tables
+
+    moves = [(move.vm, move.source, move.target, str(move.batch + 1)) for move in view.moves]
+    parts: list[RenderableType] = [
+        tables.plain_table(("VM", "FROM", "TO", "STEP"), moves, "No VM has to move.")
+    ]
+    if view.stays:
+        stays = [(stay.vm, stay.reason) for stay in view.stays]
+        parts.append(tables.plain_table(("STAYS", "BECAUSE"), stays, ""))
+    empty = ", ".join(view.emptied) or "none"
+    parts.append(
+        tables.line(f"Empty afterwards: {empty}. About {view.seconds:.1f} s of migration in all.")
+    )
+    return Group(*parts)

@@ -1,0 +1,298 @@
+"""The drain core, rule by rule."""
+
+import numpy as np
+import pytest
+
+from snooze.common.errors import ErrorReport
+from snooze.common.resources import Capacity
+from snooze.common.vm_lifecycle import VmState
+from snooze.common.vms import VmPolicy
+from snooze.groupmanager.leader.drain_core import MAX_TRIES, PER_HOST, DrainCore
+from snooze.groupmanager.leader.drain_events import (
+    AnswerDrain,
+    DirectHost,
+    DrainAsked,
+    DrainEffect,
+    DrainTicked,
+    MaintenanceFailed,
+    MaintenanceWritten,
+    MoveEnded,
+    OrderMove,
+    RecordMaintenance,
+    UndrainAsked,
+)
+from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+from tests.unit.leader.builders import host_of, none, only
+
+ONE = np.ones(4)
+BROKEN = ErrorReport("execution_failed", "the migration failed")
+
+
+class Cluster:
+    """Hosts of four cores, and VMs of one."""
+
+    def __init__(self, *hosts: str) -> None:
+        self.registry = Registry()
+        for host_id in hosts:
+            self.registry.hosts[host_id] = HostEntry(host_of(host_id), "gm1", 1, True, 0.0)
+        self.core = DrainCore(self.registry, ONE, ONE)
+        self.now_s = 100.0
+
+    def vm(self, vm_id: str, host_id: str, **fields: object) -> VmEntry:
+        entry = VmEntry(vm_id, f"name-{vm_id}", Capacity(1.0, 1024.0), VmState.RUNNING)
+        entry.host_id = host_id
+        for key, value in fields.items():
+            setattr(entry, key, value)
+        self.registry.add_vm(entry)
+        return entry
+
+    def drain(
+        self, *host_ids: str, deadline_s: float = 0.0, plan_only: bool = False, task_id: str = "t"
+    ) -> list[DrainEffect]:
+        asked = DrainAsked(1, task_id, host_ids, deadline_s, plan_only, 0)
+        return self.core.handle(asked, self.now_s)
+
+    def begin(self, *host_ids: str, deadline_s: float = 0.0) -> list[DrainEffect]:
+        record = only(RecordMaintenance, self.drain(*host_ids, deadline_s=deadline_s))
+        return self.core.handle(MaintenanceWritten(record.host_ids, 0), self.now_s)
+
+    def arrive(self, order: OrderMove) -> list[DrainEffect]:
+        self.registry.vms[order.vm_id].host_id = order.destination
+        return self.core.handle(MoveEnded(order.order_id, None, 0), self.now_s)
+
+    def fail(self, order: OrderMove) -> list[DrainEffect]:
+        return self.core.handle(MoveEnded(order.order_id, BROKEN, 0), self.now_s)
+
+    def tick(self, seconds: float = 0.25) -> list[DrainEffect]:
+        self.now_s += seconds
+        return self.core.handle(DrainTicked(0, True), self.now_s)
+
+    def run(self, effects: list[DrainEffect]) -> list[OrderMove]:
+        """Let every move succeed; all that were ordered."""
+        done: list[OrderMove] = []
+        todo = orders(effects)
+        while todo:
+            order = todo.pop(0)
+            done.append(order)
+            todo += orders(self.arrive(order))
+        return done
+
+
+def orders(effects: list[DrainEffect]) -> list[OrderMove]:
+    return [effect for effect in effects if isinstance(effect, OrderMove)]
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    made = Cluster("h1", "h2", "h3")
+    for vm_id, host_id in (("a", "h1"), ("b", "h1"), ("c", "h1"), ("d", "h2")):
+        made.vm(vm_id, host_id)
+    return made
+
+
+def test_a_plan_alone_changes_nothing(cluster: Cluster) -> None:
+    answer = only(AnswerDrain, cluster.drain("h1", plan_only=True))
+    assert answer.view is not None
+    assert {move.vm for move in answer.view.moves} == {"name-a", "name-b", "name-c"}
+    assert {move.source for move in answer.view.moves} == {"name-h1"}
+    assert answer.view.emptied == ["name-h1"]
+    assert answer.view.seconds > 0
+    assert answer.view.task_id == ""
+    assert not cluster.registry.hosts["h1"].maintenance
+    assert cluster.tick() == []
+
+
+def test_the_mark_is_recorded_before_anything_moves(cluster: Cluster) -> None:
+    effects = cluster.drain("h1")
+    record = only(RecordMaintenance, effects)
+    assert record.host_ids == ("h1",)
+    assert cluster.registry.hosts["h1"].maintenance
+    assert cluster.registry.hosts["h1"].record().drain_until_ms == -1
+    assert none(OrderMove, effects)
+    assert none(AnswerDrain, effects)
+    assert none(OrderMove, cluster.tick())
+    effects = cluster.core.handle(MaintenanceWritten(("h1",), 0), cluster.now_s)
+    assert only(DirectHost, effects).host_id == "h1"
+    answer = only(AnswerDrain, effects)
+    assert answer.view is not None
+    assert answer.view.task_id == "t"
+    assert len(orders(effects)) == PER_HOST
+
+
+def test_a_mark_that_could_not_be_recorded_is_taken_back(cluster: Cluster) -> None:
+    cluster.drain("h1")
+    busy = ErrorReport("too_busy", "later")
+    effects = cluster.core.handle(MaintenanceFailed(("h1",), busy, 0), cluster.now_s)
+    assert only(AnswerDrain, effects).error == busy
+    assert not cluster.registry.hosts["h1"].maintenance
+    assert none(OrderMove, cluster.tick(10))
+
+
+def test_every_vm_leaves_and_the_host_stays_marked(cluster: Cluster) -> None:
+    moved = cluster.run(cluster.begin("h1"))
+    assert {order.vm_id for order in moved} == {"a", "b", "c"}
+    assert all(order.destination in {"h2", "h3"} for order in moved)
+    task = cluster.core.tasks["t"]
+    assert task.ended
+    assert all(vm.error is None for vm in task.vms.values())
+    host = cluster.registry.hosts["h1"]
+    assert host.maintenance
+    assert host.drain_until_ms == 0
+    assert set(host.evacuated) == {"a", "b", "c"}
+
+
+def test_few_moves_at_a_time_touch_one_host(cluster: Cluster) -> None:
+    open_orders = orders(cluster.begin("h1"))
+    assert len(open_orders) == PER_HOST
+    assert none(OrderMove, cluster.tick(10))
+
+
+def test_a_vm_that_fits_nowhere_is_named(cluster: Cluster) -> None:
+    for number in range(7):
+        cluster.vm(f"x{number}", "h2" if number < 3 else "h3")
+    answer = only(AnswerDrain, cluster.drain("h1", plan_only=True))
+    assert answer.view is not None
+    assert {stay.vm for stay in answer.view.stays} == {"name-a", "name-b", "name-c"}
+    assert answer.view.emptied == []
+    effects = cluster.begin("h1")
+    assert orders(effects) == []
+    task = cluster.core.tasks["t"]
+    assert task.ended
+    assert {vm.error is not None for vm in task.vms.values()} == {True}
+    assert cluster.registry.hosts["h1"].maintenance, "it takes no VM all the same"
+
+
+def test_with_a_deadline_a_drain_waits_for_room(cluster: Cluster) -> None:
+    fillers = [cluster.vm(f"x{number}", "h2" if number < 3 else "h3") for number in range(7)]
+    assert orders(cluster.begin("h1", deadline_s=60)) == []
+    for filler in fillers:
+        cluster.registry.remove_vm(filler)
+    moved = cluster.run(cluster.tick(6))
+    assert {order.vm_id for order in moved} == {"a", "b", "c"}
+    assert cluster.core.tasks["t"].ended
+
+
+def test_after_the_deadline_no_move_begins(cluster: Cluster) -> None:
+    first, second = orders(cluster.begin("h1", deadline_s=10))
+    cluster.now_s += 11
+    assert orders(cluster.arrive(first)) == []
+    assert not cluster.core.tasks["t"].ended, "a move is still under way"
+    cluster.arrive(second)
+    task = cluster.core.tasks["t"]
+    assert task.ended
+    left = [vm.name for vm in task.vms.values() if vm.error is not None]
+    assert len(left) == 1
+
+
+def test_a_move_that_fails_is_tried_again_and_holds_up_nothing(cluster: Cluster) -> None:
+    todo = orders(cluster.begin("h1"))
+    failures = 0
+    while todo:
+        order = todo.pop(0)
+        if order.vm_id == "a":
+            failures += 1
+            todo += orders(cluster.fail(order))
+        else:
+            todo += orders(cluster.arrive(order))
+        todo += orders(cluster.tick(6))
+    assert failures == MAX_TRIES
+    task = cluster.core.tasks["t"]
+    assert task.ended
+    assert {vm_id for vm_id, vm in task.vms.items() if vm.error is not None} == {"a"}
+    error = task.vms["a"].error
+    assert error is not None
+    assert error.message == BROKEN.message
+
+
+def test_what_does_not_run_stays(cluster: Cluster) -> None:
+    cluster.registry.vms["a"].state = VmState.STOPPED
+    cluster.registry.vms["b"].state = VmState.PAUSED
+    answer = only(AnswerDrain, cluster.drain("h1", plan_only=True))
+    assert answer.view is not None
+    assert [move.vm for move in answer.view.moves] == ["name-c"]
+    assert [stay.vm for stay in answer.view.stays] == ["name-b"]
+    assert "paused" in answer.view.stays[0].reason
+
+
+def test_a_person_moves_what_the_cluster_would_not(cluster: Cluster) -> None:
+    pinned, lazy = cluster.registry.vms["a"], cluster.registry.vms["b"]
+    pinned.pin_host = "h1"
+    if hasattr(lazy, "policy"):
+        lazy.policy = VmPolicy(movable=False)
+    answer = only(AnswerDrain, cluster.drain("h1", plan_only=True))
+    assert answer.view is not None
+    assert {move.vm for move in answer.view.moves} == {"name-b", "name-c"}
+    assert [stay.vm for stay in answer.view.stays] == ["name-a"]
+
+
+def test_a_host_out_of_reach_is_refused(cluster: Cluster) -> None:
+    cluster.registry.hosts["h1"].leave(0.0)
+    answer = only(AnswerDrain, cluster.drain("h1"))
+    assert answer.error is not None
+    assert "out of reach" in answer.error.message
+    assert not cluster.registry.hosts["h1"].maintenance
+
+
+def test_one_drain_of_a_host_at_a_time(cluster: Cluster) -> None:
+    cluster.begin("h1")
+    answer = only(AnswerDrain, cluster.drain("h1", task_id="t2"))
+    assert answer.error is not None
+    assert "under way" in answer.error.message
+
+
+def test_a_host_given_back_gets_its_vms_if_asked(cluster: Cluster) -> None:
+    cluster.run(cluster.begin("h1"))
+    asked = UndrainAsked(2, "back", ("h1",), True, 0)
+    record = only(RecordMaintenance, cluster.core.handle(asked, cluster.now_s))
+    assert not cluster.registry.hosts["h1"].maintenance
+    moved = cluster.run(
+        cluster.core.handle(MaintenanceWritten(tuple(record.host_ids), 0), cluster.now_s)
+    )
+    assert {order.vm_id for order in moved} == {"a", "b", "c"}
+    assert {order.destination for order in moved} == {"h1"}
+    assert cluster.core.tasks["back"].ended
+    assert cluster.registry.hosts["h1"].evacuated == ()
+
+
+def test_a_host_given_back_without_more_stays_empty(cluster: Cluster) -> None:
+    cluster.run(cluster.begin("h1"))
+    asked = UndrainAsked(2, "back", ("h1",), False, 0)
+    cluster.core.handle(asked, cluster.now_s)
+    effects = cluster.core.handle(MaintenanceWritten(("h1",), 0), cluster.now_s)
+    assert orders(effects) == []
+    assert cluster.registry.hosts["h1"].evacuated == ()
+
+
+def test_giving_back_ends_a_drain_under_way(cluster: Cluster) -> None:
+    first, _ = orders(cluster.begin("h1"))
+    cluster.core.handle(UndrainAsked(2, "back", ("h1",), False, 0), cluster.now_s)
+    assert cluster.core.tasks["t"].ended
+    assert orders(cluster.arrive(first)) == []
+    assert orders(cluster.tick(10)) == []
+
+
+def test_giving_back_what_nobody_took_is_refused(cluster: Cluster) -> None:
+    effects = cluster.core.handle(UndrainAsked(2, "back", ("h1",), False, 0), cluster.now_s)
+    answer = only(AnswerDrain, effects)
+    assert answer.error is not None
+    assert "maintenance" in answer.error.message
+
+
+def test_a_new_leader_goes_on(cluster: Cluster) -> None:
+    cluster.begin("h1")
+    record = cluster.registry.hosts["h1"].record()
+    later = Cluster("h2", "h3")
+    later.registry.hosts["h1"] = HostEntry.of_record(record, 0.0, 0.0)
+    for vm_id in "abc":
+        later.vm(vm_id, "h1")
+    assert orders(later.tick()) == [], "the host has not joined yet"
+    later.registry.hosts["h1"].join(host_of("h1"), "gm1", 2, later.now_s)
+    moved = later.run(later.tick(6))
+    assert {order.vm_id for order in moved} == {"a", "b", "c"}
+
+
+def test_nothing_is_put_on_another_host_in_maintenance(cluster: Cluster) -> None:
+    cluster.registry.hosts["h3"].maintenance = True
+    moved = cluster.run(cluster.begin("h1"))
+    assert {order.destination for order in moved} == {"h2"}
+    assert len(cluster.core.tasks["t"].vms) == 3
