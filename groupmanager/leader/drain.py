@@ -161,7 +161,9 @@ class Drains:
 
     def _show(self, task_id: str) -> None:
         """Let the task be seen, from its first sign of life."""
-        task = self._core.tasks[task_id]
+        task = self._core.tasks.get(task_id)
+        if task is None:
+            return  # its end was shown already
         if task_id not in self._shown:
             self._shown.add(task_id)
             self._task_started(task)

@@ -502,14 +502,17 @@ class DrainCore:
                 host.drain_until_ms = 0
                 if job.task.kind == RETURN:
                     host.evacuated = ()
-            effects.append(self._announce(job, host_id, "ended"))
+            if job.task.kind == DRAIN or job.returning:
+                effects.append(self._announce(job, host_id, "ended"))
         return [*effects, RecordMaintenance(job.host_ids), DrainMoved(task_id)]
 
     def _announce(self, job: Job, host_id: str, what: str) -> Announce:
         host = self.registry.hosts.get(host_id)
         name = host.description.hostname if host is not None else host_id
         left = len(self._to_leave((host_id,)))
-        if job.task.kind == RETURN:
+        if job.task.kind == RETURN and what == "ended" and job.returning:
+            text = f"host {name} has got its VMs back, as far as they fit"
+        elif job.task.kind == RETURN:
             text = f"host {name} is in service again"
         elif what == "began":
             text = f"host {name} is being drained: {left} VMs have to leave"

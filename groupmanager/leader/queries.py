@@ -127,6 +127,8 @@ class Queries:
         else:
             reserved, used, count = detail.reserved, detail.used, detail.vm_count
             status = detail.status
+        if host.maintenance and host.joined:
+            status = "draining" if host.drain_until_ms else "maintenance"
         return HostView(
             id=description.host_id,
             hostname=description.hostname,

@@ -440,9 +440,8 @@ class LeaderService:
             error = f": {task.error.message}" if task.error is not None else ""
             name = next((vm.name for vm in task.vms.values()), "")
             outcome = "failed" if task.state is TaskState.FAILED else "done"
-            self.events.add(
-                f"command.{outcome}", name, f"{task.kind} {name}: {outcome}{error}", task.task_id
-            )
+            words = f"{task.kind} {name}".rstrip()
+            self.events.add(f"command.{outcome}", name, f"{words}: {outcome}{error}", task.task_id)
         self._wake(task.task_id)
 
     # ------------------------------------------------------------ effects
