@@ -72,6 +72,7 @@ from snooze.groupmanager.leader.submission_core import SubmissionCore
 from snooze.groupmanager.leader.tasks import Task
 from snooze.scheduling.assignment import AssignmentPolicy
 from snooze.scheduling.dispatching import DispatchPolicy
+from snooze.scheduling.drain import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -199,6 +200,7 @@ class LeaderService:
             f"epoch {self.epoch}",
         )
         self._tasks.spawn(self._tick())
+        self._tasks.spawn(asyncio.to_thread(warm_up))
         self.ready = True
 
     async def close(self, *, flush: bool) -> None:
