@@ -193,6 +193,19 @@ class GroupManagerTemplateSettings(TemplateSettings, frozen=True, kw_only=True):
         yield from bad_directories("image_directories", self.image_directories)
 
 
+class GroupManagerMonitoringSettings(Section, frozen=True, kw_only=True):
+    """What this group manager keeps of what its hosts measure."""
+
+    period_s: Annotated[
+        float,
+        Meta(ge=0.1, le=3600),
+        Doc(
+            "Time between two samples, as monitoring.interval_s of the local controllers. Hosts "
+            "that measure more often are averaged."
+        ),
+    ] = 3.0
+
+
 class GroupManagerSettings(Section, frozen=True, kw_only=True):
     """A group manager, which may be elected leader."""
 
@@ -207,4 +220,5 @@ class GroupManagerSettings(Section, frozen=True, kw_only=True):
     submission: SubmissionSettings = SubmissionSettings()
     templates: GroupManagerTemplateSettings = GroupManagerTemplateSettings()
     placement: PlacementSettings = PlacementSettings()
+    monitoring: GroupManagerMonitoringSettings = GroupManagerMonitoringSettings()
     log: LogSettings = LogSettings()

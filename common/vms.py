@@ -149,17 +149,6 @@ class VmReport(msgspec.Struct, frozen=True, omit_defaults=True):
     fenced: bool = False
 
 
-class VmUsage(msgspec.Struct, frozen=True, array_like=True):
-    """One sample of what a VM used.
-
-    ``used`` holds cores consumed, KiB resident and KiB/s moved since the sample before.
-    """
-
-    vm_id: str
-    taken_ms: int
-    used: Capacity
-
-
 class MigrationProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a live migration is, from the hypervisor's own job statistics.
 

@@ -13,12 +13,11 @@ from snooze.common.api import ImageView
 from snooze.common.clock import Clock
 from snooze.common.core_runner import CoreRunner
 from snooze.common.errors import RemoteError, SnoozeError
-from snooze.common.resources import ZERO
 from snooze.common.settings_localcontroller import JoinSettings
 from snooze.common.task_set import TaskSet
 from snooze.common.transport.http_client import MESSAGEPACK, HttpClient
 from snooze.common.transport.link import Link, LinkLimits, Service, connect
-from snooze.common.vms import VmUsage
+from snooze.common.usage import HostUsage
 from snooze.common.wire import (
     Assignment,
     AssignmentRequest,
@@ -53,7 +52,7 @@ class Agent:
         self,
         describe: Callable[[], Awaitable[HostDescription]],
         orders: Orders,
-        usage: Callable[[], Awaitable[list[VmUsage]]],
+        usage: Callable[[], Awaitable[HostUsage]],
         join: JoinSettings,
         monitoring_interval_s: float,
         limits: LinkLimits,
@@ -231,16 +230,14 @@ class Agent:
             started_s = self._clock.monotonic_s()
             if self._link is not None:
                 try:
-                    usages = await self._usage()
+                    usage = await self._usage()
                 except RemoteError as error:
                     logger.warning("no samples: %s", error.message)
                 except SnoozeError as error:
                     logger.error("no samples: %s", error.message)
                 else:
-                    total = ZERO
-                    for usage in usages:
-                        total = total.plus(usage.used)
-                    self.tell(HostSamples.of(self._clock.wall_ms(), usages, total))
+                    interval_ms = round(self._interval_s * 1000)
+                    self.tell(HostSamples.of(self._clock.wall_ms(), usage, interval_ms))
             elapsed_s = self._clock.monotonic_s() - started_s
             await asyncio.sleep(max(0.05, self._interval_s - elapsed_s))
 

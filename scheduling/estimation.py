@@ -9,8 +9,8 @@ Rules:
    requested, and ``known`` is False there.
 3. Estimates are never negative and never NaN.
 
-``SampleRing`` is where a manager keeps samples: a fixed number per thing, the newest overwrite the
-oldest. Everything else is pure.
+``SampleRing`` keeps samples that all come at the same instants; where each thing has its own pace,
+``sample_history`` does. Everything else is pure.
 """
 
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ class Window:
             return _no_window("samples", "is not an array of numbers", "type")
         if values.ndim != 3:
             return _no_window("samples", f"has shape {values.shape}; expected [N, T, R]", "shape")
-        usable: BoolArray = np.all(_in_bounds(values), axis=2)
+        usable: BoolArray = np.all(in_bounds(values), axis=2)
         if valid is not None:
             try:
                 given = np.asarray(valid, dtype=np.bool_)
@@ -128,7 +128,7 @@ class SampleRing:
         A sample that is no usable number takes its place in time, but is not valid.
         """
         at = self._head[rows]
-        usable: BoolArray = np.all(_in_bounds(samples), axis=1)
+        usable: BoolArray = np.all(in_bounds(samples), axis=1)
         self._samples[rows, at] = np.where(usable[:, None], samples, 0.0)
         self._valid[rows, at] = usable
         length = self._valid.shape[1]
@@ -372,13 +372,14 @@ def _weighted_mean(window: Window, weights: FloatArray | BoolArray) -> tuple[Flo
     return total / np.where(known, mass, 1.0)[:, None], known
 
 
-def _in_bounds(values: FloatArray) -> BoolArray:
+def in_bounds(values: FloatArray) -> BoolArray:
+    """Where a value is one that something could have used; same shape as ``values``."""
     sound: BoolArray = (values >= 0) & (values <= MAX_VALUE)
     return sound
 
 
 def _usable(requested: FloatArray) -> FloatArray:
-    return np.where(_in_bounds(requested), requested, 0.0)
+    return np.where(in_bounds(requested), requested, 0.0)
 
 
 def _answer(window: Window, requested: FloatArray, value: FloatArray, known: BoolArray) -> Estimate:

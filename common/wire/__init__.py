@@ -15,6 +15,7 @@ later leader's are higher than any of an earlier one's.
 ``manager_link`` the rest; everything is imported from here.
 """
 
+from snooze.common.usage import HostSamples
 from snooze.common.wire.basics import (
     PROTOCOL,
     Address,
@@ -36,7 +37,6 @@ from snooze.common.wire.host_link import (
     HostNotice,
     HostOrder,
     HostRequest,
-    HostSamples,
     ImagesChanged,
     Inventory,
     MigrateOut,

@@ -1,12 +1,12 @@
 """What a group manager and a host tell each other."""
 
 import msgspec
-import numpy as np
 
 from snooze.common.api import ImageView
 from snooze.common.resources import Capacity
+from snooze.common.usage import HostSamples
 from snooze.common.vm_lifecycle import VmCommand
-from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport, VmSpec, VmUsage
+from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport, VmSpec
 from snooze.common.wire.basics import RenewLease
 from snooze.common.wire.joining import Assignment
 
@@ -183,35 +183,6 @@ class VmChanged(msgspec.Struct, frozen=True, tag=True):
 
     report: VmReport
     gone: bool = False
-
-
-class HostSamples(msgspec.Struct, frozen=True, tag=True):
-    """One monitoring interval: what each VM and the host itself used.
-
-    ``used`` is packed ``float64[V, R]`` in the order of ``vm_ids``.
-    """
-
-    taken_ms: int
-    vm_ids: list[str]
-    used: bytes
-    host_used: Capacity
-
-    @classmethod
-    def of(cls, taken_ms: int, usages: list[VmUsage], host_used: Capacity) -> "HostSamples":
-        """Pack ``usages``."""
-        rows = np.array([usage.used.as_tuple() for usage in usages], dtype="<f8")
-        return cls(taken_ms, [usage.vm_id for usage in usages], rows.tobytes(), host_used)
-
-    def rows(self) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-        """The samples as ``float64[V, R]``.
-
-        Raises:
-            ValueError: if the bytes do not fit the number of VMs, or hold what is no number.
-        """
-        array = np.frombuffer(self.used, dtype="<f8").reshape(len(self.vm_ids), 4)
-        if not np.isfinite(array).all():
-            raise ValueError("a sample holds a value that is not a finite number")
-        return array
 
 
 class MigrationMoved(msgspec.Struct, frozen=True, tag=True):

@@ -68,8 +68,8 @@ from snooze.groupmanager.manager import manager_events as events
 from snooze.groupmanager.manager.host_views import describe
 from snooze.groupmanager.manager.leader_link import LeaderLink
 from snooze.groupmanager.manager.manager_core import ManagerCore
+from snooze.groupmanager.manager.monitoring import Monitoring
 from snooze.groupmanager.manager.summaries import Summaries
-from snooze.groupmanager.manager.usage import HostUsage
 from snooze.scheduling import placement
 
 logger = logging.getLogger(__name__)
@@ -104,14 +104,15 @@ class ManagerService:
         self._runner = CoreRunner(self.core, self._perform, clock)
         self._links: dict[str, Link] = {}
         self._left: set[Link] = set()
-        self.usage: dict[str, HostUsage] = {}
+        self._clock = clock
+        self.monitoring = Monitoring(settings.monitoring.period_s)
         self.leader = LeaderLink(
             identity, self.core.table, limits, self._answer_leader, self._leader_joined
         )
         self.summaries = Summaries(
             self.core.table,
             self.core.limit,
-            self.usage,
+            self.monitoring,
             self.leader,
             clock,
             settings.heartbeat.interval_s,
@@ -170,7 +171,6 @@ class ManagerService:
             if former is not None:
                 former.close("the host joined again")
             self._links[host_id] = link
-            self.usage[host_id] = HostUsage()
             self._runner.feed(events.HostJoined(hello))
             self.summaries.soon()
             link.closed.add_done_callback(
@@ -193,7 +193,7 @@ class ManagerService:
         if self._links.get(hello.host.host_id) is not link:
             return
         del self._links[hello.host.host_id]
-        self.usage.pop(hello.host.host_id, None)
+        self.monitoring.remove_host(hello.host.host_id, self._clock.monotonic_s())
         self._runner.feed(events.HostLost(hello.host.host_id, hello.epoch, reason, left))
         self.summaries.soon()
 
@@ -202,14 +202,12 @@ class ManagerService:
             case VmChanged():
                 self._runner.feed(events.VmNoticed(host_id, notice))
             case HostSamples():
-                usage = self.usage.get(host_id)
-                if usage is not None:
-                    try:
-                        usage.add(notice)
-                    except ValueError as error:
-                        logger.warning(
-                            "samples refused", extra={"host": host_id, "error": str(error)}
-                        )
+                if host_id not in self._links:
+                    return
+                try:
+                    self.monitoring.push(host_id, notice, self._clock.monotonic_s())
+                except ValueError as error:
+                    logger.warning("samples refused", extra={"host": host_id, "error": str(error)})
             case ImagesChanged():
                 self._runner.feed(events.ImagesNoticed(host_id, notice.images))
             case MigrationMoved():
@@ -330,7 +328,7 @@ class ManagerService:
 
     def describe(self, request: DescribeHosts) -> list[HostDetail]:
         """All about our hosts, or those asked for."""
-        return describe(self.core.table, self.usage, request)
+        return describe(self.core.table, self.monitoring, request)
 
 
 def _policy_named(name: str) -> placement.PlacementPolicy:

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from collections.abc import Mapping
 
 import msgspec
 
@@ -11,7 +10,7 @@ from snooze.common.resources import Capacity, FloatArray
 from snooze.common.wire import ManagerSummary
 from snooze.groupmanager.manager.host_table import HostTable
 from snooze.groupmanager.manager.leader_link import LeaderLink
-from snooze.groupmanager.manager.usage import HostUsage, total
+from snooze.groupmanager.manager.monitoring import Monitoring
 from snooze.scheduling import dispatching
 
 DELAY_S = 0.02
@@ -27,7 +26,7 @@ class Summaries:
         self,
         table: HostTable,
         limit: FloatArray,
-        usage: Mapping[str, HostUsage],
+        monitoring: Monitoring,
         leader: LeaderLink,
         clock: Clock,
         interval_s: float,
@@ -35,7 +34,7 @@ class Summaries:
         """``limit[R]`` scales a host's capacity (overcommit, headroom)."""
         self._table = table
         self._limit = limit
-        self._usage = usage
+        self._monitoring = monitoring
         self._leader = leader
         self._clock = clock
         self._interval_s = interval_s
@@ -56,6 +55,7 @@ class Summaries:
         """Tell it regularly."""
         while True:
             await asyncio.sleep(self._interval_s)
+            self._monitoring.expire(self._clock.monotonic_s())
             self.now()
 
     def soon(self) -> None:
@@ -91,7 +91,7 @@ class Summaries:
                 taken_ms=self._clock.wall_ms(),
                 capacity=Capacity.of(table.capacity.sum(axis=0)),
                 reserved=Capacity.of(table.reserved.sum(axis=0).clip(min=0.0)),
-                used=total(self._usage.values()),
+                used=self._monitoring.total_used(),
                 room=room.astype("<f8").tobytes(),
                 count=[int(number) for number in count],
                 hosts=len(table.order),

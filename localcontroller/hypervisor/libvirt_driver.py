@@ -19,6 +19,7 @@ import msgspec
 from snooze.common.clock import SYSTEM_CLOCK, Clock
 from snooze.common.errors import ExecutionError, RemoteError, RemoteTimeout, SnoozeError, TooBusy
 from snooze.common.resources import Capacity
+from snooze.common.usage import HostUsage
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import (
     MigrationProgress,
@@ -26,7 +27,6 @@ from snooze.common.vms import (
     SlowMigration,
     VmReport,
     VmSpec,
-    VmUsage,
 )
 from snooze.localcontroller.hypervisor import (
     libvirt_domains,
@@ -292,15 +292,17 @@ class LibvirtHypervisor:
             f"ask how VM {vm_id} came", lambda c: libvirt_migration.arrival(c, vm_id)
         )
 
-    async def usage(self) -> list[VmUsage]:
+    async def usage(self) -> HostUsage:
         """See the port."""
         description = await self.describe()
         async with self._usage_lock:
             if Feature.MEASURED_USAGE in description.features:
-                return await self._connection.call("measure VMs", self._meter.measure)
+                return HostUsage(await self._connection.call("measure VMs", self._meter.measure))
             share, taken_ms = self.options.modelled_cpu_share, self._clock.wall_ms()
-            return await self._connection.call(
-                "model VMs", lambda c: libvirt_usage.modelled(c, share, taken_ms)
+            return HostUsage(
+                await self._connection.call(
+                    "model VMs", lambda c: libvirt_usage.modelled(c, share, taken_ms)
+                )
             )
 
     async def _make_workshop(self) -> Workshop:

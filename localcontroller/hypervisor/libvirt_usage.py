@@ -12,8 +12,8 @@ import libvirt
 
 from snooze.common.clock import Clock
 from snooze.common.resources import Capacity
+from snooze.common.usage import VmUsage
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import VmUsage
 from snooze.localcontroller.hypervisor.libvirt_connection import is_code
 from snooze.localcontroller.hypervisor.libvirt_domains import report
 

@@ -40,6 +40,7 @@ from typing import Final, Protocol
 import msgspec
 
 from snooze.common.resources import Capacity
+from snooze.common.usage import HostUsage
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import (
     MigrationProgress,
@@ -48,7 +49,6 @@ from snooze.common.vms import (
     VmPolicy,
     VmReport,
     VmSpec,
-    VmUsage,
 )
 
 METADATA_NAMESPACE: Final = "https://snooze/xmlns/vm/1"
@@ -350,8 +350,12 @@ class Hypervisor(Protocol):
         """
         ...
 
-    async def usage(self) -> list[VmUsage]:
-        """What each running VM used since the call before; the first call has only memory."""
+    async def usage(self) -> HostUsage:
+        """What the host and each running VM used since the call before.
+
+        One bulk call of the hypervisor. The first call has no rates, nor has the first one that
+        sees a new run of a VM. A VM that is still arriving is left out.
+        """
         ...
 
     def on_change(self, callback: ChangeCallback) -> None:

@@ -20,8 +20,9 @@ from snooze.common.errors import (
 )
 from snooze.common.resources import KIB_PER_MIB, Capacity
 from snooze.common.template_policy import DEFAULT_POLICY, TemplatePolicy, judge
+from snooze.common.usage import HostUsage, VmUsage
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport, VmSpec, VmUsage
+from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport, VmSpec
 from snooze.localcontroller.domain_xml import check_spec
 from snooze.localcontroller.hypervisor.port import (
     ChangeCallback,
@@ -264,14 +265,14 @@ class SimulatedHypervisor(HostListener):
         self._check_connected()
         return self.host.arrivals.get(vm_id)
 
-    async def usage(self) -> list[VmUsage]:
+    async def usage(self) -> HostUsage:
         """See the port."""
         self._check_connected()
         await self.world.work(self.host, "usage")
         self._check_connected()
         now_s, taken_ms = self.world.clock.monotonic_s(), self.world.clock.wall_ms()
         load = self.world.settings.load
-        return [
+        samples = [
             VmUsage(
                 vm_id,
                 taken_ms,
@@ -282,6 +283,7 @@ class SimulatedHypervisor(HostListener):
             for vm_id, vm in self.host.vms.items()
             if vm.state in _ACTIVE
         ]
+        return HostUsage(samples)
 
     def connection_changed(self, connected: bool, reason: str) -> None:
         """Pass on what the host says of its connection."""

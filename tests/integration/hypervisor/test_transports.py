@@ -52,7 +52,7 @@ async def test_orders_go_and_events_come(lab: "Lab", uri_of: UriOf) -> None:
     await asyncio.to_thread(wait_for_beat, disk)
     assert (await driver.suspend(spec.vm_id)).state is VmState.PAUSED
     assert (await driver.resume(spec.vm_id)).state is VmState.RUNNING
-    [used] = await driver.usage()
+    [used] = (await driver.usage()).vms
     assert used.vm_id == spec.vm_id
     await driver.destroy(spec.vm_id)
     assert await driver.inventory() == []

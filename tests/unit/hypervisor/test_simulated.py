@@ -146,11 +146,11 @@ async def test_load_follows_its_profile() -> None:
     specs = [make_spec(f"vm{number}") for number in range(20)]
     for spec in specs:
         await host.start(spec)
-    first = [sample.used.cpu_cores for sample in await host.usage()]
+    first = [sample.used.cpu_cores for sample in (await host.usage()).vms]
     assert all(0.4 - 1e-9 <= cores <= 1.6 + 1e-9 for cores in first)
     assert max(first) - min(first) > 0.3, "each VM has a phase of its own"
     clock.advance(60)
-    assert [s.used.cpu_cores for s in await host.usage()] == pytest.approx(first)
+    assert [s.used.cpu_cores for s in (await host.usage()).vms] == pytest.approx(first)
     assert constant_load(0.5)(specs[0], 3.0) == Capacity(1.0, 2**20, 50.0, 25.0)
 
 
