@@ -7,6 +7,7 @@ path                   written by    value                              gone whe
 ``/hosts/ID``          the leader    ``HostRecord``                     never
 ``/tasks/XX/ID``       the leader    ``TaskRecord``                     retention is over
 ``/vms/XX/VM_ID``      the leader    ``VmRecord``                       the VM is proven gone
+``/autonomy``          the leader    ``AutonomyRecord``                 never
 ``/layout``            the leader    number of the layout               never
 =====================  ============  =================================  ========================
 
@@ -45,6 +46,7 @@ MANAGERS: Final = "/managers"
 HOSTS: Final = "/hosts"
 TASKS: Final = "/tasks"
 VMS: Final = "/vms"
+AUTONOMY: Final = "/autonomy"
 
 MAX_TEMPLATE_BYTES: Final = 4 * 1024 * 1024
 """Largest template that is unpacked again; a larger one was never written."""

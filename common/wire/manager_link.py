@@ -155,6 +155,22 @@ class SetAutonomy(msgspec.Struct, frozen=True, tag=True):
     control: bytes
 
 
+class JudgeDecision(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """A person approves or rejects what the manager proposed; answered by ``DecisionMade``."""
+
+    epoch: int
+    decision_id: str
+    approved: bool
+    who: str = ""
+
+
+class Reconfigure(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Consolidate now, whatever the calendar says; answered by ``DecisionMade``."""
+
+    epoch: int
+    who: str = ""
+
+
 LeaderOrder = (
     PlaceVms
     | VmOrder
@@ -165,6 +181,8 @@ LeaderOrder = (
     | DirectHosts
     | SleepHost
     | SetAutonomy
+    | JudgeDecision
+    | Reconfigure
 )
 
 
@@ -204,7 +222,15 @@ class HostDetails(msgspec.Struct, frozen=True, tag=True):
     hosts: list[HostDetail]
 
 
-ManagerAnswer = PlacementAnswer | VmOrderDone | RelayedAnswer | Accepted | HostDetails
+class DecisionMade(msgspec.Struct, frozen=True, tag=True):
+    """An autonomic decision, or what became of one that was told before."""
+
+    decision: Decision
+
+
+ManagerAnswer = (
+    PlacementAnswer | VmOrderDone | RelayedAnswer | Accepted | HostDetails | DecisionMade
+)
 
 # ---------------------------------------------------------------- manager to leader
 
@@ -271,12 +297,6 @@ class HostImages(msgspec.Struct, frozen=True, tag=True):
 
     host_id: str
     images: tuple[ImageView, ...]
-
-
-class DecisionMade(msgspec.Struct, frozen=True, tag=True):
-    """An autonomic decision, or what became of one that was told before."""
-
-    decision: Decision
 
 
 ManagerNotice = (

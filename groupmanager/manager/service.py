@@ -47,11 +47,13 @@ from snooze.common.wire import (
     HostSamples,
     HostWelcome,
     ImagesChanged,
+    JudgeDecision,
     LeaderOrder,
     ManagerDescription,
     MigrateOut,
     MigrationMoved,
     PlaceVms,
+    Reconfigure,
     RelayedAnswer,
     RelayedOrder,
     RelayToHost,
@@ -274,7 +276,7 @@ class ManagerService:
             case ForgetHost():
                 self._close_host(message.host_id, "the host has joined another group manager")
                 return Accepted()
-            case DirectHosts() | SleepHost() | SetAutonomy():
+            case DirectHosts() | SleepHost() | SetAutonomy() | JudgeDecision() | Reconfigure():
                 raise Conflict("this group manager cannot do that yet")
             case _:
                 assert_never(message)
