@@ -54,13 +54,18 @@ _SYSTEM: Final = re.compile(r"[A-Za-z0-9._~%:@-]{1,255}")
 
 @dataclass(frozen=True, slots=True)
 class IpmiOptions:
-    """A BMC that speaks IPMI; ``kg`` is its second key, if it has one."""
+    """A BMC that speaks IPMI.
+
+    Attributes:
+        privilege: what to ask for; 0: administrator, or operator where that is refused.
+        kg: its second key, if it has one.
+    """
 
     host: str
     user: str
     password: Secret
     port: int = IPMI_PORT
-    privilege: int = PRIVILEGES["ADMINISTRATOR"]
+    privilege: int = 0
     kg: Secret = NO_SECRET
     kg_is_hex: bool = False
 
@@ -229,8 +234,8 @@ def _ipmi(words: list[str]) -> IpmiOptions:
     host = found.get("H", "")
     if not _is_host(host):
         raise InvalidRequest("IPMI: -H HOST is needed: the name or address of the BMC")
-    privilege = found.get("L", "ADMINISTRATOR").upper()
-    if privilege not in PRIVILEGES:
+    privilege = found.get("L", "").upper()
+    if privilege and privilege not in PRIVILEGES:
         raise InvalidRequest(f"IPMI: -L is one of {', '.join(PRIVILEGES)}")
     if found.get("k") and found.get("y"):
         raise InvalidRequest("IPMI: -k and -y exclude each other")
@@ -241,7 +246,7 @@ def _ipmi(words: list[str]) -> IpmiOptions:
         user=found.get("U", ""),
         password=_secret("IPMI", found, "P", "f"),
         port=_port("IPMI", found.get("p", ""), IPMI_PORT),
-        privilege=PRIVILEGES[privilege],
+        privilege=PRIVILEGES.get(privilege, 0),
         kg=Secret(found.get("k") or found.get("y", "")),
         kg_is_hex=bool(found.get("y")),
     )
@@ -261,6 +266,10 @@ def _redfish(words: list[str]) -> RedfishOptions:
     ca_file, verify = found.get("ca-file", ""), "insecure" not in found
     if ca_file and not ca_file.startswith("/"):
         raise InvalidRequest("REDFISH: --ca-file takes an absolute path")
+    if rest[0].lower().startswith("http:") and verify:
+        raise InvalidRequest(
+            "REDFISH: http:// shows the password to the network; --insecure says you mean it"
+        )
     if ca_file and not verify:
         raise InvalidRequest("REDFISH: --ca-file and --insecure exclude each other")
     return RedfishOptions(

@@ -1,9 +1,26 @@
-"""The power drivers under one contract: each gives a bench of one machine."""
+"""The power drivers under one contract: each gives a bench of one machine, with real peers.
+
+IPMI is answered by OpenIPMI's ``ipmi_sim``, Redfish by sushy-tools' emulator on libvirt's test
+driver, Wake-on-LAN by a listener, commands are commands.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import base64
+import http.client
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
+import bcrypt
 import pytest
 
 from snooze.common.resources import Capacity
@@ -11,9 +28,11 @@ from snooze.common.wire import Address, HostDescription, PowerDescription
 from snooze.groupmanager.power.factory import PowerDrivers
 from snooze.groupmanager.power.port import PowerController, PowerLimits
 from snooze.groupmanager.power.simulated import SimulatedPower
+from snooze.lab.ports import take_port
 
 LIMITS = PowerLimits(call_timeout_s=15.0, off_timeout_s=25.0, poll_s=0.1)
 MOST_WAITING_S = 30.0
+HASTY = PowerLimits(call_timeout_s=2.0, off_timeout_s=2.0, poll_s=0.1)
 
 
 def host_with(driver: str, options: str) -> HostDescription:
@@ -49,7 +68,7 @@ class Bench:
                 await asyncio.sleep(0.05)
 
 
-async def simulated() -> AsyncIterator[Bench]:
+async def simulated(folder: Path) -> AsyncIterator[Bench]:
     world = SimulatedPower()
     machine = world.machine("h1")
     machine.off_s = 0.1
@@ -77,10 +96,339 @@ async def simulated() -> AsyncIterator[Bench]:
     await drivers.close()
 
 
-BENCHES: dict[str, Callable[[], AsyncIterator[Bench]]] = {"test": simulated}
+# ---------------------------------------------------------------- machines that are a file
+
+CHASSIS = """#!/bin/sh
+# ipmi_sim calls: HOST get power | HOST set power|shutdown|reset VALUE
+cd "$(dirname "$0")" || exit 1
+[ -e slow ] && sleep "$(cat slow)"
+operation=$2
+shift 2
+case $operation in
+get) if [ -e on ]; then echo power:1; else echo power:0; fi ;;
+set)
+    echo "$*" >>orders
+    case "$*" in
+    "power 1" | reset*) touch on ;;
+    "power 0" | shutdown*) rm -f on ;;
+    esac ;;
+esac
+"""
+
+
+class FileMachine:
+    """A machine that is on while there is a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def is_on(self) -> bool:
+        return (self.folder / "on").exists()
+
+    def plug(self, is_on: bool) -> None:
+        if is_on:
+            (self.folder / "on").touch()
+        else:
+            (self.folder / "on").unlink(missing_ok=True)
+
+    def orders(self) -> int:
+        orders = self.folder / "orders"
+        return len(orders.read_text().splitlines()) if orders.exists() else 0
+
+    def script(self, name: str, text: str) -> str:
+        path = self.folder / name
+        path.write_text(text)
+        path.chmod(0o755)
+        return str(path)
+
+
+@contextmanager
+def running(command: list[str], log: Path, env: dict[str, str] | None = None) -> Iterator[int]:
+    """A process, ended by its id; frozen ones too."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env
+        )
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+# ---------------------------------------------------------------- IPMI
+
+LAN_CONF = """name "h1"
+set_working_mc 0x20
+  startlan 1
+    addr 127.0.0.1 {port}
+    priv_limit admin
+    allowed_auths_callback none md2 md5 straight
+    allowed_auths_user none md2 md5 straight
+    allowed_auths_operator none md2 md5 straight
+    allowed_auths_admin none md2 md5 straight
+    guid a123456789abcdefa123456781abcdef
+  endlan
+  chassis_control "{chassis} h1"
+  user 1 true "" "test" user 10 none md2 md5 straight
+  user 2 true "admin" "geheim" admin 10 none md2 md5 straight
+  user 3 true "viewer" "geheim" user 10 none md2 md5 straight
+"""
+
+BMC_EMU = """mc_setbmc 0x20
+mc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr
+sel_enable 0x20 1000 0x0a
+mc_enable 0x20
+"""
+
+
+@dataclass
+class IpmiSim:
+    """A running ``ipmi_sim`` and its machine."""
+
+    machine: FileMachine
+    port: int
+    pid: int
+
+    def options(self, user: str = "admin", password: str = "geheim") -> str:
+        return f"-I lanplus -H 127.0.0.1 -p {self.port} -U {user} -P {password}"
+
+
+def free_udp_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def ipmi_sim(folder: Path) -> Iterator[IpmiSim]:
+    machine = FileMachine(folder)
+    chassis = machine.script("chassis", CHASSIS)
+    port = free_udp_port()
+    (folder / "lan.conf").write_text(LAN_CONF.format(port=port, chassis=chassis))
+    (folder / "bmc.emu").write_text(BMC_EMU)
+    (folder / "state").mkdir()
+    command = ["ipmi_sim", "-n", "-c", str(folder / "lan.conf"), "-f", str(folder / "bmc.emu")]
+    with running([*command, "-s", str(folder / "state")], folder / "log") as pid:
+        wait_for_udp(port)
+        yield IpmiSim(machine, port, pid)
+
+
+def wait_for_udp(port: int) -> None:
+    """Until something is bound to the port, as the kernel tells."""
+    wanted = f"0100007F:{port:04X}"
+    deadline_s = time.monotonic() + MOST_WAITING_S
+    while wanted not in Path("/proc/net/udp").read_text():
+        assert time.monotonic() < deadline_s, "nobody listens"
+        time.sleep(0.02)
+
+
+async def ipmi(folder: Path) -> AsyncIterator[Bench]:
+    drivers, hasty = PowerDrivers(LIMITS), PowerDrivers(HASTY)
+    with ipmi_sim(folder) as bmc:
+
+        async def silence() -> None:
+            os.kill(bmc.pid, signal.SIGSTOP)
+
+        yield Bench(
+            "IPMI",
+            drivers.controller(host_with("IPMI", bmc.options())),
+            bmc.machine.is_on,
+            bmc.machine.plug,
+            hasty.controller(host_with("IPMI", bmc.options())),
+            silence,
+            lambda: drivers.controller(host_with("IPMI", bmc.options(password="falsch"))),
+            bmc.machine.orders,
+        )
+        await drivers.close()
+        await hasty.close()
+
+
+# ---------------------------------------------------------------- Redfish
+
+# The test driver's machines last as long as a connection does, and the emulator opens one a call.
+EMULATOR = """
+import sys
+import libvirt
+kept = libvirt.open("test:///default")
+from sushy_tools.emulator.main import main
+sys.exit(main())
+"""
+
+
+@dataclass
+class Emulator:
+    """A running ``sushy-emulator``, asked by a client of its own."""
+
+    port: int
+    pid: int
+    system: str = ""
+
+    def options(self, password: str = "geheim") -> str:
+        return f"http://127.0.0.1:{self.port} --insecure -U admin -P {password}"
+
+    def ask(self, method: str, path: str, body: object = None) -> dict[str, object]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        pair = base64.b64encode(b"admin:geheim").decode()
+        headers = {"Authorization": f"Basic {pair}", "Content-Type": "application/json"}
+        try:
+            connection.request(method, path, json.dumps(body) if body else None, headers)
+            reply = connection.getresponse()
+            text = reply.read()
+            assert reply.status < 300, text
+            found: dict[str, object] = json.loads(text) if text else {}
+            return found
+        finally:
+            connection.close()
+
+    def is_on(self) -> bool:
+        return self.ask("GET", self.system)["PowerState"] == "On"
+
+    def plug(self, is_on: bool) -> None:
+        kind = "ForceOn" if is_on else "ForceOff"
+        self.ask("POST", f"{self.system}/Actions/ComputerSystem.Reset", {"ResetType": kind})
+
+
+@contextmanager
+def sushy_emulator(
+    folder: Path, program: list[str] | None = None, config: str = ""
+) -> Iterator[Emulator]:
+    secret = bcrypt.hashpw(b"geheim", bcrypt.gensalt(4)).decode()
+    (folder / "users").write_text(f"admin:{secret}\n")
+    (folder / "emulator.conf").write_text(
+        f"SUSHY_EMULATOR_AUTH_FILE = {str(folder / 'users')!r}\n"
+        f"SUSHY_EMULATOR_STATE_DIR = {str(folder)!r}\n"
+        f"SUSHY_EMULATOR_LIBVIRT_URI = 'test:///default'\n{config}"
+    )
+    port = take_port()
+    command = program or [sys.executable, "-P", "-c", EMULATOR]
+    command += ["--config", str(folder / "emulator.conf"), "-i", "127.0.0.1", "-p", str(port)]
+    with running(command, folder / "log") as pid:
+        wait_for_tcp(port, folder / "log")
+        yield Emulator(port, pid)
+
+
+def wait_for_tcp(port: int, log: Path) -> None:
+    deadline_s = time.monotonic() + MOST_WAITING_S
+    while True:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        assert time.monotonic() < deadline_s, log.read_text()
+        time.sleep(0.05)
+
+
+async def redfish(folder: Path) -> AsyncIterator[Bench]:
+    drivers, hasty = PowerDrivers(LIMITS), PowerDrivers(HASTY)
+    with sushy_emulator(folder) as emulator:
+        members = emulator.ask("GET", "/redfish/v1/Systems")["Members"]
+        assert isinstance(members, list)
+        emulator.system = members[0]["@odata.id"]
+
+        async def silence() -> None:
+            os.kill(emulator.pid, signal.SIGSTOP)
+
+        controllers = [
+            drivers.controller(host_with("REDFISH", emulator.options())),
+            hasty.controller(host_with("REDFISH", emulator.options())),
+        ]
+        yield Bench(
+            "REDFISH",
+            controllers[0],
+            emulator.is_on,
+            emulator.plug,
+            controllers[1],
+            silence,
+            lambda: drivers.controller(host_with("REDFISH", emulator.options("falsch"))),
+        )
+        for controller in controllers:
+            await controller.close()
+        await drivers.close()
+        await hasty.close()
+
+
+# ---------------------------------------------------------------- Wake-on-LAN
+
+MAC = bytes.fromhex("525400123456")
+
+
+class Sleeper(asyncio.DatagramProtocol):
+    """A machine with a card that listens."""
+
+    def __init__(self) -> None:
+        self.on = False
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        self.on = self.on or data == b"\xff" * 6 + MAC * 16
+
+    def plug(self, is_on: bool) -> None:
+        self.on = is_on
+
+
+async def wake_on_lan(folder: Path) -> AsyncIterator[Bench]:
+    drivers = PowerDrivers(LIMITS)
+    transport, sleeper = await asyncio.get_running_loop().create_datagram_endpoint(
+        Sleeper, local_addr=("127.0.0.1", 0)
+    )
+    port = transport.get_extra_info("sockname")[1]
+    controller = drivers.controller(
+        host_with("WOL", f"-i 127.0.0.1 -p {port} 52:54:00:12:34:55 {MAC.hex(':')}")
+    )
+    yield Bench("WOL", controller, lambda: sleeper.on, sleeper.plug, controller)
+    transport.close()
+    await drivers.close()
+
+
+# ---------------------------------------------------------------- commands
+
+
+async def command(folder: Path) -> AsyncIterator[Bench]:
+    drivers, hasty = PowerDrivers(LIMITS), PowerDrivers(HASTY)
+    machine = FileMachine(folder)
+    here = shlex.quote(str(folder))
+    script = f"#!/bin/sh\ncd {here}\necho $1 >>orders\n"
+    # what is started stays behind, and holds the output open
+    on = machine.script("switch-on", script + "sleep 30 &\n(sleep 0.2; touch on) &\necho $! >pid")
+    off = machine.script("switch-off", script + "rm -f on")
+    ask = "#!/bin/sh\ncd {}\n[ -e on ] && echo Chassis Power is on || echo Chassis Power is off"
+    status = machine.script("status", ask.format(here))
+
+    async def silence() -> None:
+        for name in ("switch-on", "switch-off", "status"):
+            machine.script(name, "#!/bin/sh\nsleep 60 & sleep 60")
+
+    options = f"--on '{on} on' --off {off} --status {status}"
+    yield Bench(
+        "COMMAND",
+        drivers.controller(host_with("COMMAND", options)),
+        machine.is_on,
+        machine.plug,
+        hasty.controller(host_with("COMMAND", options)),
+        silence,
+        None,
+        machine.orders,
+    )
+    await drivers.close()
+    await hasty.close()
+
+
+BENCHES: dict[str, Callable[[Path], AsyncIterator[Bench]]] = {
+    "test": simulated,
+    "IPMI": ipmi,
+    "REDFISH": redfish,
+    "WOL": wake_on_lan,
+    "COMMAND": command,
+}
 
 
 @pytest.fixture(params=BENCHES)
-async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    async for each in BENCHES[request.param]():
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    async for each in BENCHES[request.param](tmp_path):
         yield each
+
+
+@pytest.fixture
+def bmc(tmp_path: Path) -> Iterator[IpmiSim]:
+    with ipmi_sim(tmp_path) as running_bmc:
+        yield running_bmc
