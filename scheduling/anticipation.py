@@ -3,15 +3,17 @@
 Rules:
 
 1. A day is cut into slots. What was used in each slot of the last days is kept (``DayHistory``).
-2. What a past day brought after this hour is its *rise* from its own level at this hour: the level of
-   today counts, the shape of the past. The rise of a moment is the ``share``-quantile over the days.
-3. The answer is the highest moment between now and ``ahead_s`` from now, never less than now. Without
-   a past day that knows both this hour and what came after, it is *not known*, and what is used now.
-4. A slot that lies a little off in time is the same hour still: each moment of a past day stands for
-   its neighbours within ``BLUR`` slots, the highest of them.
+2. What a past day brought after this hour is its *rise* from its own level at this hour: the level
+   of today counts, the shape of the past. The rise of a moment is the ``share``-quantile over the
+   days.
+3. The answer is the highest moment between now and ``ahead_s`` from now, never less than now.
+   Without a past day that knows both this hour and what came after, it is *not known*, and what is
+   used now.
+4. A slot that lies a little off in time is the same hour still: each moment of a past day stands
+   for its neighbours within ``BLUR`` slots, the highest of them.
 
 Energy saving wakes hosts for the rise, ``ahead_s`` being the time that waking takes and some.
-Bounded: ``days * slots * axes`` numbers. Time is wall time in seconds since 1970 (UTC): days are days.
+Bounded: ``days * slots * axes`` numbers. Time is wall time in seconds since 1970: days are UTC's.
 """
 
 from dataclasses import dataclass
@@ -38,7 +40,7 @@ class Anticipated:
 
     Attributes:
         now: ``float64[R]``, used in the newest slot; zeros where nothing was ever observed.
-        peak: ``float64[R]``, the most expected until ``ahead_s`` from now, by axis; at least ``now``.
+        peak: ``float64[R]``, the most expected until then, by axis; at least ``now``.
         in_s: until the CPU's peak begins; 0 if it is now.
         days: past days that had a say; 0 means *not known*: ``peak`` is ``now``.
     """
