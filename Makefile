@@ -3,14 +3,17 @@
 # make up      the same cluster, kept running until Ctrl-C
 # make test    everything CI runs: checks and all tests, with the servers they need
 # make check   format, lint and types only
+# make chaos   faults on real processes, ROUNDS=100 of them from SEED=1; takes root
 # make clean   what was built; not .venv
 
 HYPERVISOR ?= test
 PORT ?= 5000
+ROUNDS ?= 100
+SEED ?= 1
 BIN := .venv/bin
 PYTEST_OPTIONS ?=
 
-.PHONY: demo up test check clean install-test
+.PHONY: demo up test check chaos clean install-test
 
 demo:
 	@scripts/install demo $(HYPERVISOR)
@@ -31,6 +34,9 @@ check: install-test
 
 test: check
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+chaos: install-test
+	PYTHONPATH=typings:. $(BIN)/python -m tests.integration.chaos --rounds $(ROUNDS) --seed $(SEED)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,10 +1,12 @@
 """Many local controllers in one process: the hosts of the submission benchmark.
 
-``python -m benchmarks._submission_hosts COUNT HYPERVISOR BOOTSTRAP DIRECTORY``; prints ``up`` when
-all have started, stops on SIGTERM.
+``python -m benchmarks._submission_hosts COUNT HYPERVISOR BOOTSTRAP DIRECTORY [SETTINGS]``; prints
+``up`` when all have started, stops on SIGTERM. BOOTSTRAP may be several, separated by commas;
+SETTINGS are more of them, by section, as JSON.
 """
 
 import asyncio
+import json
 import signal
 import sys
 from pathlib import Path
@@ -25,7 +27,12 @@ MEMORY_KIB = 512 * 1024 * 1024
 
 
 def make_host(
-    index: int, hypervisor: str, bootstrap: str, directory: Path, world: SimulatedWorld
+    index: int,
+    hypervisor: str,
+    bootstrap: str,
+    directory: Path,
+    world: SimulatedWorld,
+    more: dict[str, dict[str, object]],
 ) -> LocalController:
     name = f"bench{index:04}"
     if hypervisor == "simulated":
@@ -47,7 +54,8 @@ def make_host(
                 "advertised_address": "127.0.0.1",
                 "control_port": 0,
             },
-            "join": {"bootstrap_nodes": (bootstrap,)},
+            "join": {"bootstrap_nodes": tuple(bootstrap.split(",")), **more.get("join", {})},
+            "heartbeat": more.get("heartbeat", {}),
             "hypervisor": driver,
             "capacity": {
                 "reserved_memory_kib": 0.0,
@@ -59,13 +67,19 @@ def make_host(
     return LocalController(settings, node_identity(settings), world=world)
 
 
-async def serve(count: int, hypervisor: str, bootstrap: str, directory: Path) -> None:
+async def serve(
+    count: int,
+    hypervisor: str,
+    bootstrap: str,
+    directory: Path,
+    more: dict[str, dict[str, object]],
+) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     world = SimulatedWorld()
-    hosts = [make_host(i, hypervisor, bootstrap, directory, world) for i in range(count)]
+    hosts = [make_host(i, hypervisor, bootstrap, directory, world, more) for i in range(count)]
     for host in hosts:
         await host.start()
     print("up", flush=True)
@@ -75,8 +89,9 @@ async def serve(count: int, hypervisor: str, bootstrap: str, directory: Path) ->
 
 def main() -> None:
     count, hypervisor, bootstrap, directory = sys.argv[1:5]
+    more = json.loads(sys.argv[5]) if len(sys.argv) > 5 else {}
     configure_logging(LogSettings(level="error"), "", "benchmark")
-    uvloop.run(serve(int(count), hypervisor, bootstrap, Path(directory)))
+    uvloop.run(serve(int(count), hypervisor, bootstrap, Path(directory), more))
 
 
 if __name__ == "__main__":

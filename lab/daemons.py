@@ -261,16 +261,20 @@ class DaemonCluster:
         self.managers: list[Daemon] = []
         self.hosts: list[Daemon] = []
 
-    def bootstrap(self, name: str, settings: Tables | None = None) -> Daemon:
+    def bootstrap(
+        self, name: str, settings: Tables | None = None, *, on: LabHost | None = None
+    ) -> Daemon:
         """One more front door."""
-        daemon = self._make(name, BootstrapSettings, {}, settings)
+        daemon = self._make(name, BootstrapSettings, {}, settings, on)
         self.bootstraps.append(daemon)
         return daemon
 
-    def manager(self, name: str, settings: Tables | None = None) -> Daemon:
+    def manager(
+        self, name: str, settings: Tables | None = None, *, on: LabHost | None = None
+    ) -> Daemon:
         """One more group manager."""
         monitoring = {"network": {"monitoring_port": take_port()}}
-        daemon = self._make(name, GroupManagerSettings, monitoring, settings)
+        daemon = self._make(name, GroupManagerSettings, monitoring, settings, on)
         self.managers.append(daemon)
         return daemon
 
@@ -281,8 +285,6 @@ class DaemonCluster:
         own: dict[str, Mapping[str, object]] = {
             "join": {"bootstrap_nodes": tuple(node.address for node in self.bootstraps)}
         }
-        if on is not None:
-            own["network"] = {"listen_address": on.address, "advertised_address": on.address}
         daemon = self._make(name, LocalControllerSettings, own, settings, on)
         self.hosts.append(daemon)
         return daemon
@@ -297,11 +299,12 @@ class DaemonCluster:
     ) -> Daemon:
         folder = self._folder / name
         known = set(kind.__struct_fields__)
+        address = self._address if on is None else on.address
         merged: dict[str, dict[str, object]] = {
             "node": {"hostname": name, "state_directory": str(folder / "state")},
             "network": {
-                "listen_address": self._address,
-                "advertised_address": self._address,
+                "listen_address": address,
+                "advertised_address": address,
                 "control_port": take_port(),
             },
         }

@@ -279,6 +279,18 @@ class LabHost:
         """Put its network cable back."""
         _run("ip", "-n", self.net.name, "link", "set", self._cable, "up")
 
+    def deafen(self, *addresses: str) -> None:
+        """Let nothing from these addresses in, and still send to them; from anywhere if none."""
+        self._drop("INPUT", "--in-interface", "--source", addresses)
+
+    def mute(self, *addresses: str) -> None:
+        """Let nothing out to these addresses, and still hear them; to anywhere if none."""
+        self._drop("OUTPUT", "--out-interface", "--destination", addresses)
+
+    def heal(self) -> None:
+        """Undo ``deafen`` and ``mute``."""
+        _run(*self._inside(("iptables", "--wait", "--flush")))
+
     def exec(
         self, command: Sequence[str], *, timeout_s: float = 60.0
     ) -> "subprocess.CompletedProcess[bytes]":
@@ -309,6 +321,10 @@ class LabHost:
         for pid in _children(process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+        if number in {signal.SIGCONT, signal.SIGKILL}:
+            # The messenger stops itself when the command is stopped, and no one wakes it.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGCONT)
 
     def enter_thread(self) -> None:
         """Move the calling thread, for good, into the host's network and mounts."""
@@ -327,6 +343,11 @@ class LabHost:
                 if Path(f"/proc/{pid}/comm").read_text().strip() == "libvirtd":
                     return pid
         raise ProcessLookupError(f"host {self.name} runs no libvirtd")
+
+    def _drop(self, chain: str, through: str, peer: str, addresses: Sequence[str]) -> None:
+        rule = ("iptables", "--wait", "--append", chain, through, "br0", "--jump", "DROP")
+        for match in [(peer, address) for address in addresses] or [()]:
+            _run(*self._inside((*rule, *match)))
 
     def _plug_into_switch(self) -> None:
         switch, name, number = self.net.name, self._namespace, f"{self._number:02x}"

@@ -14,6 +14,7 @@ exits, and by the kernel should the interpreter be killed.
 
 import asyncio
 import atexit
+import contextlib
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from snooze.common.errors import ExecutionError, PreconditionError
+from snooze.lab.hosts import LabHost
 from snooze.lab.ports import take_port
 
 _JAR = Path("/usr/share/java/zookeeper.jar")  # Its manifest names the other jars it needs.
@@ -63,21 +65,30 @@ class ZooKeeperServer:
     """One server process that can be killed, restarted on its data, frozen and thawed."""
 
     def __init__(
-        self, directory: Path, client_port: int, settings: Sequence[str], heap_mib: int = HEAP_MIB
+        self,
+        directory: Path,
+        client_port: int,
+        settings: Sequence[str],
+        heap_mib: int = HEAP_MIB,
+        on: LabHost | None = None,
     ) -> None:
+        """``on``: the lab host that it runs on, which must have power when it is launched."""
         self.port = client_port
+        self.address = "127.0.0.1" if on is None else on.address
+        self.on = on
         self._heap_mib = heap_mib
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self._is_member = any(line.startswith("server.") for line in settings)
         lines = [f"dataDir={directory / 'data'}", f"clientPort={client_port}", *settings]
+        lines.append(f"clientPortAddress={self.address}")
         (directory / "data").mkdir(parents=True)
         (directory / "zoo.cfg").write_text("\n".join(lines) + "\n")
 
     @property
     def hosts(self) -> str:
         """The connection string of this server alone."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.address}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -93,7 +104,6 @@ class ZooKeeperServer:
         main = "quorum.QuorumPeerMain" if self._is_member else "ZooKeeperServerMain"
         class_path = ":".join(str(jar) for jar in (_JAR, _LOG_BINDING) if jar.exists())
         command = [
-            *_die_with_parent(),
             *("java", f"-Xmx{self._heap_mib}m"),
             *("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"),
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
@@ -102,9 +112,16 @@ class ZooKeeperServer:
             str(self._directory / "zoo.cfg"),
         ]
         with (self._directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._directory
-            )
+            if self.on is not None:
+                self._process = self.on.popen(command, log)
+            else:
+                self._process = subprocess.Popen(
+                    [*_die_with_parent(), *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self._directory,
+                )
         _running.add(self)
 
     async def start(self) -> None:
@@ -138,7 +155,7 @@ class ZooKeeperServer:
         """Its answer to a four-letter word; empty when it does not answer."""
         try:
             async with asyncio.timeout(timeout_s):
-                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                reader, writer = await asyncio.open_connection(self.address, self.port)
                 try:
                     writer.write(word.encode())
                     return (await reader.read(65_536)).decode()
@@ -152,8 +169,8 @@ class ZooKeeperServer:
         process = self._process
         if process is None:
             return
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
+        self._signal(signal.SIGCONT)
+        self._signal(signal.SIGTERM)
         for _ in range(round(_STOP_TIMEOUT_S / _POLL_S)):
             if process.poll() is not None:
                 break
@@ -167,18 +184,27 @@ class ZooKeeperServer:
     def end(self) -> None:
         """Kill it and wait for its end. Harmless when it is down."""
         if self._process is not None:
-            self._process.kill()
+            self._signal(signal.SIGKILL)
+            if self.on is None:
+                self._process.kill()
             self._process.wait()
             self._process = None
         _running.discard(self)
 
     def pause(self) -> None:
         """Freeze it (SIGSTOP): its connections stay open and nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Thaw it (SIGCONT)."""
-        os.kill(self.pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.on is not None and self._process is not None:
+            self.on.signal(self._process, number)
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def _log_tail(self) -> str:
         lines = (self._directory / "log").read_text(errors="replace").splitlines()
@@ -233,20 +259,31 @@ async def zookeeper_server(
 
 @asynccontextmanager
 async def zookeeper_ensemble(
-    count: int = 3, *, tick_ms: int = 500, fsync: bool = False, heap_mib: int = HEAP_MIB
+    count: int = 3,
+    *,
+    tick_ms: int = 500,
+    fsync: bool = False,
+    heap_mib: int = HEAP_MIB,
+    on: Sequence[LabHost] = (),
 ) -> AsyncGenerator[ZooKeeperEnsemble, None]:
-    """An ensemble of ``count`` servers, all serving. Sessions as with ``zookeeper_server``."""
+    """An ensemble of ``count`` servers, all serving. Sessions as with ``zookeeper_server``.
+
+    ``on``: the lab hosts that they run on, switched on, one for each; else this machine.
+    """
     require_zookeeper()
+    places: list[LabHost | None] = list(on) or [None] * count
+    addresses = ["127.0.0.1" if place is None else place.address for place in places]
     members = [
-        f"server.{number}=127.0.0.1:{take_port()}:{take_port()}" for number in range(1, count + 1)
+        f"server.{number}={address}:{take_port()}:{take_port()}"
+        for number, address in enumerate(addresses, 1)
     ]
     settings = [*_settings(tick_ms, fsync), "initLimit=20", "syncLimit=4", *members]
     with tempfile.TemporaryDirectory(prefix="snooze-zookeeper-") as directory:
         servers: list[ZooKeeperServer] = []
         try:
-            for number in range(1, count + 1):
+            for number, place in enumerate(places, 1):
                 folder = Path(directory) / str(number)
-                server = ZooKeeperServer(folder, take_port(), settings, heap_mib)
+                server = ZooKeeperServer(folder, take_port(), settings, heap_mib, place)
                 servers.append(server)
                 _set_id(Path(directory) / str(number), number)
                 server.launch()
@@ -260,7 +297,6 @@ async def zookeeper_ensemble(
 
 def _settings(tick_ms: int, fsync: bool) -> list[str]:
     return [
-        "clientPortAddress=127.0.0.1",
         f"tickTime={tick_ms}",
         f"minSessionTimeout={2 * tick_ms}",
         f"maxSessionTimeout={120 * tick_ms}",
