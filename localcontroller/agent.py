@@ -15,6 +15,7 @@ from snooze.common.core_runner import CoreRunner
 from snooze.common.errors import RemoteError, SnoozeError
 from snooze.common.settings_localcontroller import JoinSettings
 from snooze.common.task_set import TaskSet
+from snooze.common.transport.channel import CloseCause, CloseReason
 from snooze.common.transport.http_client import MESSAGEPACK, HttpClient
 from snooze.common.transport.link import Link, LinkLimits, Service, connect
 from snooze.common.usage import HostUsage
@@ -182,18 +183,19 @@ class Agent:
         self.look_soon()
         link.closed.add_done_callback(
             lambda closed: (
-                self._link_closed(link, str(closed.result())) if not closed.cancelled() else None
+                self._link_closed(link, closed.result()) if not closed.cancelled() else None
             )
         )
 
-    def _link_closed(self, link: Link, reason: str) -> None:
+    def _link_closed(self, link: Link, reason: CloseReason) -> None:
         if self._link is not link:
             return
         self._link = None
         if self._sent_to is not None:  # a manager that gave us away may hang up before we do
             self._leave()
         else:
-            self._runner.feed(core.LinkClosed(reason))
+            silent = reason.cause is CloseCause.SILENT
+            self._runner.feed(core.LinkClosed(str(reason), silent))
 
     def _leave(self) -> None:
         assignment, self._sent_to = self._sent_to, None

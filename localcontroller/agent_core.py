@@ -9,7 +9,8 @@
     waiting   woken                 seeking   ask for an assignment
     joining   joined                joined    -
     joining   not joined            waiting   ask again, naming the manager that failed
-    joined    link closed           seeking   ask for an assignment at once
+    joined    link closed           seeking   ask for an assignment at once, naming the manager as
+                                              failed if it was silent
     joined    sent elsewhere        joining   close the link, connect to the other manager
     any       stopped               stopped   close the link
 
@@ -79,9 +80,13 @@ class NotJoined:
 
 @dataclass(frozen=True, slots=True)
 class LinkClosed:
-    """The link to the manager is closed."""
+    """The link to the manager is closed; ``silent``: because nothing was heard of it any more.
+
+    Its leader may not have noticed yet, and would send us to it again.
+    """
 
     reason: str
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +202,8 @@ class AgentCore:
             case LinkClosed():
                 if self.state is not AgentState.JOINED:
                     return []
+                if event.silent:
+                    self._mark_failed()
                 note = Note(f"the link to group manager {self.manager_name} closed: {event.reason}")
                 return [note, *self._seek()]
             case SentElsewhere():

@@ -64,6 +64,12 @@ JOINED = (*JOINING, Joined())
         (JOINED, LinkClosed("x"), AgentState.SEEKING, [AskAssignment("gm1", ())]),
         (
             JOINED,
+            LinkClosed("x", silent=True),
+            AgentState.SEEKING,
+            [AskAssignment("gm1", ("gm1",))],
+        ),
+        (
+            JOINED,
             SentElsewhere(assignment_of(6, "gm2")),
             AgentState.JOINING,
             [CloseLink("given to another group manager"), ConnectTo(assignment_of(6, "gm2"))],
