@@ -345,9 +345,9 @@ class LabHost:
         raise ProcessLookupError(f"host {self.name} runs no libvirtd")
 
     def _drop(self, chain: str, through: str, peer: str, addresses: Sequence[str]) -> None:
-        rule = ("iptables", "--wait", "--append", chain, through, "br0", "--jump", "DROP")
-        for match in [(peer, address) for address in addresses] or [()]:
-            _run(*self._inside((*rule, *match)))
+        rule = ("iptables", "--wait", "--append", chain, through, "br0")
+        for match in [(peer, address) for address in addresses] or [(peer, "0.0.0.0/0")]:
+            _run(*self._inside((*rule, "--jump", "DROP", *match)))
 
     def _plug_into_switch(self) -> None:
         switch, name, number = self.net.name, self._namespace, f"{self._number:02x}"
