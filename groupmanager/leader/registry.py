@@ -5,7 +5,7 @@ the record, and from what managers say when they join.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,10 @@ from snooze.scheduling.dispatching import ManagerView
 
 @dataclass(slots=True)
 class ManagerEntry:
-    """A group manager; it is in the registry as long as its link to the leader stands."""
+    """A group manager; it is in the registry as long as its link to the leader stands.
+
+    ``idle``: its hosts without VM or order, and for how many seconds.
+    """
 
     description: ManagerDescription
     joined_s: float
@@ -30,6 +33,7 @@ class ManagerEntry:
     reserved: Capacity = ZERO
     used: Capacity = ZERO
     view: ManagerView | None = None
+    idle: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def manager_id(self) -> str:
@@ -44,6 +48,7 @@ class ManagerEntry:
         """
         room = np.frombuffer(summary.room, dtype="<f8").reshape(len(summary.count), R)
         self.capacity, self.reserved, self.used = summary.capacity, summary.reserved, summary.used
+        self.idle = summary.idle
         self.view = ManagerView(self.manager_id, room, np.array(summary.count, dtype=np.int64))
 
 
@@ -146,6 +151,8 @@ class VmEntry:
 
     ``doubt`` names the manager that was asked to place it and may or may not have done so.
     ``tried`` are the managers that refused it. ``waits_s``: since when it is not settled.
+    ``lacks_room``: no host in reach can hold it, one that could be woken can; ``waits_for``: the
+    host that is to come for it; ``wake_failed``: one that it waited for did not.
     ``elsewhere_s``: since when it may be on a host other than ``host_id`` (infinite: it cannot);
     a host that has been away since before then does not have it, and a joined one would say so.
     """
@@ -171,6 +178,9 @@ class VmEntry:
     tried: set[str] = field(default_factory=set[str])
     doubt: str = ""
     waits_s: float = 0.0
+    lacks_room: bool = False
+    waits_for: str = ""
+    wake_failed: bool = False
     elsewhere_s: float = math.inf
     recorded: tuple[VmState, str, int] | None = None
 

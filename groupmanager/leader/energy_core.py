@@ -1,0 +1,355 @@
+"""Which host sleeps, which is woken: one state machine a host, and why each of its steps is taken.
+
+Rules:
+
+1. A state is in the record before what it announces is ordered. A new leader goes on from there:
+   a host that is ``GOING_DOWN`` and still joined is ordered again, one that left is looked at; a
+   ``WAKING`` one is woken again (every order is idempotent).
+2. Nothing goes to sleep but as ``energy_rules`` allow, and by itself only: with energy saving on,
+   idle for ``idle_s``, up for ``min_on_s``, while the reserve holds without it, what anticipation
+   expects and what HA needs included, and no VM waits that it could hold. Its manager is the
+   last to judge; a host that stays is left alone for a while.
+3. A host is ``ASLEEP`` when its link closed after the order and nothing says that it is still on:
+   one that shuts down is looked at until its BMC calls it off, if it has one that can tell.
+4. VMs that no host in reach can hold wake hosts: those on their way first, then as few watts as
+   possible. A missing reserve does too, but not a host that went to sleep a moment ago.
+5. A host that does not join in ``wake_timeout_s`` is woken again; after ``wake_tries`` it is
+   ``FAILED``, its VMs wait for the next one, and only a person wakes it again.
+6. A host that joins is ``ACTIVE``, whatever it was (``FENCED`` is the recovery's).
+7. Each begun sleep and wake is one ``Decision``; its mode says whether it is carried out.
+
+Invariant: a step is under way for at most one state of a host, the one that its entry has.
+
+=============  ==========================================================================
+state          next
+=============  ==========================================================================
+``ACTIVE``     ``GOING_DOWN`` when it may sleep
+``GOING_DOWN`` ``ACTIVE`` refused, or it joined again; ``ASLEEP``; ``FAILED`` still on
+``ASLEEP``     ``WAKING`` when it is needed; ``ACTIVE`` when somebody switched it on
+``WAKING``     ``ACTIVE`` joined; ``FAILED`` after the last try
+``FAILED``     ``ACTIVE`` joined; ``WAKING`` when a person asks
+=============  ==========================================================================
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, assert_never
+
+import msgspec
+import numpy as np
+
+from snooze.common.decisions import Decision, DecisionKind, DecisionMode, DecisionState
+from snooze.common.errors import ErrorReport
+from snooze.common.records import HostPower
+from snooze.common.resources import FloatArray, R
+from snooze.groupmanager.leader.energy_choice import choose_sleepers, choose_wakers
+from snooze.groupmanager.leader.energy_events import (
+    AnswerPerson,
+    Approved,
+    EnergyEffect,
+    EnergyEvent,
+    HostSeen,
+    HostWent,
+    PowerSeen,
+    SleepAnswered,
+    SleepAsked,
+    StepRecorded,
+    TellDecision,
+    Ticked,
+    WakeAnswered,
+    WakeAsked,
+)
+from snooze.groupmanager.leader.energy_rules import (
+    SLEEPERS,
+    EnergyPolicy,
+    Fleet,
+    fleet_of,
+    forbids_sleep,
+    is_wakeable,
+    lacking,
+)
+from snooze.groupmanager.leader.energy_steps_core import PowerSteps, ended, words
+from snooze.groupmanager.leader.registry import HostEntry, Registry
+
+EVALUATE_S: Final = 1.0
+"""How often is looked for hosts to wake or to put to sleep."""
+PROPOSED_S: Final = 900.0
+"""How long a proposal waits for its approval; a dry run is not repeated before this."""
+
+
+@dataclass(slots=True)
+class Proposal:
+    """A decision that waits for a person, or was only written down."""
+
+    decision: Decision
+    host_id: str
+    until_s: float
+
+
+def _always(kind: DecisionKind, host_id: str) -> DecisionMode:
+    return DecisionMode.AUTO
+
+
+def _nothing(now_ms: int) -> FloatArray:
+    return np.zeros(R)
+
+
+def _holds(staying: frozenset[str]) -> str:
+    return ""
+
+
+@dataclass(slots=True)
+class EnergyCore:
+    """Decides about the power of hosts; see the module's rules.
+
+    ``mode_of`` says how a kind of decision about a host is treated; ``expected`` how much demand is
+    about to come (``[R]``); ``ha_lacks`` why these hosts alone could not take in the VMs of one
+    that dies (empty: they could). All three are plain functions of what the leader knows.
+    """
+
+    registry: Registry
+    decider: str
+    epoch: int
+    limit: FloatArray
+    policy: EnergyPolicy
+    mode_of: Callable[[DecisionKind, str], DecisionMode] = _always
+    expected: Callable[[int], FloatArray] = _nothing
+    ha_lacks: Callable[[frozenset[str]], str] = _holds
+    proposals: dict[str, Proposal] = field(default_factory=dict[str, Proposal])
+    evaluated_s: float = -math.inf
+    power: PowerSteps = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.power = PowerSteps(self.registry, self.decider, self.epoch, self.policy)
+
+    def handle(self, event: EnergyEvent, now_s: float) -> list[EnergyEffect]:
+        """Take in one event."""
+        match event:
+            case Ticked():
+                return self._ticked(event, now_s)
+            case HostSeen():
+                return self.power.seen(event.host_id, now_s, event.now_ms)
+            case HostWent():
+                self.power.went(event, now_s)
+                return []
+            case StepRecorded():
+                return self.power.recorded(event, now_s)
+            case SleepAnswered():
+                return self.power.sleep_answered(event, now_s)
+            case WakeAnswered():
+                return self.power.wake_answered(event, now_s)
+            case PowerSeen():
+                return self.power.power_seen(event, now_s)
+            case SleepAsked():
+                return self._sleep_asked(event, now_s)
+            case WakeAsked():
+                return self._wake_asked(event, now_s)
+            case Approved():
+                return self._approved(event, now_s)
+            case _:
+                assert_never(event)
+
+    # ------------------------------------------------------------ time
+
+    def _ticked(self, event: Ticked, now_s: float) -> list[EnergyEffect]:
+        if not event.settled:
+            return []
+        effects = self.power.continue_states(now_s, event.now_ms)
+        for host_id, step in sorted(self.power.steps.items()):
+            effects += self.power.time_step(host_id, step, now_s, event.now_ms)
+        if now_s - self.evaluated_s >= EVALUATE_S:
+            self.evaluated_s = now_s
+            effects += self._expire(now_s, event.now_ms)
+            if not self.policy.enabled and not any(
+                host.state in SLEEPERS for host in self.registry.hosts.values()
+            ):
+                return effects
+            fleet = fleet_of(self.registry, self.limit)
+            expected = self.expected(event.now_ms)
+            effects += self._wake_some(fleet, expected, now_s, event.now_ms)
+            effects += self._let_sleep(fleet, expected, now_s, event.now_ms)
+        return effects
+
+    def _expire(self, now_s: float, now_ms: int) -> list[EnergyEffect]:
+        effects: list[EnergyEffect] = []
+        for decision_id, proposal in sorted(self.proposals.items()):
+            if proposal.until_s > now_s:
+                continue
+            del self.proposals[decision_id]
+            if proposal.decision.state is DecisionState.PROPOSED:
+                effects += ended(
+                    proposal.decision, DecisionState.EXPIRED, "nobody approved", now_ms
+                )
+        self.power.forget_old(now_s)
+        return effects
+
+    # ------------------------------------------------------------ sleep
+
+    def _let_sleep(
+        self, fleet: Fleet, expected: FloatArray, now_s: float, now_ms: int
+    ) -> list[EnergyEffect]:
+        """Put to sleep what is not needed (rule 2)."""
+        if not self.policy.enabled:
+            return []
+        chosen = choose_sleepers(
+            self.registry,
+            self.policy,
+            fleet,
+            expected,
+            self.ha_lacks,
+            barred=self.power.left_alone.keys() | self.power.steps.keys(),
+            proposed={proposal.host_id for proposal in self.proposals.values()},
+            now_s=now_s,
+            now_ms=now_ms,
+        )
+        effects: list[EnergyEffect] = []
+        for host, reason in chosen.hosts:
+            effects += self._decide(
+                DecisionKind.SLEEP, host, reason, now_s, now_ms, chosen.alternatives
+            )
+        return effects
+
+    # ------------------------------------------------------------ waking
+
+    def _wake_some(
+        self, fleet: Fleet, expected: FloatArray, now_s: float, now_ms: int
+    ) -> list[EnergyEffect]:
+        """Wake what VMs wait for, and what the reserve lacks (rule 4)."""
+        willing = {
+            host_id
+            for host_id, host in self.registry.hosts.items()
+            if is_wakeable(host)
+            and not host.maintenance
+            and self.mode_of(DecisionKind.WAKE, host_id) is not DecisionMode.OFF
+        }
+        coming = {
+            host_id
+            for host_id, host in self.registry.hosts.items()
+            if host.state is HostPower.WAKING or host_id in self.power.wake_after
+        }
+        chosen = choose_wakers(
+            self.registry, self.policy, fleet, expected, self.limit, willing, coming, now_s, now_ms
+        )
+        effects: list[EnergyEffect] = []
+        proposed = {proposal.host_id for proposal in self.proposals.values()}
+        for host, reason in chosen.hosts:
+            host_id = host.description.host_id
+            if host.state is HostPower.GOING_DOWN:
+                if self.mode_of(DecisionKind.WAKE, host_id) is DecisionMode.AUTO:
+                    self.power.wake_after[host_id] = reason
+            elif host.state is HostPower.ASLEEP and host_id not in proposed:
+                effects += self._decide(
+                    DecisionKind.WAKE, host, reason, now_s, now_ms, chosen.alternatives
+                )
+        return effects
+
+    # ------------------------------------------------------------ people
+
+    def _sleep_asked(self, event: SleepAsked, now_s: float) -> list[EnergyEffect]:
+        host = self.registry.hosts[event.host_id]
+        if host.state in {HostPower.GOING_DOWN, HostPower.ASLEEP}:
+            return [AnswerPerson(event.request_id, f"it is {words(host.state)} already")]
+        why = forbids_sleep(self.registry, self.policy, host)
+        if not why and not event.force:
+            fleet = fleet_of(self.registry, self.limit)
+            gone = self.limit * host.description.capacity.as_array()
+            staying = frozenset(h.description.host_id for h in fleet.hosts) - {event.host_id}
+            if host.maintenance:
+                why = "it is in maintenance (--force puts it to sleep nevertheless)"
+            else:
+                why = lacking(self.policy, fleet, gone, self.expected(event.now_ms))
+                why = why or self.ha_lacks(staying)
+                why = f"{why} (--force puts it to sleep nevertheless)" if why else ""
+        if why:
+            error = ErrorReport("conflict", f"{host.description.hostname} stays up: {why}")
+            return [AnswerPerson(event.request_id, error=error)]
+        reason = "a person asked" + (", with force" if event.force else "")
+        decision = self.power.decision(DecisionKind.SLEEP, host, reason, event.now_ms)
+        begun = self.power.begin_sleep(host, decision, now_s, event.now_ms)
+        return [*begun, AnswerPerson(event.request_id, "it is sent to sleep")]
+
+    def _wake_asked(self, event: WakeAsked, now_s: float) -> list[EnergyEffect]:
+        host = self.registry.hosts[event.host_id]
+        reason = "a person asked"
+        match host.state:
+            case HostPower.ACTIVE:
+                said = "it is up" if host.joined else "it is not asleep, it is out of reach"
+                return [AnswerPerson(event.request_id, said)]
+            case HostPower.WAKING:
+                return [AnswerPerson(event.request_id, "it is being woken already")]
+            case HostPower.FENCED:
+                error = ErrorReport("conflict", "it was fenced; recovery sees to it")
+                return [AnswerPerson(event.request_id, error=error)]
+            case HostPower.GOING_DOWN:
+                self.power.wake_after[event.host_id] = reason
+                return [AnswerPerson(event.request_id, "it is woken as soon as it is down")]
+            case HostPower.ASLEEP | HostPower.FAILED:
+                if not is_wakeable(host):
+                    error = ErrorReport(
+                        "conflict", "nothing can wake it: its settings name no power driver"
+                    )
+                    return [AnswerPerson(event.request_id, error=error)]
+                decision = self.power.decision(DecisionKind.WAKE, host, reason, event.now_ms)
+                begun = self.power.begin_wake(host, decision, now_s, event.now_ms)
+                return [*begun, AnswerPerson(event.request_id, "it is being woken")]
+            case _:
+                assert_never(host.state)
+
+    def _approved(self, event: Approved, now_s: float) -> list[EnergyEffect]:
+        proposal = self.proposals.get(event.decision_id)
+        if proposal is None or proposal.decision.state is not DecisionState.PROPOSED:
+            return []
+        del self.proposals[event.decision_id]
+        host = self.registry.hosts[proposal.host_id]
+        decision = msgspec.structs.replace(proposal.decision, state=DecisionState.RUNNING)
+        if decision.kind is DecisionKind.WAKE:
+            if host.state is HostPower.ASLEEP:
+                return self.power.begin_wake(host, decision, now_s, event.now_ms)
+            why = f"it is {words(host.state)} by now"
+        else:
+            fleet = fleet_of(self.registry, self.limit)
+            gone = self.limit * host.description.capacity.as_array()
+            staying = frozenset(h.description.host_id for h in fleet.hosts) - {proposal.host_id}
+            why = forbids_sleep(self.registry, self.policy, host) or lacking(
+                self.policy, fleet, gone, self.expected(event.now_ms)
+            )
+            why = why or self.ha_lacks(staying)
+            why = why or ("it is in maintenance" if host.maintenance else "")
+            if not why:
+                return self.power.begin_sleep(host, decision, now_s, event.now_ms)
+        return ended(decision, DecisionState.EXPIRED, why, event.now_ms)
+
+    # ------------------------------------------------------------ what all share
+
+    def _decide(
+        self,
+        kind: DecisionKind,
+        host: HostEntry,
+        reason: str,
+        now_s: float,
+        now_ms: int,
+        alternatives: tuple[str, ...] = (),
+    ) -> list[EnergyEffect]:
+        """Carry out a decision, propose it, write it down or leave it (rule 7)."""
+        host_id = host.description.host_id
+        mode = self.mode_of(kind, host_id)
+        decision = self.power.decision(kind, host, reason, now_ms, mode, alternatives)
+        match mode:
+            case DecisionMode.AUTO:
+                sleep = kind is DecisionKind.SLEEP
+                begin = self.power.begin_sleep if sleep else self.power.begin_wake
+                return begin(host, decision, now_s, now_ms)
+            case DecisionMode.ADVISE | DecisionMode.DRY_RUN:
+                advise = mode is DecisionMode.ADVISE
+                state = DecisionState.PROPOSED if advise else DecisionState.DRY_RUN
+                ended_ms = 0 if advise else now_ms
+                decision = msgspec.structs.replace(decision, state=state, ended_ms=ended_ms)
+                self.proposals[decision.decision_id] = Proposal(
+                    decision, host_id, now_s + PROPOSED_S
+                )
+                return [TellDecision(decision)]
+            case DecisionMode.OFF:
+                return []
+            case _:
+                assert_never(mode)

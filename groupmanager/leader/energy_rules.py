@@ -1,0 +1,199 @@
+"""What the energy saver may do, as plain questions about the registry; the core asks them.
+
+Rules:
+
+1. A host may sleep only if it can be woken again (it has a power driver) and can go down by the
+   wanted action; if it is joined, ``ACTIVE`` and not in maintenance; and if nothing is there: no
+   domain of any kind, running or not, ours or not.
+2. What stays up keeps the reserve: free cores and memory (a part of what is up, or an absolute
+   figure, whichever is more), what anticipation expects, and a number of hosts.
+3. A host that the registry knows as up and that has not joined (yet) counts as up until it was
+   given up, so that a new leader does not wake the house for hosts that are just joining it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from snooze.common.records import HostPower
+from snooze.common.resources import ZERO, Capacity, FloatArray, R
+from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
+from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+from snooze.scheduling.power_curves import GENERIC
+
+SLEEPERS: Final = frozenset({HostPower.GOING_DOWN, HostPower.ASLEEP, HostPower.WAKING})
+"""Hosts that are asleep, or will be, or are coming back."""
+
+JUST_JOINED_S: Final = 5.0
+"""So long after a host joined, its manager's word on its room may be under way."""
+
+SLACK: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyPolicy:
+    """The settings ``[energy]``, as the core needs them."""
+
+    enabled: bool = False
+    action: str = ""
+    idle_s: float = 120.0
+    min_on_s: float = 300.0
+    min_off_s: float = 120.0
+    reserved_hosts: int = 1
+    reserve_share: Capacity = ZERO
+    reserve_least: Capacity = ZERO
+    down_timeout_s: float = 180.0
+    wake_timeout_s: float = 300.0
+    wake_tries: int = 2
+    power_curve: str = GENERIC
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fleet:
+    """The hosts that are up and take VMs: ``room[H, R]`` in all, ``free[H, R]`` of it."""
+
+    hosts: tuple[HostEntry, ...]
+    room: FloatArray
+    free: FloatArray
+
+    def total_room(self) -> FloatArray:
+        """``[R]``."""
+        total: FloatArray = self.room.sum(axis=0)
+        return total
+
+    def total_free(self) -> FloatArray:
+        """``[R]``."""
+        total: FloatArray = self.free.sum(axis=0)
+        return total
+
+
+def room_of(hosts: Iterable[HostEntry], limit: FloatArray) -> FloatArray:
+    """``[H, R]``: what VMs may be promised on each host; ``limit[R]`` scales its capacity."""
+    rows = [host.description.capacity.as_tuple() for host in hosts]
+    room: FloatArray = np.array(rows, dtype=np.float64).reshape(-1, R) * limit
+    return room
+
+
+def fleet_of(registry: Registry, limit: FloatArray) -> Fleet:
+    """What is up (rule 3), by id."""
+    hosts = tuple(
+        host
+        for _, host in sorted(registry.hosts.items())
+        if host.state is HostPower.ACTIVE
+        and not host.maintenance
+        and (host.joined or not host.given_up)
+    )
+    index = {host.description.host_id: row for row, host in enumerate(hosts)}
+    room = room_of(hosts, limit)
+    free = room.copy()
+    for vm in registry.vms.values():
+        row = index.get(vm.host_id)
+        if row is not None and vm.state in HOLDS_CAPACITY:
+            free[row] -= vm.demand.as_array()
+    return Fleet(hosts, room, np.maximum(free, 0.0))
+
+
+def required_free(policy: EnergyPolicy, room: FloatArray, expected: FloatArray) -> FloatArray:
+    """``[R]``: what has to stay free of ``room[R]``; ``expected[R]`` is demand about to come."""
+    share = policy.reserve_share.as_array() * room
+    needed: FloatArray = np.maximum(share, policy.reserve_least.as_array()) + expected
+    return needed
+
+
+def lacking(policy: EnergyPolicy, fleet: Fleet, gone: FloatArray, expected: FloatArray) -> str:
+    """What would be missing without ``gone[R]`` of room, all of it free; empty: nothing."""
+    room = fleet.total_room() - gone
+    free = fleet.total_free() - gone
+    short = required_free(policy, room, expected) - free
+    for axis, (name, unit) in enumerate((("cores", "cores"), ("memory", "KiB of memory"))):
+        if short[axis] > SLACK * max(1.0, float(room[axis])):
+            return f"the reserve of {name} would lack {short[axis]:.6g} {unit}"
+    return ""
+
+
+def action_for(policy: EnergyPolicy, host: HostEntry) -> str:
+    """How the host would go down; empty: it cannot as is wanted."""
+    actions = host.description.power.actions
+    if not policy.action:
+        return actions[0] if actions else ""
+    return policy.action if policy.action in actions else ""
+
+
+def is_wakeable(host: HostEntry) -> bool:
+    """Whether there is a way to wake it."""
+    return bool(host.description.power.driver)
+
+
+def occupant(registry: Registry, host_id: str) -> VmEntry | None:
+    """Some VM that is on the host, in whatever state, or may be."""
+    return next(registry.vms_of_host(host_id), None)
+
+
+def occupied(registry: Registry) -> set[str]:
+    """The hosts that have a VM of any kind, in one pass."""
+    return {vm.host_id for vm in registry.vms.values() if vm.host_id}
+
+
+def forbids_sleep(registry: Registry, policy: EnergyPolicy, host: HostEntry) -> str:
+    """Why the host may not sleep whoever asks; empty: it may (rule 1)."""
+    vm = occupant(registry, host.description.host_id)
+    if vm is not None:
+        return f"VM {vm.name} is on it ({vm.state.value}); migrate or destroy it first"
+    if not host.joined:
+        return "it has not joined a group manager"
+    if host.state is not HostPower.ACTIVE:
+        return f"it is {host.state.value.replace('_', ' ')}"
+    if not is_wakeable(host):
+        return "nothing can wake it: its settings name no power driver"
+    if not action_for(policy, host):
+        wanted = policy.action or "at all"
+        return f"it cannot go to sleep ({wanted})"
+    return ""
+
+
+def may_be_on(vm: VmEntry, host: HostEntry) -> bool:
+    """Whether the VM's pins allow the host, which goes back to the manager that it had."""
+    if vm.pin_host:
+        return vm.pin_host == host.description.host_id
+    return not vm.pin_manager or vm.pin_manager == host.manager_id
+
+
+def fits(vm: VmEntry, room: FloatArray) -> bool:
+    """Whether an empty host of ``room[R]`` holds the VM."""
+    slack = SLACK * np.maximum(1.0, room)
+    return bool((vm.demand.as_array() <= room + slack).all())
+
+
+def waiting_vms(registry: Registry, most: int, now_s: float) -> list[VmEntry]:
+    """The VMs that no host in reach has room for, by id, at most so many.
+
+    Those whose host has just come up are being placed on it.
+    """
+    waiting: list[VmEntry] = []
+    for vm in registry.vms.values():
+        if not vm.lacks_room or vm.state is not VmState.PENDING:
+            continue
+        host = registry.hosts.get(vm.waits_for)
+        if host is None or not host.joined or now_s - host.seen_s > JUST_JOINED_S:
+            waiting.append(vm)
+    return sorted(waiting, key=lambda vm: vm.vm_id)[:most]
+
+
+def could_be_woken_for(
+    registry: Registry, vm: VmEntry, limit: FloatArray, now_s: float
+) -> HostEntry | None:
+    """A host that could hold a VM for which none in reach has room: a sleeper, or one just back."""
+    for host_id in sorted(registry.hosts):
+        host = registry.hosts[host_id]
+        sleeps = not host.joined or host.state is HostPower.GOING_DOWN
+        if sleeps and not (host.state in SLEEPERS and is_wakeable(host)):
+            continue
+        if not sleeps and now_s - host.seen_s > JUST_JOINED_S:
+            continue
+        if host.maintenance or not may_be_on(vm, host):
+            continue
+        if fits(vm, room_of([host], limit)[0]):
+            return host
+    return None
