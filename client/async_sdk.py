@@ -21,6 +21,8 @@ from snooze.common.api import (
     ClusterRequest,
     ClusterView,
     CommandRequest,
+    DrainRequest,
+    DrainView,
     EventView,
     HierarchyView,
     HostView,
@@ -252,6 +254,18 @@ class AsyncSnooze:
     async def migrate(self, name: str, host: str) -> TaskView:
         """Move a running VM to ``host`` (id or hostname)."""
         return await self.command(name, VmCommand.MIGRATE, CommandRequest(host=host))
+
+    async def drain(
+        self, hosts: Sequence[str], *, deadline_s: float = 0.0, plan_only: bool = False
+    ) -> DrainView:
+        """Empty hosts by live migration and keep VMs off them, or only show how."""
+        request = DrainRequest(list(hosts), deadline_s, plan_only)
+        return await self.send("/hosts/drain", request, DrainView)
+
+    async def undrain(self, hosts: Sequence[str], *, bring_back: bool = False) -> DrainView:
+        """Let hosts take VMs again; with ``bring_back``, those that left for a drain return."""
+        request = DrainRequest(list(hosts), bring_back=bring_back)
+        return await self.send("/hosts/undrain", request, DrainView)
 
     async def wait(
         self,

@@ -1,6 +1,7 @@
 """Commands for the people who look after hosts: ``snooze host COMMAND``."""
 
 import sys
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from snooze.client.async_sdk import AsyncSnooze
-    from snooze.common.api import DrainRequest, DrainView, TaskView
+    from snooze.common.api import DrainView, TaskView
 
 HostsArgument = Annotated[
     list[str],
@@ -68,13 +69,10 @@ def drain(
     One plan for the whole cluster is shown first. VMs that cannot leave are named.
     """
     from snooze.client import terminal
-    from snooze.common.api import DrainRequest
 
     ask = not yes and sys.stdin.isatty() and output is Output.TABLE
     if plan or ask:
-        view = on_cluster(
-            url, lambda c: _call(c, "drain", DrainRequest(hosts, deadline, plan_only=True))
-        )
+        view = on_cluster(url, lambda c: c.drain(hosts, deadline_s=deadline, plan_only=True))
         if plan:
             _show(view, output)
             return
@@ -82,7 +80,7 @@ def drain(
         if not typer.confirm(f"Drain {', '.join(map(terminal.plain, view.hosts))}?", err=True):
             sys.stderr.write("Nothing was changed.\n")
             raise typer.Exit(EXIT_NO)
-    _carry_out("drain", DrainRequest(hosts, deadline), url, wait, wait_timeout, output)
+    _carry_out(lambda c: c.drain(hosts, deadline_s=deadline), url, wait, wait_timeout, output)
 
 
 def undrain(
@@ -97,21 +95,11 @@ def undrain(
     url: UrlOption = "",
 ) -> None:
     """Give hosts back after maintenance: they take VMs again."""
-    from snooze.common.api import DrainRequest
-
-    request = DrainRequest(hosts, bring_back=bring_back)
-    _carry_out("undrain", request, url, wait, wait_timeout, output)
-
-
-async def _call(cluster: "AsyncSnooze", what: str, request: "DrainRequest") -> "DrainView":
-    from snooze.common.api import DrainView
-
-    return await cluster.send(f"/hosts/{what}", request, DrainView)
+    _carry_out(lambda c: c.undrain(hosts, bring_back=bring_back), url, wait, wait_timeout, output)
 
 
 def _carry_out(
-    what: str,
-    request: "DrainRequest",
+    order: "Callable[[AsyncSnooze], Awaitable[DrainView]]",
     url: str,
     wait: bool,
     wait_timeout_s: float,
@@ -123,7 +111,7 @@ def _carry_out(
     from snooze.client.waiting import wait_for
 
     async def work(cluster: "AsyncSnooze") -> "tuple[DrainView, TaskView | SnoozeError | None]":
-        view = await _call(cluster, what, request)
+        view = await order(cluster)
         if not wait:
             return view, None
         (ended,) = await wait_for(cluster, [await cluster.task(view.task_id)], wait_timeout_s)

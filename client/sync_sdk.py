@@ -18,6 +18,7 @@ from snooze.common.api import (
     ClusterRequest,
     ClusterView,
     CommandRequest,
+    DrainView,
     EventView,
     HierarchyView,
     HostView,
@@ -223,6 +224,16 @@ class Snooze:
     def migrate(self, name: str, host: str) -> TaskView:
         """Move a running VM to ``host`` (id or hostname)."""
         return self._run(self._cluster.migrate(name, host))
+
+    def drain(
+        self, hosts: Sequence[str], *, deadline_s: float = 0.0, plan_only: bool = False
+    ) -> DrainView:
+        """Empty hosts by live migration and keep VMs off them, or only show how."""
+        return self._run(self._cluster.drain(hosts, deadline_s=deadline_s, plan_only=plan_only))
+
+    def undrain(self, hosts: Sequence[str], *, bring_back: bool = False) -> DrainView:
+        """Let hosts take VMs again; with ``bring_back``, those that left for a drain return."""
+        return self._run(self._cluster.undrain(hosts, bring_back=bring_back))
 
     def wait(
         self,

@@ -99,14 +99,6 @@ def drain(snapshot: Snapshot, hosts: BoolArray, policy: DrainPolicy | None = Non
     return _Draining(snapshot, hosts, policy or DrainPolicy()).run()
 
 
-def warm_up() -> None:
-    """Load and compile what drains need: more than a second, for a thread before the first one."""
-    snapshot = Snapshot.of(
-        ("a", "b"), np.ones((2, 1)), vm_ids=("v",), demand=[[0.5]], placement=[0]
-    )
-    drain(snapshot, np.array([True, False]))
-
-
 class _Draining:
     """One drain in progress."""
 

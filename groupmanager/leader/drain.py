@@ -20,6 +20,8 @@ from snooze.groupmanager.leader.journal import Done
 from snooze.groupmanager.leader.membership_core import Announce
 from snooze.groupmanager.leader.registry import Registry
 from snooze.groupmanager.leader.tasks import Task
+from snooze.groupmanager.planner import Planner
+from snooze.scheduling.drain import Drain, drain
 
 MAX_DEADLINE_S = 7 * 86_400.0
 
@@ -34,6 +36,7 @@ class Drains:
         headroom: Capacity,
         epoch: int,
         clock: Clock,
+        planner: Planner,
         *,
         ask: Callable[[str, VmOrder], Awaitable[VmStatus]],
         record_host: Callable[[str, Done], None],
@@ -46,6 +49,7 @@ class Drains:
         self._registry = registry
         self._epoch = epoch
         self._clock = clock
+        self._planner = planner
         self._ask = ask
         self._record_host = record_host
         self._direct = direct
@@ -135,6 +139,8 @@ class Drains:
         match effect:
             case events.AnswerDrain():
                 self._answer(effect)
+            case events.MakePlan():
+                self._tasks.spawn(self._plan(effect))
             case events.RecordMaintenance():
                 self._tasks.spawn(self._record(effect.host_ids))
             case events.DirectHost():
@@ -171,6 +177,16 @@ class Drains:
         if task.ended:
             self._shown.discard(task_id)
             del self._core.tasks[task_id]
+
+    async def _plan(self, effect: events.MakePlan) -> None:
+        """Have the plan made in the planner's process."""
+        answer: Drain | None = None
+        error: ErrorReport | None = None
+        try:
+            answer = await self._planner.call(drain, effect.snapshot, effect.hosts, effect.policy)
+        except SnoozeError as failure:
+            error = ErrorReport.of(failure)
+        self._runner.feed(events.PlanMade(effect.number, answer, self._clock.wall_ms(), error))
 
     async def _record(self, host_ids: Sequence[str]) -> None:
         """Write every host's record; the outcome is one event."""

@@ -5,9 +5,9 @@ Rules:
 1. A host in maintenance is marked in the record before anything moves, so that it takes no VM and
    a later leader goes on with the drain. It stays marked, whatever becomes of the drain, until a
    person gives it back.
-2. The plan is scheduling's (``drain``): ordered, every step feasible. A wave is the first batch of
-   a plan; when it has ended the rest is planned anew, from what is true then. A person sees the
-   first plan.
+2. The plan is scheduling's (``drain``): ordered, every step feasible, checked. A wave is the first
+   batch of a plan; when it has ended the rest is planned anew, from what is true then. A person
+   sees the first plan.
 3. At most ``PER_HOST`` moves touch one host, at most ``AT_ONCE`` run. A move that failed is tried
    ``MAX_TRIES`` times, each time by a new plan; it holds up nothing but itself.
 4. A VM that cannot leave is named with its reason and is looked at again as long as the deadline
@@ -20,7 +20,8 @@ Rules:
 Invariant: a VM has at most one move under way.
 
     state       event                    next
-    (none)      drain asked              RECORDING; a plan alone changes nothing
+    (none)      drain asked              PLANNING
+    PLANNING    planned                  RECORDING; a plan alone changes nothing
     RECORDING   written                  MOVING; not written: (none), and the person is told
     MOVING      nothing left to move     DONE
     MOVING      deadline, no move open   DONE, partly
@@ -52,8 +53,10 @@ from snooze.groupmanager.leader.drain_events import (
     DrainTicked,
     MaintenanceFailed,
     MaintenanceWritten,
+    MakePlan,
     MoveEnded,
     OrderMove,
+    PlanMade,
     RecordMaintenance,
     UndrainAsked,
 )
@@ -61,7 +64,7 @@ from snooze.groupmanager.leader.membership_core import Announce
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 from snooze.groupmanager.leader.tasks import Task
 from snooze.scheduling.check import check_plan
-from snooze.scheduling.drain import Drain, DrainPolicy, drain
+from snooze.scheduling.drain import Drain, DrainPolicy
 from snooze.scheduling.migration_plan import Parallelism
 from snooze.scheduling.packing_effort import Effort
 from snooze.scheduling.snapshot import NONE, HostState, Snapshot
@@ -73,7 +76,11 @@ REPLAN_S: Final = 5.0
 """Between two looks at VMs that could not leave."""
 MAX_EVACUATED: Final = 1000
 """VMs remembered per host that left it by a drain, the latest."""
-EFFORT: Final = Effort(steps=20_000)
+POLICY: Final = DrainPolicy(
+    wake=False,
+    parallelism=Parallelism(per_host=PER_HOST, at_once=AT_ONCE),
+    effort=Effort(steps=20_000),
+)
 DRAIN: Final = "drain"
 RETURN: Final = "undrain"
 
@@ -93,7 +100,8 @@ class Job:
 
     ``tries`` counts failed moves by VM; ``wave``: the VMs that are to go next, and where to;
     ``open``: the VM of each order under way; ``stays``: why a VM is still there.
-    ``replan_s``: not looked at before then, unless a move ends.
+    ``planning``: number of the plan that is being made; ``replan_s``: not looked at before then,
+    unless a move ends.
     """
 
     task: Task
@@ -103,8 +111,18 @@ class Job:
     tries: Counter[str] = field(default_factory=Counter[str])
     wave: deque[tuple[str, str]] = field(default_factory=deque[tuple[str, str]])
     open: dict[int, _Open] = field(default_factory=dict[int, _Open])
+    planning: int = 0
     replan_s: float = 0.0
     stays: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class _Planning:
+    """A plan that is being made: for a person's question, or for the next wave of a job."""
+
+    snapshot: Snapshot
+    asked: DrainAsked | None = None
+    job: Job | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +144,7 @@ class DrainCore:
         self._overcommit = overcommit
         self._headroom = headroom
         self._recording: dict[tuple[str, ...], _Asked] = {}
+        self._planning: dict[int, _Planning] = {}
         self._jobs: dict[str, Job] = {}
         self._orders = itertools.count(1)
 
@@ -133,7 +152,7 @@ class DrainCore:
         """Take in one event."""
         match event:
             case DrainAsked():
-                return self._answered(event.request_id, lambda: self._asked(event, now_s))
+                return self._answered(event.request_id, lambda: self._asked(event))
             case UndrainAsked():
                 return self._answered(event.request_id, lambda: self._undrain(event, now_s))
             case MaintenanceWritten():
@@ -142,6 +161,8 @@ class DrainCore:
                 return self._not_written(event)
             case MoveEnded():
                 return self._ended(event, now_s)
+            case PlanMade():
+                return self._planned(event, now_s)
             case DrainTicked():
                 return self._ticked(event, now_s)
             case _:
@@ -160,7 +181,16 @@ class DrainCore:
 
     # ------------------------------------------------------------ asked
 
-    def _asked(self, event: DrainAsked, now_s: float) -> list[DrainEffect]:
+    def _asked(self, event: DrainAsked) -> list[DrainEffect]:
+        host_ids = self._drainable(event)
+        return self._make_plan(host_ids, asked=event)
+
+    def _drainable(self, event: DrainAsked) -> tuple[str, ...]:
+        """The hosts of a question.
+
+        Raises:
+            NotFound, Conflict: they cannot be drained.
+        """
         host_ids = self._known(event.host_ids)
         hosts = self.registry.hosts
         away = [hosts[i].description.hostname for i in host_ids if not hosts[i].joined]
@@ -168,18 +198,62 @@ class DrainCore:
             raise Conflict(
                 f"out of reach: {', '.join(away)}; only a host that answers can be drained"
             )
-        _, answer, vms = self._plan(host_ids)
-        view = self._view(host_ids, answer, vms)
+        if not event.plan_only and any(self.is_busy(host_id) for host_id in host_ids):
+            raise Conflict("a drain of one of these hosts is under way; see `snooze tasks`")
+        return host_ids
+
+    def _make_plan(
+        self, host_ids: Sequence[str], asked: DrainAsked | None = None, job: Job | None = None
+    ) -> list[DrainEffect]:
+        snapshot = self._snapshot(host_ids)
+        number = next(self._orders)
+        self._planning[number] = _Planning(snapshot, asked, job)
+        if job is not None:
+            job.planning = number
+        wanted = set(host_ids)
+        hosts = np.array([host_id in wanted for host_id in snapshot.host_ids], dtype=np.bool_)
+        return [MakePlan(number, snapshot, hosts, POLICY)]
+
+    def _planned(self, event: PlanMade, now_s: float) -> list[DrainEffect]:
+        planning = self._planning.pop(event.number, None)
+        if planning is None:
+            return []
+        answer, error = event.answer, event.error
+        if answer is not None:
+            violations = check_plan(planning.snapshot, answer.plan)
+            if violations:
+                answer = None
+                error = ErrorReport("execution_failed", f"the plan is invalid: {violations[0]}")
+        failed = error or ErrorReport("execution_failed", "no plan was made")
+        if planning.asked is not None:
+            asked = planning.asked
+            if answer is None:
+                return [AnswerDrain(asked.request_id, error=failed)]
+            view = self._view(planning.snapshot, answer, asked)
+            return self._answered(asked.request_id, lambda: self._begin(asked, view, now_s))
+        job = planning.job
+        if job is None or job.planning != event.number:
+            return []
+        job.planning = 0
+        if answer is None:
+            job.stays.update({vm.vm_id: failed.message for vm in self._waiting(job)})
+        else:
+            self._fill_wave(job, planning.snapshot, answer)
+        return self._advance(job, event.now_ms, now_s, planned=True)
+
+    def _begin(self, event: DrainAsked, view: DrainView, now_s: float) -> list[DrainEffect]:
+        """The plan is there: show it, and unless that was all, record and go."""
         if event.plan_only:
             return [AnswerDrain(event.request_id, view)]
-        if any(self.is_busy(host_id) for host_id in host_ids):
-            raise Conflict("a drain of one of these hosts is under way; see `snooze tasks`")
+        host_ids = self._drainable(event)
+        if any(set(host_ids) & set(recording) for recording in self._recording):
+            raise Conflict("a drain of one of these hosts is about to begin; see `snooze tasks`")
         until_s = now_s + event.deadline_s if event.deadline_s > 0 else float("inf")
         until_ms = event.now_ms + round(event.deadline_s * 1000) if event.deadline_s > 0 else -1
         job = self._job(DRAIN, event.task_id, host_ids, self._to_leave(host_ids), until_s, event)
         for host_id in host_ids:
-            hosts[host_id].maintenance = True
-            hosts[host_id].drain_until_ms = until_ms
+            self.registry.hosts[host_id].maintenance = True
+            self.registry.hosts[host_id].drain_until_ms = until_ms
         self._recording[host_ids] = _Asked(event.request_id, job, view)
         return [RecordMaintenance(host_ids)]
 
@@ -305,17 +379,26 @@ class DrainCore:
             self.tasks[task_id] = job.task
             self._jobs[task_id] = job
 
-    def _advance(self, job: Job, now_ms: int, now_s: float) -> list[DrainEffect]:
-        """Begin what can begin; end the job when there is nothing left to do."""
-        effects: list[DrainEffect] = []
+    def _advance(
+        self, job: Job, now_ms: int, now_s: float, *, planned: bool = False
+    ) -> list[DrainEffect]:
+        """Begin what can begin; end the job when there is nothing left to do.
+
+        ``planned``: a plan has just been made, so that an empty wave means that nothing can move.
+        """
+        if job.planning:
+            return []
         is_late = now_s >= job.until_s
-        waiting = self._waiting(job)
-        if waiting and not is_late and len(job.open) < AT_ONCE:
-            effects += self._begin(job)
-        if job.open or (waiting and not is_late and not self._is_hopeless(job, waiting)):
+        waiting = [] if is_late else self._waiting(job)
+        if waiting and not job.wave and not job.open and not planned:
+            if job.task.kind == DRAIN:
+                return self._make_plan(job.host_ids, job=job)
+            job.wave.extend((vm.vm_id, home) for vm, home in self._returns(job))
+        effects = self._order_wave(job) if waiting else []
+        if job.open or (waiting and not self._is_hopeless(job, waiting)):
             job.replan_s = now_s + REPLAN_S
             return effects
-        why = "the deadline is over" if is_late and waiting else ""
+        why = "the deadline is over" if is_late else ""
         return effects + self._close(job.task.task_id, now_ms, why)
 
     def _is_hopeless(self, job: Job, waiting: Collection[VmEntry]) -> bool:
@@ -340,10 +423,8 @@ class DrainCore:
             and vm.vm_id not in moving
         ]
 
-    def _begin(self, job: Job) -> list[DrainEffect]:
-        """Order what the wave has, as far as the limits allow; plan a new one when it is over."""
-        if not job.wave and not job.open:
-            job.wave.extend((vm.vm_id, destination) for vm, destination in self._next_moves(job))
+    def _order_wave(self, job: Job) -> list[DrainEffect]:
+        """Order what the wave has, as far as the limits allow."""
         busy = Counter(
             end
             for other in self._jobs.values()
@@ -369,22 +450,20 @@ class DrainCore:
             effects.append(OrderMove(order_id, vm_id, destination, job.task.task_id))
         return effects
 
-    def _next_moves(self, job: Job) -> Iterator[tuple[VmEntry, str]]:
-        if job.task.kind == RETURN:
-            yield from self._returns(job)
-            return
-        snapshot, answer, vms = self._plan(job.host_ids)
+    def _fill_wave(self, job: Job, snapshot: Snapshot, answer: Drain) -> None:
+        """What the first batch of a plan moves is the next wave."""
         for reason in answer.plan.reasons:
-            job.stays[vms[reason.vm].vm_id] = reason.message
+            vm = self.registry.vms.get(snapshot.vm_ids[reason.vm])
+            if vm is not None:
+                job.stays[vm.vm_id] = _why(vm, reason.message)
         for move in answer.plan.moves:
-            vm = vms[move.vm]
-            tried_out = job.tries[vm.vm_id] >= MAX_TRIES
-            if move.batch == 0 and vm.state is VmState.RUNNING and not tried_out:
-                yield vm, snapshot.host_ids[move.target]
+            vm_id = snapshot.vm_ids[move.vm]
+            if move.batch == 0 and job.tries[vm_id] < MAX_TRIES:
+                job.wave.append((vm_id, snapshot.host_ids[move.target]))
 
     def _returns(self, job: Job) -> Iterator[tuple[VmEntry, str]]:
         """Each VM to the host that it left, if it fits there now."""
-        snapshot, _ = self._snapshot(())
+        snapshot = self._snapshot(())
         rows = {host_id: row for row, host_id in enumerate(snapshot.host_ids)}
         free = snapshot.ceiling.copy()
         placed = snapshot.placement >= 0
@@ -420,19 +499,7 @@ class DrainCore:
         ]
         return sorted(found, key=lambda vm: (vm.name, vm.vm_id))
 
-    def _plan(self, host_ids: Sequence[str]) -> tuple[Snapshot, Drain, list[VmEntry]]:
-        snapshot, vms = self._snapshot(host_ids)
-        drained = np.array([host_id in set(host_ids) for host_id in snapshot.host_ids])
-        policy = DrainPolicy(
-            wake=False, parallelism=Parallelism(per_host=PER_HOST, at_once=AT_ONCE), effort=EFFORT
-        )
-        answer = drain(snapshot, drained, policy)
-        violations = check_plan(snapshot, answer.plan)
-        if violations:
-            raise Conflict(f"the plan is invalid: {violations[0]}")
-        return snapshot, answer, vms
-
-    def _snapshot(self, draining: Sequence[str]) -> tuple[Snapshot, list[VmEntry]]:
+    def _snapshot(self, draining: Sequence[str]) -> Snapshot:
         """All hosts in reach and what is on them, as the leader knows it."""
         hosts = sorted(h for h, entry in self.registry.hosts.items() if entry.joined)
         rows = {host_id: row for row, host_id in enumerate(hosts)}
@@ -445,43 +512,47 @@ class DrainCore:
             key=lambda vm: vm.key,
         )
         drained = set(draining)
-        return (
-            Snapshot.of(
-                hosts,
-                np.array(
-                    [self.registry.hosts[i].description.capacity.as_tuple() for i in hosts]
-                ).reshape(len(hosts), R),
-                host_state=[int(_state_of(self.registry.hosts[i], i in drained)) for i in hosts],
-                vm_ids=[vm.key for vm in vms],
-                demand=np.array([vm.demand.as_tuple() for vm in vms]).reshape(len(vms), R),
-                placement=[rows[vm.host_id] for vm in vms],
-                overcommit=self._overcommit,
-                headroom=self._headroom,
-                pin=[rows.get(vm.pin_host, NONE) if vm.pin_host else NONE for vm in vms],
-                movable=[vm.managed and vm.state is VmState.RUNNING for vm in vms],
-                priority=[0 for _ in vms],
-            ),
-            vms,
+        capacity = [self.registry.hosts[i].description.capacity.as_tuple() for i in hosts]
+        return Snapshot.of(
+            hosts,
+            np.array(capacity).reshape(len(hosts), R),
+            host_state=[int(_state_of(self.registry.hosts[i], i in drained)) for i in hosts],
+            vm_ids=[vm.key for vm in vms],
+            demand=np.array([vm.demand.as_tuple() for vm in vms]).reshape(len(vms), R),
+            placement=[rows[vm.host_id] for vm in vms],
+            overcommit=self._overcommit,
+            headroom=self._headroom,
+            pin=[rows.get(vm.pin_host, NONE) if vm.pin_host else NONE for vm in vms],
+            movable=[vm.managed and vm.state is VmState.RUNNING for vm in vms],
         )
 
-    def _view(self, host_ids: Sequence[str], answer: Drain, vms: Sequence[VmEntry]) -> DrainView:
-        hosts = sorted(h for h, entry in self.registry.hosts.items() if entry.joined)
+    def _view(self, snapshot: Snapshot, answer: Drain, event: DrainAsked) -> DrainView:
+        def host(row: int) -> str:
+            return self._hostname(snapshot.host_ids[row])
 
-        def name(row: int) -> str:
-            return self.registry.hosts[hosts[row]].description.hostname
+        def vm(row: int) -> str:
+            entry = self.registry.vms.get(snapshot.vm_ids[row])
+            return entry.name if entry is not None else snapshot.vm_ids[row]
 
+        stays: list[DrainStay] = []
+        for reason in answer.plan.reasons:
+            entry = self.registry.vms.get(snapshot.vm_ids[reason.vm])
+            why = _why(entry, reason.message) if entry is not None else reason.message
+            stays.append(DrainStay(vm(reason.vm), why))
         return DrainView(
-            hosts=[self.registry.hosts[host_id].description.hostname for host_id in host_ids],
+            hosts=[self._hostname(host_id) for host_id in sorted(set(event.host_ids))],
             moves=[
-                DrainMove(vms[m.vm].name, name(m.source), name(m.target), m.batch)
-                for m in answer.plan.moves
+                DrainMove(vm(move.vm), host(move.source), host(move.target), move.batch)
+                for move in answer.plan.moves
             ],
-            stays=[
-                DrainStay(vms[r.vm].name, _why(vms[r.vm], r.message)) for r in answer.plan.reasons
-            ],
-            emptied=[name(row) for row in answer.emptied],
+            stays=stays,
+            emptied=[host(row) for row in answer.emptied],
             seconds=round(answer.cost_s, 3),
         )
+
+    def _hostname(self, host_id: str) -> str:
+        host = self.registry.hosts.get(host_id)
+        return host.description.hostname if host is not None else host_id
 
     # ------------------------------------------------------------ the end
 
@@ -507,8 +578,7 @@ class DrainCore:
         return [*effects, RecordMaintenance(job.host_ids), DrainMoved(task_id)]
 
     def _announce(self, job: Job, host_id: str, what: str) -> Announce:
-        host = self.registry.hosts.get(host_id)
-        name = host.description.hostname if host is not None else host_id
+        name = self._hostname(host_id)
         left = len(self._to_leave((host_id,)))
         if job.task.kind == RETURN and what == "ended" and job.returning:
             text = f"host {name} has got its VMs back, as far as they fit"

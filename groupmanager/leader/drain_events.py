@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from snooze.common.api import DrainView
 from snooze.common.errors import ErrorReport
 from snooze.groupmanager.leader.membership_core import Announce
+from snooze.scheduling.drain import Drain, DrainPolicy
+from snooze.scheduling.snapshot import BoolArray, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,16 @@ class MoveEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanMade:
+    """The outcome of ``MakePlan``; no answer: planning failed or took too long."""
+
+    number: int
+    answer: Drain | None
+    now_ms: int
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DrainTicked:
     """Time went by; ``settled``: managers have had time to join this leader."""
 
@@ -69,7 +81,13 @@ class DrainTicked:
 
 
 DrainEvent = (
-    DrainAsked | UndrainAsked | MaintenanceWritten | MaintenanceFailed | MoveEnded | DrainTicked
+    DrainAsked
+    | UndrainAsked
+    | MaintenanceWritten
+    | MaintenanceFailed
+    | MoveEnded
+    | PlanMade
+    | DrainTicked
 )
 
 
@@ -80,6 +98,19 @@ class AnswerDrain:
     request_id: int
     view: DrainView | None = None
     error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MakePlan:
+    """Have scheduling plan, elsewhere than here: it takes long. Answered by ``PlanMade``.
+
+    ``hosts`` (``bool[H]``) are to be emptied.
+    """
+
+    number: int
+    snapshot: Snapshot
+    hosts: BoolArray
+    policy: DrainPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,4 +144,6 @@ class DrainMoved:
     task_id: str
 
 
-DrainEffect = AnswerDrain | RecordMaintenance | DirectHost | OrderMove | DrainMoved | Announce
+DrainEffect = (
+    AnswerDrain | MakePlan | RecordMaintenance | DirectHost | OrderMove | DrainMoved | Announce
+)

@@ -70,9 +70,9 @@ from snooze.groupmanager.leader.record_writes import new_task, updates
 from snooze.groupmanager.leader.registry import Registry
 from snooze.groupmanager.leader.submission_core import SubmissionCore
 from snooze.groupmanager.leader.tasks import Task
+from snooze.groupmanager.planner import Planner
 from snooze.scheduling.assignment import AssignmentPolicy
 from snooze.scheduling.dispatching import DispatchPolicy
-from snooze.scheduling.drain import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -142,12 +142,14 @@ class LeaderService:
             self._task_moved,
             lambda vm_id: self._submissions.feed(submissions.Destroyed(vm_id, clock.wall_ms())),
         )
+        self.planner = Planner()
         self.drains = Drains(
             self.registry,
             settings.placement.overcommit.factors(),
             settings.placement.headroom.factors(),
             epoch,
             clock,
+            self.planner,
             ask=self._ask_command,
             record_host=self.record_host,
             direct=self._direct,
@@ -200,7 +202,6 @@ class LeaderService:
             f"epoch {self.epoch}",
         )
         self._tasks.spawn(self._tick())
-        self._tasks.spawn(asyncio.to_thread(warm_up))
         self.ready = True
 
     async def close(self, *, flush: bool) -> None:
@@ -209,6 +210,7 @@ class LeaderService:
         self.links.close("this group manager no longer leads")
         await self.commands.close()
         await self.drains.close()
+        await self.planner.close()
         await self._journal.close(FLUSH_S if flush else 0.0)
         await self._tasks.close()
         gone = NotLeader("this group manager stopped leading; ask again", retry_after_s=0.5)

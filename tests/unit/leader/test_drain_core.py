@@ -13,15 +13,19 @@ from snooze.groupmanager.leader.drain_events import (
     DirectHost,
     DrainAsked,
     DrainEffect,
+    DrainEvent,
     DrainTicked,
     MaintenanceFailed,
     MaintenanceWritten,
+    MakePlan,
     MoveEnded,
     OrderMove,
+    PlanMade,
     RecordMaintenance,
     UndrainAsked,
 )
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+from snooze.scheduling.drain import drain
 from tests.unit.leader.builders import host_of, none, only
 
 ONE = np.ones(4)
@@ -46,26 +50,36 @@ class Cluster:
         self.registry.add_vm(entry)
         return entry
 
+    def feed(self, event: DrainEvent) -> list[DrainEffect]:
+        """Let the core decide; plans are made at once."""
+        effects: list[DrainEffect] = []
+        for effect in self.core.handle(event, self.now_s):
+            if isinstance(effect, MakePlan):
+                answer = drain(effect.snapshot, effect.hosts, effect.policy)
+                effects += self.feed(PlanMade(effect.number, answer, 0))
+            else:
+                effects.append(effect)
+        return effects
+
     def drain(
         self, *host_ids: str, deadline_s: float = 0.0, plan_only: bool = False, task_id: str = "t"
     ) -> list[DrainEffect]:
-        asked = DrainAsked(1, task_id, host_ids, deadline_s, plan_only, 0)
-        return self.core.handle(asked, self.now_s)
+        return self.feed(DrainAsked(1, task_id, host_ids, deadline_s, plan_only, 0))
 
     def begin(self, *host_ids: str, deadline_s: float = 0.0) -> list[DrainEffect]:
         record = only(RecordMaintenance, self.drain(*host_ids, deadline_s=deadline_s))
-        return self.core.handle(MaintenanceWritten(record.host_ids, 0), self.now_s)
+        return self.feed(MaintenanceWritten(record.host_ids, 0))
 
     def arrive(self, order: OrderMove) -> list[DrainEffect]:
         self.registry.vms[order.vm_id].host_id = order.destination
-        return self.core.handle(MoveEnded(order.order_id, None, 0), self.now_s)
+        return self.feed(MoveEnded(order.order_id, None, 0))
 
     def fail(self, order: OrderMove) -> list[DrainEffect]:
-        return self.core.handle(MoveEnded(order.order_id, BROKEN, 0), self.now_s)
+        return self.feed(MoveEnded(order.order_id, BROKEN, 0))
 
     def tick(self, seconds: float = 0.25) -> list[DrainEffect]:
         self.now_s += seconds
-        return self.core.handle(DrainTicked(0, True), self.now_s)
+        return self.feed(DrainTicked(0, True))
 
     def run(self, effects: list[DrainEffect]) -> list[OrderMove]:
         """Let every move succeed; all that were ordered."""
@@ -111,7 +125,7 @@ def test_the_mark_is_recorded_before_anything_moves(cluster: Cluster) -> None:
     assert none(OrderMove, effects)
     assert none(AnswerDrain, effects)
     assert none(OrderMove, cluster.tick())
-    effects = cluster.core.handle(MaintenanceWritten(("h1",), 0), cluster.now_s)
+    effects = cluster.feed(MaintenanceWritten(("h1",), 0))
     assert only(DirectHost, effects).host_id == "h1"
     answer = only(AnswerDrain, effects)
     assert answer.view is not None
@@ -122,7 +136,7 @@ def test_the_mark_is_recorded_before_anything_moves(cluster: Cluster) -> None:
 def test_a_mark_that_could_not_be_recorded_is_taken_back(cluster: Cluster) -> None:
     cluster.drain("h1")
     busy = ErrorReport("too_busy", "later")
-    effects = cluster.core.handle(MaintenanceFailed(("h1",), busy, 0), cluster.now_s)
+    effects = cluster.feed(MaintenanceFailed(("h1",), busy, 0))
     assert only(AnswerDrain, effects).error == busy
     assert not cluster.registry.hosts["h1"].maintenance
     assert none(OrderMove, cluster.tick(10))
@@ -243,11 +257,9 @@ def test_one_drain_of_a_host_at_a_time(cluster: Cluster) -> None:
 def test_a_host_given_back_gets_its_vms_if_asked(cluster: Cluster) -> None:
     cluster.run(cluster.begin("h1"))
     asked = UndrainAsked(2, "back", ("h1",), True, 0)
-    record = only(RecordMaintenance, cluster.core.handle(asked, cluster.now_s))
+    record = only(RecordMaintenance, cluster.feed(asked))
     assert not cluster.registry.hosts["h1"].maintenance
-    moved = cluster.run(
-        cluster.core.handle(MaintenanceWritten(tuple(record.host_ids), 0), cluster.now_s)
-    )
+    moved = cluster.run(cluster.feed(MaintenanceWritten(tuple(record.host_ids), 0)))
     assert {order.vm_id for order in moved} == {"a", "b", "c"}
     assert {order.destination for order in moved} == {"h1"}
     assert cluster.core.tasks["back"].ended
@@ -257,22 +269,22 @@ def test_a_host_given_back_gets_its_vms_if_asked(cluster: Cluster) -> None:
 def test_a_host_given_back_without_more_stays_empty(cluster: Cluster) -> None:
     cluster.run(cluster.begin("h1"))
     asked = UndrainAsked(2, "back", ("h1",), False, 0)
-    cluster.core.handle(asked, cluster.now_s)
-    effects = cluster.core.handle(MaintenanceWritten(("h1",), 0), cluster.now_s)
+    cluster.feed(asked)
+    effects = cluster.feed(MaintenanceWritten(("h1",), 0))
     assert orders(effects) == []
     assert cluster.registry.hosts["h1"].evacuated == ()
 
 
 def test_giving_back_ends_a_drain_under_way(cluster: Cluster) -> None:
     first, _ = orders(cluster.begin("h1"))
-    cluster.core.handle(UndrainAsked(2, "back", ("h1",), False, 0), cluster.now_s)
+    cluster.feed(UndrainAsked(2, "back", ("h1",), False, 0))
     assert cluster.core.tasks["t"].ended
     assert orders(cluster.arrive(first)) == []
     assert orders(cluster.tick(10)) == []
 
 
 def test_giving_back_what_nobody_took_is_refused(cluster: Cluster) -> None:
-    effects = cluster.core.handle(UndrainAsked(2, "back", ("h1",), False, 0), cluster.now_s)
+    effects = cluster.feed(UndrainAsked(2, "back", ("h1",), False, 0))
     answer = only(AnswerDrain, effects)
     assert answer.error is not None
     assert "maintenance" in answer.error.message
@@ -296,3 +308,22 @@ def test_nothing_is_put_on_another_host_in_maintenance(cluster: Cluster) -> None
     moved = cluster.run(cluster.begin("h1"))
     assert {order.destination for order in moved} == {"h2"}
     assert len(cluster.core.tasks["t"].vms) == 3
+
+
+def test_a_plan_that_was_not_made_changes_nothing(cluster: Cluster) -> None:
+    [effect] = cluster.core.handle(DrainAsked(1, "t", ("h1",), 0.0, False, 0), cluster.now_s)
+    assert isinstance(effect, MakePlan)
+    late = ErrorReport("timed_out", "planning took too long")
+    effects = cluster.feed(PlanMade(effect.number, None, 0, late))
+    assert only(AnswerDrain, effects).error == late
+    assert not cluster.registry.hosts["h1"].maintenance
+
+
+def test_while_a_wave_is_planned_nothing_else_is(cluster: Cluster) -> None:
+    record = only(RecordMaintenance, cluster.drain("h1"))
+    effects = cluster.core.handle(MaintenanceWritten(record.host_ids, 0), cluster.now_s)
+    planning = only(MakePlan, effects)
+    cluster.now_s += 10
+    assert cluster.core.handle(DrainTicked(0, True), cluster.now_s) == []
+    answer = drain(planning.snapshot, planning.hosts, planning.policy)
+    assert len(orders(cluster.feed(PlanMade(planning.number, answer, 0)))) == PER_HOST
