@@ -33,7 +33,7 @@ class Planner:
     """Runs pure functions elsewhere, one at a time, in the order asked."""
 
     def __init__(self, time_limit_s: float = TIME_LIMIT_S, idle_s: float = IDLE_S) -> None:
-        self._time_limit_s = time_limit_s
+        self.time_limit_s = time_limit_s
         self._idle_s = idle_s
         self._lock = asyncio.Lock()
         self._waiting = 0
@@ -71,12 +71,12 @@ class Planner:
     async def _run(self, function: Callable[..., T], args: object, kwargs: object) -> T:
         pipe = self._started()
         try:
-            async with asyncio.timeout(self._time_limit_s):
+            async with asyncio.timeout(self.time_limit_s):
                 answer = await asyncio.to_thread(_exchange, pipe, (function, args, kwargs))
         except TimeoutError:
             self._end()
             raise RemoteTimeout(
-                f"planning took longer than {self._time_limit_s:g} s and was given up"
+                f"planning took longer than {self.time_limit_s:g} s and was given up"
             ) from None
         except (EOFError, OSError) as error:
             self._end()

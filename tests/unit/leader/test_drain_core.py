@@ -6,7 +6,6 @@ import pytest
 from snooze.common.errors import ErrorReport
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import VmPolicy
 from snooze.groupmanager.leader.drain_core import MAX_TRIES, PER_HOST, DrainCore
 from snooze.groupmanager.leader.drain_events import (
     AnswerDrain,
@@ -228,11 +227,8 @@ def test_what_does_not_run_stays(cluster: Cluster) -> None:
     assert "paused" in answer.view.stays[0].reason
 
 
-def test_a_person_moves_what_the_cluster_would_not(cluster: Cluster) -> None:
-    pinned, lazy = cluster.registry.vms["a"], cluster.registry.vms["b"]
-    pinned.pin_host = "h1"
-    if hasattr(lazy, "policy"):
-        lazy.policy = VmPolicy(movable=False)
+def test_what_is_pinned_to_the_host_stays(cluster: Cluster) -> None:
+    cluster.registry.vms["a"].pin_host = "h1"
     answer = only(AnswerDrain, cluster.drain("h1", plan_only=True))
     assert answer.view is not None
     assert {move.vm for move in answer.view.moves} == {"name-b", "name-c"}

@@ -48,12 +48,12 @@ async def test_one_process_serves_many_calls_and_ends_when_idle() -> None:
 async def test_what_takes_too_long_is_killed_and_the_next_call_is_served() -> None:
     planner = Planner(time_limit_s=8.0)
     slow = await planner.call(os.getpid)
-    planner._time_limit_s = 0.3
+    planner.time_limit_s = 0.3
     with pytest.raises(RemoteTimeout, match="given up"):
         await planner.call(time.sleep, 60.0)
     with pytest.raises(ProcessLookupError):
         os.kill(slow, 0)
-    planner._time_limit_s = 30.0
+    planner.time_limit_s = 30.0
     assert await planner.call(abs, -1) == 1
     await planner.close()
 
