@@ -38,11 +38,11 @@ from typing import Final, assert_never
 import msgspec
 import numpy as np
 
-from snooze.common.api import DrainMove, DrainStay, DrainView, TaskState
+from snooze.common.api import DrainView, TaskState
 from snooze.common.errors import Conflict, ErrorReport, NotFound, SnoozeError
 from snooze.common.records import TaskVmRecord
-from snooze.common.resources import FloatArray, R
-from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
+from snooze.common.resources import FloatArray
+from snooze.common.vm_lifecycle import VmState
 from snooze.groupmanager.leader.drain_events import (
     AnswerDrain,
     DirectHost,
@@ -60,14 +60,21 @@ from snooze.groupmanager.leader.drain_events import (
     RecordMaintenance,
     UndrainAsked,
 )
+from snooze.groupmanager.leader.drain_planning import (
+    drain_view,
+    hostname,
+    snapshot_of,
+    to_leave,
+    why_it_stays,
+)
 from snooze.groupmanager.leader.membership_core import Announce
-from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+from snooze.groupmanager.leader.registry import Registry, VmEntry
 from snooze.groupmanager.leader.tasks import Task
 from snooze.scheduling.check import check_plan
 from snooze.scheduling.drain import Drain, DrainPolicy
 from snooze.scheduling.migration_plan import Parallelism
 from snooze.scheduling.packing_effort import Effort
-from snooze.scheduling.snapshot import NONE, HostState, Snapshot
+from snooze.scheduling.snapshot import Snapshot
 
 PER_HOST: Final = 2
 AT_ONCE: Final = 16
@@ -205,7 +212,7 @@ class DrainCore:
     def _make_plan(
         self, host_ids: Sequence[str], asked: DrainAsked | None = None, job: Job | None = None
     ) -> list[DrainEffect]:
-        snapshot = self._snapshot(host_ids)
+        snapshot = snapshot_of(self.registry, host_ids, self._overcommit, self._headroom)
         number = next(self._orders)
         self._planning[number] = _Planning(snapshot, asked, job)
         if job is not None:
@@ -229,7 +236,7 @@ class DrainCore:
             asked = planning.asked
             if answer is None:
                 return [AnswerDrain(asked.request_id, error=failed)]
-            view = self._view(planning.snapshot, answer, asked)
+            view = drain_view(self.registry, planning.snapshot, answer, asked.host_ids)
             return self._answered(asked.request_id, lambda: self._begin(asked, view, now_s))
         job = planning.job
         if job is None or job.planning != event.number:
@@ -250,7 +257,8 @@ class DrainCore:
             raise Conflict("a drain of one of these hosts is about to begin; see `snooze tasks`")
         until_s = now_s + event.deadline_s if event.deadline_s > 0 else float("inf")
         until_ms = event.now_ms + round(event.deadline_s * 1000) if event.deadline_s > 0 else -1
-        job = self._job(DRAIN, event.task_id, host_ids, self._to_leave(host_ids), until_s, event)
+        vms = to_leave(self.registry, host_ids)
+        job = self._job(DRAIN, event.task_id, host_ids, vms, until_s, event)
         for host_id in host_ids:
             self.registry.hosts[host_id].maintenance = True
             self.registry.hosts[host_id].drain_until_ms = until_ms
@@ -372,9 +380,8 @@ class DrainCore:
             left_s = (host.drain_until_ms - now_ms) / 1000 if host.drain_until_ms > 0 else 1e18
             task_id = f"drain-{host_id}"
             event = DrainAsked(0, task_id, (host_id,), left_s, False, now_ms)
-            job = self._job(
-                DRAIN, task_id, (host_id,), self._to_leave((host_id,)), now_s + left_s, event
-            )
+            vms = to_leave(self.registry, (host_id,))
+            job = self._job(DRAIN, task_id, (host_id,), vms, now_s + left_s, event)
             job.task.state = TaskState.RUNNING
             self.tasks[task_id] = job.task
             self._jobs[task_id] = job
@@ -412,7 +419,7 @@ class DrainCore:
         """VMs that have still to move, and may be ordered to."""
         moving = {order.vm_id for order in job.open.values()}
         if job.task.kind == DRAIN:
-            return [vm for vm in self._to_leave(job.host_ids) if vm.vm_id not in moving]
+            return [vm for vm in to_leave(self.registry, job.host_ids) if vm.vm_id not in moving]
         found = (self.registry.vms.get(vm_id) for vm_id in job.returning)
         return [
             vm
@@ -455,7 +462,7 @@ class DrainCore:
         for reason in answer.plan.reasons:
             vm = self.registry.vms.get(snapshot.vm_ids[reason.vm])
             if vm is not None:
-                job.stays[vm.vm_id] = _why(vm, reason.message)
+                job.stays[vm.vm_id] = why_it_stays(vm, reason.message)
         for move in answer.plan.moves:
             vm_id = snapshot.vm_ids[move.vm]
             if move.batch == 0 and job.tries[vm_id] < MAX_TRIES:
@@ -463,7 +470,7 @@ class DrainCore:
 
     def _returns(self, job: Job) -> Iterator[tuple[VmEntry, str]]:
         """Each VM to the host that it left, if it fits there now."""
-        snapshot = self._snapshot(())
+        snapshot = snapshot_of(self.registry, (), self._overcommit, self._headroom)
         rows = {host_id: row for row, host_id in enumerate(snapshot.host_ids)}
         free = snapshot.ceiling.copy()
         placed = snapshot.placement >= 0
@@ -486,73 +493,6 @@ class DrainCore:
                 continue
             free[row] -= need
             yield vm, home
-
-    # ------------------------------------------------------------ the plan
-
-    def _to_leave(self, host_ids: Sequence[str]) -> list[VmEntry]:
-        """The VMs on these hosts that a hypervisor runs, in the order of their names."""
-        wanted = set(host_ids)
-        found = [
-            vm
-            for vm in self.registry.vms.values()
-            if vm.managed and vm.host_id in wanted and vm.state in HOLDS_CAPACITY
-        ]
-        return sorted(found, key=lambda vm: (vm.name, vm.vm_id))
-
-    def _snapshot(self, draining: Sequence[str]) -> Snapshot:
-        """All hosts in reach and what is on them, as the leader knows it."""
-        hosts = sorted(h for h, entry in self.registry.hosts.items() if entry.joined)
-        rows = {host_id: row for row, host_id in enumerate(hosts)}
-        vms = sorted(
-            (
-                vm
-                for vm in self.registry.vms.values()
-                if vm.host_id in rows and vm.state in HOLDS_CAPACITY
-            ),
-            key=lambda vm: vm.key,
-        )
-        drained = set(draining)
-        capacity = [self.registry.hosts[i].description.capacity.as_tuple() for i in hosts]
-        return Snapshot.of(
-            hosts,
-            np.array(capacity).reshape(len(hosts), R),
-            host_state=[int(_state_of(self.registry.hosts[i], i in drained)) for i in hosts],
-            vm_ids=[vm.key for vm in vms],
-            demand=np.array([vm.demand.as_tuple() for vm in vms]).reshape(len(vms), R),
-            placement=[rows[vm.host_id] for vm in vms],
-            overcommit=self._overcommit,
-            headroom=self._headroom,
-            pin=[rows.get(vm.pin_host, NONE) if vm.pin_host else NONE for vm in vms],
-            movable=[vm.managed and vm.state is VmState.RUNNING for vm in vms],
-        )
-
-    def _view(self, snapshot: Snapshot, answer: Drain, event: DrainAsked) -> DrainView:
-        def host(row: int) -> str:
-            return self._hostname(snapshot.host_ids[row])
-
-        def vm(row: int) -> str:
-            entry = self.registry.vms.get(snapshot.vm_ids[row])
-            return entry.name if entry is not None else snapshot.vm_ids[row]
-
-        stays: list[DrainStay] = []
-        for reason in answer.plan.reasons:
-            entry = self.registry.vms.get(snapshot.vm_ids[reason.vm])
-            why = _why(entry, reason.message) if entry is not None else reason.message
-            stays.append(DrainStay(vm(reason.vm), why))
-        return DrainView(
-            hosts=[self._hostname(host_id) for host_id in sorted(set(event.host_ids))],
-            moves=[
-                DrainMove(vm(move.vm), host(move.source), host(move.target), move.batch)
-                for move in answer.plan.moves
-            ],
-            stays=stays,
-            emptied=[host(row) for row in answer.emptied],
-            seconds=round(answer.cost_s, 3),
-        )
-
-    def _hostname(self, host_id: str) -> str:
-        host = self.registry.hosts.get(host_id)
-        return host.description.hostname if host is not None else host_id
 
     # ------------------------------------------------------------ the end
 
@@ -578,8 +518,8 @@ class DrainCore:
         return [*effects, RecordMaintenance(job.host_ids), DrainMoved(task_id)]
 
     def _announce(self, job: Job, host_id: str, what: str) -> Announce:
-        name = self._hostname(host_id)
-        left = len(self._to_leave((host_id,)))
+        name = hostname(self.registry, host_id)
+        left = len(to_leave(self.registry, (host_id,)))
         if job.task.kind == RETURN and what == "ended" and job.returning:
             text = f"host {name} has got its VMs back, as far as they fit"
         elif job.task.kind == RETURN:
@@ -591,20 +531,6 @@ class DrainCore:
         else:
             text = f"host {name} is empty and in maintenance"
         return Announce(f"host.{job.task.kind}.{what}", host_id, text, job.task.task_id)
-
-
-def _state_of(host: HostEntry, draining: bool) -> HostState:
-    if draining:
-        return HostState.DRAINING
-    return HostState.MAINTENANCE if host.maintenance else HostState.ACTIVE
-
-
-def _why(vm: VmEntry, message: str) -> str:
-    if not vm.managed:
-        return "it was not started by Snooze: move or stop it by hand"
-    if vm.state is not VmState.RUNNING:
-        return f"it is {vm.state.value}: only a running VM migrates"
-    return message
 
 
 def _outcome(vm: VmEntry, error: ErrorReport | None = None) -> TaskVmRecord:

@@ -1,0 +1,97 @@
+"""The cluster as a drain sees it, and its plan in words."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from snooze.common.api import DrainMove, DrainStay, DrainView
+from snooze.common.resources import FloatArray, R
+from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
+from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+from snooze.scheduling.drain import Drain
+from snooze.scheduling.snapshot import NONE, HostState, Snapshot
+
+
+def to_leave(registry: Registry, host_ids: Sequence[str]) -> list[VmEntry]:
+    """The VMs on these hosts that a hypervisor runs, in the order of their names."""
+    wanted = set(host_ids)
+    found = [
+        vm
+        for vm in registry.vms.values()
+        if vm.managed and vm.host_id in wanted and vm.state in HOLDS_CAPACITY
+    ]
+    return sorted(found, key=lambda vm: (vm.name, vm.vm_id))
+
+
+def snapshot_of(
+    registry: Registry, draining: Sequence[str], overcommit: FloatArray, headroom: FloatArray
+) -> Snapshot:
+    """All hosts in reach and what is on them, as the leader knows it."""
+    hosts = sorted(h for h, entry in registry.hosts.items() if entry.joined)
+    rows = {host_id: row for row, host_id in enumerate(hosts)}
+    vms = sorted(
+        (vm for vm in registry.vms.values() if vm.host_id in rows and vm.state in HOLDS_CAPACITY),
+        key=lambda vm: vm.key,
+    )
+    drained = set(draining)
+    capacity = [registry.hosts[i].description.capacity.as_tuple() for i in hosts]
+    return Snapshot.of(
+        hosts,
+        np.array(capacity).reshape(len(hosts), R),
+        host_state=[int(_state_of(registry.hosts[i], i in drained)) for i in hosts],
+        vm_ids=[vm.key for vm in vms],
+        demand=np.array([vm.demand.as_tuple() for vm in vms]).reshape(len(vms), R),
+        placement=[rows[vm.host_id] for vm in vms],
+        overcommit=overcommit,
+        headroom=headroom,
+        pin=[rows.get(vm.pin_host, NONE) if vm.pin_host else NONE for vm in vms],
+        movable=[vm.managed and vm.state is VmState.RUNNING for vm in vms],
+    )
+
+
+def drain_view(
+    registry: Registry, snapshot: Snapshot, answer: Drain, host_ids: Sequence[str]
+) -> DrainView:
+    """A plan in names, for people."""
+
+    def host(row: int) -> str:
+        return hostname(registry, snapshot.host_ids[row])
+
+    def vm(row: int) -> str:
+        entry = registry.vms.get(snapshot.vm_ids[row])
+        return entry.name if entry is not None else snapshot.vm_ids[row]
+
+    stays: list[DrainStay] = []
+    for reason in answer.plan.reasons:
+        entry = registry.vms.get(snapshot.vm_ids[reason.vm])
+        why = why_it_stays(entry, reason.message) if entry is not None else reason.message
+        stays.append(DrainStay(vm(reason.vm), why))
+    return DrainView(
+        hosts=[hostname(registry, host_id) for host_id in sorted(set(host_ids))],
+        moves=[
+            DrainMove(vm(move.vm), host(move.source), host(move.target), move.batch)
+            for move in answer.plan.moves
+        ],
+        stays=stays,
+        emptied=[host(row) for row in answer.emptied],
+        seconds=round(answer.cost_s, 3),
+    )
+
+
+def hostname(registry: Registry, host_id: str) -> str:
+    host = registry.hosts.get(host_id)
+    return host.description.hostname if host is not None else host_id
+
+
+def _state_of(host: HostEntry, draining: bool) -> HostState:
+    if draining:
+        return HostState.DRAINING
+    return HostState.MAINTENANCE if host.maintenance else HostState.ACTIVE
+
+
+def why_it_stays(vm: VmEntry, message: str) -> str:
+    if not vm.managed:
+        return "it was not started by Snooze: move or stop it by hand"
+    if vm.state is not VmState.RUNNING:
+        return f"it is {vm.state.value}: only a running VM migrates"
+    return message
