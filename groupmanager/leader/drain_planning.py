@@ -79,6 +79,7 @@ def drain_view(
 
 
 def hostname(registry: Registry, host_id: str) -> str:
+    """A host's name; its id if it is not known."""
     host = registry.hosts.get(host_id)
     return host.description.hostname if host is not None else host_id
 
@@ -90,6 +91,7 @@ def _state_of(host: HostEntry, draining: bool) -> HostState:
 
 
 def why_it_stays(vm: VmEntry, message: str) -> str:
+    """Why a VM cannot leave, in words a person can act on."""
     if not vm.managed:
         return "it was not started by Snooze: move or stop it by hand"
     if vm.state is not VmState.RUNNING:
