@@ -1,9 +1,14 @@
 """A real guest that boots in a fifth of a second on any machine: 512 bytes, no kernel, no download.
 
 Its counter (see micro_guest.S) proves what happened to it: contiguous and of the same boot, it
-moved alive; another boot, it was started anew; standing still, it is off or paused.
+moved alive; another boot, it was started anew; standing still, it is off or paused. It burns its processor and
+changes its memory as its disk says (``set_load``).
 """
 
+import contextlib
+import errno
+import mmap
+import os
 import re
 import subprocess
 import tempfile
@@ -18,6 +23,13 @@ SECTOR: Final = 512
 DISK_BYTES: Final = 1024 * 1024
 MEMORY_KIB: Final = 4096
 """SeaBIOS and one sector need no more."""
+
+TICKS: Final = 18
+"""Of the PC's clock, in a beat."""
+MAX_DIRTY_PARTS: Final = 8
+DIRTY_PART_KIB: Final = 64
+_WISH: Final = 4096
+"""Where on its disk the guest reads what is wished of it: a page apart from its counter's."""
 
 _LINE: Final = re.compile(rb"beat ([0-9]{10}) boot ([0-9a-f]{8})\n")
 
@@ -56,10 +68,11 @@ def make_disk(
     """A raw disk that boots the guest.
 
     Args:
+        size_bytes: at least 8 KiB.
         fill: a block repeated over the rest of the disk, so that a copy has something to carry.
     """
     with path.open("wb") as disk:
-        disk.write(sector + bytes(SECTOR))
+        disk.write(sector + bytes(2 * _WISH - SECTOR))
         while fill and disk.tell() < size_bytes:
             disk.write(fill)
         disk.truncate(size_bytes)
@@ -88,6 +101,37 @@ def wait_for_beat(disk: Path, after: int = 0, timeout_s: float = 30.0) -> Beat:
     raise TimeoutError(f"the guest on {disk} did not beat more than {after} times")
 
 
+def set_load(disk: Path, busy: float, *, dirty_kib: int = 0) -> None:
+    """Wish of a guest that it be busy; heeded from its next beat, a second at most.
+
+    Written beside the page cache, as the guest writes: the two never undo each other's writes.
+
+    Args:
+        disk: its raw disk, as a file; the guest may run on any host that shares it.
+        busy: the part of each second in which it burns its processor, from 0 to 1.
+        dirty_kib: memory that it changes all the while, up to 512 KiB, in parts of 64.
+    """
+    ticks = round(min(max(busy, 0.0), 1.0) * TICKS)
+    parts = min(max(dirty_kib // DIRTY_PART_KIB, 0), MAX_DIRTY_PARTS)
+    with mmap.mmap(-1, _WISH) as page:  # aligned, as direct writing wants it
+        page[:2] = bytes((ticks, parts))
+        try:
+            file = os.open(disk, os.O_WRONLY | os.O_DIRECT | os.O_DSYNC)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            file = os.open(disk, os.O_WRONLY | os.O_DSYNC)  # a file system without it
+        with contextlib.closing(os.fdopen(file, "wb", buffering=0)) as opened:
+            os.pwrite(opened.fileno(), page, _WISH)
+
+
+def read_load(disk: Path) -> float:
+    """How busy a guest is wished to be, from 0 to 1."""
+    with disk.open("rb") as file:
+        file.seek(_WISH)
+        return (file.read(1) or b"\0")[0] / TICKS
+
+
 def micro_guest_xml(
     name: str,
     disk: Path,
@@ -97,8 +141,14 @@ def micro_guest_xml(
     vcpus: int = 1,
     max_vcpus: int | None = None,
     bridge: str = "",
+    shareable: bool = False,
 ) -> str:
-    """A template for the guest on a raw disk."""
+    """A template for the guest on a raw disk.
+
+    Args:
+        shareable: no lock is taken on the disk, as most storage for clusters takes none: only then
+            could a guest run twice, and show it.
+    """
     nic = f"<interface type='bridge'><source bridge={quoteattr(bridge)}/></interface>"
     return f"""<domain type='{domain_type}'>
   <name>{name}</name>
@@ -111,7 +161,7 @@ def micro_guest_xml(
     <disk type='file' device='disk'>
       <driver name='qemu' type='raw' cache='none'/>
       <source file={quoteattr(str(disk))}/>
-      <target dev='hda' bus='ide'/>
+      <target dev='hda' bus='ide'/>{"<shareable/>" if shareable else ""}
     </disk>
     {nic if bridge else ""}
     <serial type='pty'/>

@@ -8,12 +8,18 @@
 # from the processor's time stamp at boot: a guest that was started anew has another one, a guest
 # that migrated alive has the same and its count goes on.
 #
+# Each beat it also reads what is wished of it from the first two bytes of sector 8, so that whoever
+# writes the disk switches its load on and off: the ticks of each beat (0 to 18) in which it burns its
+# processor, and how many times 64 KiB of memory (0 to 8) it changes all the while. Sector 8 is the
+# start of a page of its own: who writes it never writes the counter back.
+#
 # Assembled at test time: as --32; ld -m elf_i386 -Ttext 0x7c00 --oformat binary
 
         .code16
         .globl  _start
         .set    SERIAL, 0x3f8
         .set    TICKS_PER_BEAT, 18              # the BIOS counts 18.2 ticks a second
+        .set    WISH, 0x600                     # where sector 8 is read to
 
 _start:
         ljmp    $0, $set_up                     # some BIOSes enter with CS=0x07c0
@@ -24,6 +30,7 @@ set_up:
         movw    %bx, %ss
         movw    $0x7000, %sp
         movb    %dl, boot_disk
+        movw    %bx, WISH                       # at first: rest
         cld
         sti
 
@@ -68,21 +75,45 @@ wait_for_serial:
 
 save:
         movw    $write_request, %si
-        movb    boot_disk, %dl
         movw    $0x4300, %ax                    # extended write, without verify
-        int     $0x13
+        call    transfer
+        movw    $read_request, %si
+        movb    $0x42, %ah                      # extended read
+        call    transfer
 
         xorb    %ah, %ah                        # now: CX:DX ticks since midnight
         int     $0x1a
         movw    %dx, %bp
 rest:
-        hlt                                     # until the next interrupt
         xorb    %ah, %ah
         int     $0x1a
         subw    %bp, %dx
         cmpw    $TICKS_PER_BEAT, %dx
-        jb      rest
-        jmp     beat
+        jae     beat
+        cmpb    WISH, %dl
+        jb      burn
+        hlt                                     # until the next interrupt
+        jmp     rest
+
+burn:
+        movzbw  WISH + 1, %cx
+        jcxz    rest
+next_part:
+        movw    %cx, %ax
+        shlw    $12, %ax
+        movw    %ax, %es                        # from 0x10000 upwards
+        xorw    %di, %di
+next_page:
+        incb    %es:(%di)
+        addw    $0x1000, %di
+        jnz     next_page
+        loop    next_part
+        jmp     rest
+
+transfer:
+        movb    boot_disk, %dl
+        int     $0x13
+        ret
 
 hex_digits:     .ascii  "0123456789abcdef"
 boot_disk:      .byte   0
@@ -92,6 +123,11 @@ write_request:  .byte   16, 0                   # size of this request
         .word   1                               # sectors
         .word   line, 0                         # from where: offset, segment
         .quad   1                               # to sector 1
+
+read_request:   .byte   16, 0
+        .word   1
+        .word   WISH, 0
+        .quad   8                               # from sector 8
 
 line:           .ascii  "beat 000000000"
 last_digit:     .ascii  "0 boot "
