@@ -1,8 +1,8 @@
 """A real guest that boots in a fifth of a second on any machine: 512 bytes, no kernel, no download.
 
 Its counter (see micro_guest.S) proves what happened to it: contiguous and of the same boot, it
-moved alive; another boot, it was started anew; standing still, it is off or paused. It burns its processor and
-changes its memory as its disk says (``set_load``).
+moved alive; another boot, it was started anew; standing still, it is off or paused. Its disk tells
+it how long to burn its processor and how much memory to change (``set_load``).
 """
 
 import contextlib

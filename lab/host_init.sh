@@ -9,5 +9,7 @@ mount --bind "$folder/etc/hosts" /etc/hosts
 mount --bind "$folder/etc/libvirt" /etc/libvirt
 for kind in lib cache log; do mount --bind "$folder/var/$kind/libvirt" "/var/$kind/libvirt"; done
 [ -e "$folder/no-libvirtd" ] || libvirtd --listen &
+trap 'exit 0' RTMIN+4    # "power off", as systemd understands it
+for service in "$folder"/boot/*; do [ -x "$service" ] && "$service" & done
 echo ready >"$folder/state"
 while :; do wait -n || sleep 1; done    # adopt and bury orphans, as a first process must

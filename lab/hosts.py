@@ -13,55 +13,49 @@ behind is swept by the next one. Root is needed.
 
 import atexit
 import contextlib
-import ctypes
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
-import tempfile
-import time
+import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final
 
-_PREFIX: Final = "snooze-lab-"
+from snooze.lab.host_files import (
+    CAPABILITIES,
+    LIBVIRTD_CONF,
+    QEMU_CONF,
+    keep_capabilities,
+    reuse_capabilities,
+)
+from snooze.lab.processes import (
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    PREFIX,
+    children,
+    descendants,
+    enter,
+    first_process,
+    marked_environment,
+    new_folder,
+    popen_in,
+    run,
+    unshare_files,
+    wait_for,
+)
+
 _INIT: Final = Path(__file__).with_name("host_init.sh")
-_CLONE_FS, _CLONE_NEWNET, _CLONE_NEWNS = 0x200, 0x40000000, 0x20000
-_MARK: Final = "SNOOZE_LAB"
-_START_S: Final = 20.0
-_CAPABILITIES: Final = "var/cache/libvirt/qemu/capabilities"
 _LIBVIRT: Final = "etc/libvirt", "var/lib/libvirt", "var/cache/libvirt", "var/log/libvirt"
-
-LIBVIRTD_CONF: Final = """\
-listen_tls = 0
-listen_tcp = 1
-listen_addr = "0.0.0.0"
-auth_tcp = "none"
-auth_unix_ro = "none"
-auth_unix_rw = "none"
-host_uuid = "{uuid}"
-keepalive_interval = 1
-keepalive_count = 3
-log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
-"""
-
-QEMU_CONF: Final = """\
-user = "root"
-group = "root"
-dynamic_ownership = 0
-remember_owner = 0
-security_driver = "none"
-cgroup_controllers = [ ]
-namespaces = [ ]
-stdio_handler = "file"
-keepalive_interval = 1
-keepalive_count = 3
-migration_address = "0.0.0.0"
-migration_host = "{address}"
-"""
+_POWER_OFF_SIGNAL: Final = signal.SIGRTMIN + 4
+"""By which a first process is told to shut its machine down, as systemd is."""
+_RESTART_S: Final = 2
+_NO_RESTART: Final = 3
+"""A service that ends with this code has wrong settings; as in our systemd units."""
 
 
 class LabNet:
@@ -75,10 +69,11 @@ class LabNet:
 
     def __init__(self, *, uplink: bool = False) -> None:
         self.tag, self.folder = new_folder()
-        self.name = f"{_PREFIX}{self.tag}-net"
+        self.name = f"{PREFIX}{self.tag}-net"
         self.subnet = f"10.{64 + secrets.randbelow(64)}.{secrets.randbelow(256)}"
         self.gateway = f"{self.subnet}.1"
         self.hosts: dict[str, LabHost] = {}
+        self.switch_address = f"{self.subnet}.254"
         self._uplink = f"snz{secrets.token_hex(5)}" if uplink else ""
         self._closed = False
         atexit.register(self.close)
@@ -106,11 +101,11 @@ class LabNet:
         env: Mapping[str, str] | None = None,
     ) -> "subprocess.Popen[bytes]":
         """Start a command on the switch: it reaches all hosts and is none of them."""
-        return _popen((f"--net=/run/netns/{self.name}",), command, output, env)
+        return popen_in((f"--net=/run/netns/{self.name}",), command, output, env)
 
     def enter_thread(self) -> None:
         """Move the calling thread, for good, into the switch's network."""
-        _enter(f"/run/netns/{self.name}", _CLONE_NEWNET)
+        enter(f"/run/netns/{self.name}", CLONE_NEWNET)
 
     def close(self) -> None:
         """Take all down; may be called again."""
@@ -123,8 +118,8 @@ class LabNet:
         for host in self.hosts.values():
             host.power_off()
         if self._uplink:
-            _run("ip", "link", "del", self._uplink, check=False)
-        _run("ip", "netns", "del", self.name, check=False)
+            run("ip", "link", "del", self._uplink, check=False)
+        run("ip", "netns", "del", self.name, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> "LabNet":
@@ -139,20 +134,20 @@ class LabNet:
         self.close()
 
     def _build(self) -> None:
-        _run("ip", "netns", "add", self.name)
+        run("ip", "netns", "add", self.name)
         inside = ("ip", "-n", self.name)
-        _run(*inside, "link", "set", "lo", "up")
+        run(*inside, "link", "set", "lo", "up")
         # a fixed address: a bridge that takes the least of its ports' changes it with every port
-        _run(*inside, "link", "add", "sw0", "address", "52:54:00:5a:00:01", "type", "bridge")
-        _run(*inside, "addr", "add", f"{self.subnet}.254/24", "dev", "sw0")
-        _run(*inside, "link", "set", "sw0", "up")
+        run(*inside, "link", "add", "sw0", "address", "52:54:00:5a:00:01", "type", "bridge")
+        run(*inside, "addr", "add", f"{self.switch_address}/24", "dev", "sw0")
+        run(*inside, "link", "set", "sw0", "up")
         if self._uplink:
-            _run(
+            run(
                 "ip", "link", "add", self._uplink, "type", "veth", "peer", "up0", "netns", self.name
             )
-            _run(*inside, "link", "set", "up0", "master", "sw0", "up")
-            _run("ip", "addr", "add", f"{self.gateway}/24", "dev", self._uplink)
-            _run("ip", "link", "set", self._uplink, "up")
+            run(*inside, "link", "set", "up0", "master", "sw0", "up")
+            run("ip", "addr", "add", f"{self.gateway}/24", "dev", self._uplink)
+            run("ip", "link", "set", self._uplink, "up")
 
     def _write_names(self) -> None:
         """Every host knows every other by name: libvirt's peers go by host name."""
@@ -165,25 +160,34 @@ class LabNet:
 class LabHost:
     """One host: on or off, plugged in or cut.
 
+    May be asked by several threads: its owner's, its BMC's, the one that listens for wake-up calls.
+
     Attributes:
         address: in the lab's network.
+        mac: of its network card, by which it is woken.
         folder: what it keeps while it is off; ``folder / "var/lib/libvirt"`` is its
             ``/var/lib/libvirt``. Folders elsewhere are the machine's own, and hence shared by all
             hosts, like network storage.
+        number: the first host of a lab is 1.
+        plugged: whether its cable is in; it may be put in and pulled while the host is off, too.
     """
 
     def __init__(self, net: LabNet, name: str, number: int, *, libvirtd: bool) -> None:
         self.net = net
         self.name = name
+        self.number = number
         self.address = f"{net.subnet}.{10 + number}"
+        self.mac = f"52:54:00:5c:00:{number:02x}"
         self.uuid = str(uuid.uuid4())
         self.folder = net.folder / name
-        self._number = number
-        self._namespace = f"{_PREFIX}{net.tag}-{name}"
+        self.plugged = True
+        self.runs_libvirtd = libvirtd
+        self._namespace = f"{PREFIX}{net.tag}-{name}"
         self._cable = f"port{number}"
         self._outer: subprocess.Popen[bytes] | None = None
         self._pid = 0
-        for path in (*_LIBVIRT, "etc", "run"):
+        self._switching = threading.RLock()
+        for path in (*_LIBVIRT, "etc", "run", "boot"):
             (self.folder / path).mkdir(parents=True, exist_ok=True)
         if not libvirtd:
             (self.folder / "no-libvirtd").touch()
@@ -198,7 +202,7 @@ class LabHost:
     @property
     def is_on(self) -> bool:
         """Whether it has power."""
-        return self._pid != 0 and Path(f"/proc/{self._pid}").exists()
+        return self._outer is not None and self._outer.poll() is None
 
     @property
     def pid(self) -> int:
@@ -210,35 +214,97 @@ class LabHost:
         (self.folder / "etc/libvirt/libvirtd.conf").write_text(libvirtd_conf)
         (self.folder / "etc/libvirt/qemu.conf").write_text(qemu_conf)
 
+    def at_boot(
+        self,
+        service: str,
+        command: Sequence[str],
+        log: Path,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start a service with every ``power_on`` to come, and again two seconds after it failed.
+
+        Args:
+            env: all of its environment; ours, unless it is given.
+        """
+        variables = os.environ if env is None else env
+        line = shlex.join(["env", "-i", *(f"{k}={v}" for k, v in variables.items()), *command])
+        script = (
+            f"#!/bin/bash\n# {service} of {self.name}, as systemd would run it\n"
+            f"while :; do\n    {line} </dev/null >>{shlex.quote(str(log))} 2>&1\n"
+            f"    case $? in 0|{_NO_RESTART}) exit ;; esac\n    sleep {_RESTART_S}\ndone\n"
+        )
+        path = self.folder / "boot" / service
+        path.write_text(script)
+        path.chmod(0o700)  # what it starts may have secrets among its variables
+
     def power_on(self) -> None:
         """Boot; returns when the host's first process runs. On already: nothing happens.
 
         Raises:
             TimeoutError: if it does not come up.
         """
-        if self.is_on:
-            return
-        shutil.rmtree(self.folder / "run", ignore_errors=True)  # /run does not outlive a boot
-        (self.folder / "run").mkdir()
-        (self.folder / "state").unlink(missing_ok=True)
-        _reuse_capabilities(self.folder / _CAPABILITIES)
-        self._plug_into_switch()
-        with (self.folder / "console.log").open("ab") as console:
-            self._outer = subprocess.Popen(
-                (
-                    *("ip", "netns", "exec", self._namespace, "unshare", "--mount", "--uts"),
-                    *("--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"),
-                    *("--propagation", "private", "bash", str(_INIT), self.name, str(self.folder)),
-                ),
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
-                env=marked_environment(self.net.tag),
-                start_new_session=True,
-            )
-        _wait_for((self.folder / "state").exists, f"host {self.name} to come up")
-        self._pid = _first_process(self._outer.pid)
-        (self.folder / "pid").write_text(str(self._pid))
+        with self._switching:
+            if self.is_on:
+                return
+            self._bury()
+            shutil.rmtree(self.folder / "run", ignore_errors=True)  # does not outlive a boot
+            (self.folder / "run").mkdir()
+            (self.folder / "state").unlink(missing_ok=True)
+            reuse_capabilities(self.folder / CAPABILITIES)
+            self._plug_into_switch()
+            with (self.folder / "console.log").open("ab") as console:
+                outer = self._outer = subprocess.Popen(
+                    (
+                        *("ip", "netns", "exec", self._namespace, "unshare", "--mount", "--uts"),
+                        *("--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"),
+                        *("--propagation", "private", "bash", str(_INIT)),
+                        *(self.name, str(self.folder)),
+                    ),
+                    stdin=subprocess.DEVNULL,
+                    stdout=console,
+                    stderr=console,
+                    env=marked_environment(self.net.tag),
+                    start_new_session=True,
+                )
+            wait_for((self.folder / "state").exists, f"host {self.name} to come up")
+            self._pid = first_process(outer.pid)
+            (self.folder / "pid").write_text(str(self._pid))
+        watch = threading.Thread(target=self._watch, args=(outer,), name=f"power-{self.name}")
+        watch.daemon = True
+        watch.start()
+
+    def shut_down(self) -> None:
+        """Ask its first process to go down, as the power button of a BMC does; it goes by itself.
+
+        From inside, ``kill -s RTMIN+4 1`` does the same. Off already: nothing happens.
+        """
+        with self._switching:
+            if self.is_on:
+                os.kill(self._pid, _POWER_OFF_SIGNAL)
+
+    def kill(self) -> None:
+        """Lose power: cut from the switch, then dead, all of it; ``power_off`` waits for that."""
+        with self._switching:
+            run("ip", "-n", self.net.name, "link", "del", self._cable, check=False)
+            if self.is_on:
+                for pid in (self._pid, self._outer.pid if self._outer else 0):
+                    if pid:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
+
+    def power_off(self) -> None:
+        """Lose power, and block until nothing of it runs. Off already: nothing happens."""
+        with self._switching:
+            self.kill()
+            self._bury()
+
+    def cut(self) -> None:
+        """Pull its network cable."""
+        self._set_cable(plugged=False)
+
+    def plug(self) -> None:
+        """Put its network cable back."""
+        self._set_cable(plugged=True)
 
     def wait_for_libvirtd(self) -> None:
         """Block until its libvirt answers.
@@ -247,37 +313,8 @@ class LabHost:
             TimeoutError: if it does not.
         """
         command = ("virsh", "-q", "-c", "qemu:///system", "version")
-        _wait_for(lambda: self.exec(command).returncode == 0, f"libvirtd of {self.name}")
-        _keep_capabilities(self.folder / _CAPABILITIES)
-
-    def kill(self) -> None:
-        """Lose power: cut from the switch, then dead, all of it; ``power_off`` waits for that."""
-        _run("ip", "-n", self.net.name, "link", "del", self._cable, check=False)
-        for pid in (self._pid, self._outer.pid if self._outer else 0):
-            if pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-
-    def power_off(self) -> None:
-        """Lose power, and block until nothing of it runs. Off already: nothing happens."""
-        self.kill()
-        if self._outer is not None:
-            self._outer.wait()
-            self._outer = None
-        if self._pid:
-            pid = self._pid
-            _wait_for(lambda: not Path(f"/proc/{pid}").exists(), f"host {self.name} to die")
-            self._pid = 0
-        (self.folder / "pid").unlink(missing_ok=True)
-        _run("ip", "netns", "del", self._namespace, check=False)
-
-    def cut(self) -> None:
-        """Pull its network cable."""
-        _run("ip", "-n", self.net.name, "link", "set", self._cable, "down")
-
-    def plug(self) -> None:
-        """Put its network cable back."""
-        _run("ip", "-n", self.net.name, "link", "set", self._cable, "up")
+        wait_for(lambda: self.exec(command).returncode == 0, f"libvirtd of {self.name}")
+        keep_capabilities(self.folder / CAPABILITIES)
 
     def deafen(self, *addresses: str) -> None:
         """Let nothing from these addresses in, and still send to them; from anywhere if none."""
@@ -289,7 +326,7 @@ class LabHost:
 
     def heal(self) -> None:
         """Undo ``deafen`` and ``mute``."""
-        _run(*self._inside(("iptables", "--wait", "--flush")))
+        run(*self._inside(("iptables", "--wait", "--flush")))
 
     def exec(
         self, command: Sequence[str], *, timeout_s: float = 60.0
@@ -314,11 +351,11 @@ class LabHost:
         The process returned is a messenger outside, which ends when the command does; a signal to
         it does not reach the command: use ``signal``.
         """
-        return _popen(self._namespaces(), command, output, env)
+        return popen_in(self._namespaces(), command, output, env)
 
     def signal(self, process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
         """Send a signal to a command started by ``popen``, if it still runs."""
-        for pid in _children(process.pid):
+        for pid in children(process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         if number in {signal.SIGCONT, signal.SIGKILL}:
@@ -328,9 +365,9 @@ class LabHost:
 
     def enter_thread(self) -> None:
         """Move the calling thread, for good, into the host's network and mounts."""
-        ctypes.CDLL(None, use_errno=True).unshare(_CLONE_FS)  # else mounts can not be changed
-        _enter(f"/proc/{self._pid}/ns/net", _CLONE_NEWNET)
-        _enter(f"/proc/{self._pid}/ns/mnt", _CLONE_NEWNS)
+        unshare_files()  # else mounts can not be changed
+        enter(f"/proc/{self._pid}/ns/net", CLONE_NEWNET)
+        enter(f"/proc/{self._pid}/ns/mnt", CLONE_NEWNS)
 
     def libvirtd_pid(self) -> int:
         """Of its libvirtd, as the machine counts.
@@ -338,7 +375,7 @@ class LabHost:
         Raises:
             ProcessLookupError: if it runs none.
         """
-        for pid in _descendants(self._pid):
+        for pid in descendants(self._pid):
             with contextlib.suppress(OSError):
                 if Path(f"/proc/{pid}/comm").read_text().strip() == "libvirtd":
                     return pid
@@ -347,181 +384,54 @@ class LabHost:
     def _drop(self, chain: str, through: str, peer: str, addresses: Sequence[str]) -> None:
         rule = ("iptables", "--wait", "--append", chain, through, "br0")
         for match in [(peer, address) for address in addresses] or [(peer, "0.0.0.0/0")]:
-            _run(*self._inside((*rule, "--jump", "DROP", *match)))
+            run(*self._inside((*rule, "--jump", "DROP", *match)))
+
+    def _set_cable(self, *, plugged: bool) -> None:
+        with self._switching:
+            self.plugged = plugged
+            if self.is_on:
+                state = "up" if plugged else "down"
+                run("ip", "-n", self.net.name, "link", "set", self._cable, state)
+
+    def _watch(self, outer: "subprocess.Popen[bytes]") -> None:
+        """Clean up after a host that went down by itself: nothing answers in its name any more."""
+        outer.wait()
+        with self._switching:
+            if self._outer is outer:
+                self._bury()
+
+    def _bury(self) -> None:
+        """Wait for the end of all that ran, and take its network away."""
+        if self._outer is not None:
+            self._outer.wait()
+            self._outer = None
+        if self._pid:
+            pid = self._pid
+            wait_for(lambda: not Path(f"/proc/{pid}").exists(), f"host {self.name} to die")
+            self._pid = 0
+        (self.folder / "pid").unlink(missing_ok=True)
+        run("ip", "-n", self.net.name, "link", "del", self._cable, check=False)
+        run("ip", "netns", "del", self._namespace, check=False)
 
     def _plug_into_switch(self) -> None:
-        switch, name, number = self.net.name, self._namespace, f"{self._number:02x}"
-        _run("ip", "netns", "add", name)
-        _run("ip", "-n", name, "link", "set", "lo", "up")
+        switch, name, number = self.net.name, self._namespace, f"{self.number:02x}"
+        run("ip", "netns", "add", name)
+        run("ip", "-n", name, "link", "set", "lo", "up")
         cable = ("ip", "-n", switch, "link", "add", self._cable, "type", "veth")
-        _run(*cable, "peer", "name", "eth0", "netns", name)
-        _run("ip", "-n", switch, "link", "set", self._cable, "master", "sw0", "up")
+        run(*cable, "peer", "name", "eth0", "address", self.mac, "netns", name)
+        state = "up" if self.plugged else "down"
+        run("ip", "-n", switch, "link", "set", self._cable, "master", "sw0", state)
         bridge = ("ip", "-n", name, "link", "add", "br0")
-        _run(*bridge, "address", f"52:54:00:5b:00:{number}", "type", "bridge")
-        _run("ip", "-n", name, "link", "set", "eth0", "master", "br0", "up")
-        _run("ip", "-n", name, "link", "set", "br0", "up")
-        _run("ip", "-n", name, "addr", "add", f"{self.address}/24", "dev", "br0")
+        run(*bridge, "address", f"52:54:00:5b:00:{number}", "type", "bridge")
+        run("ip", "-n", name, "link", "set", "eth0", "master", "br0", "up")
+        run("ip", "-n", name, "link", "set", "br0", "up")
+        run("ip", "-n", name, "addr", "add", f"{self.address}/24", "dev", "br0")
         # qemu copies disks over plain TCP: with the kernel's default of 15 it takes a quarter of an
         # hour to give a silent peer up, and libvirt can not stop that migration before
-        _run("ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv4.tcp_retries2=4")
+        run("ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv4.tcp_retries2=4")
 
     def _namespaces(self) -> tuple[str, ...]:
         return ("--target", str(self._pid), "--mount", "--uts", "--ipc", "--net", "--pid")
 
     def _inside(self, command: Sequence[str]) -> list[str]:
         return ["nsenter", *self._namespaces(), "--", *command]
-
-
-def _kept_capabilities() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base, "snooze-lab", "qemu-capabilities")
-
-
-def _reuse_capabilities(own: Path) -> None:
-    """Spare a new host the seconds in which libvirt asks every qemu what it can do.
-
-    libvirt itself checks that what it kept still fits qemu, kernel and its own version.
-    """
-    if not own.exists():
-        # another lab may be replacing it at this moment: then this host asks for itself
-        with contextlib.suppress(OSError, shutil.Error):
-            shutil.copytree(_kept_capabilities(), own)
-
-
-def _keep_capabilities(own: Path) -> None:
-    """Keep what a host's libvirt learned for the hosts to come, if it is news."""
-    kept = _kept_capabilities()
-    if _newest(own) <= _newest(kept):
-        return
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=kept.parent))
-    shutil.copytree(own, fresh, dirs_exist_ok=True)
-    shutil.rmtree(kept, ignore_errors=True)
-    try:
-        fresh.rename(kept)
-    except OSError:
-        shutil.rmtree(fresh)  # another lab was quicker
-
-
-def _newest(folder: Path) -> int:
-    """When the youngest file below was written (ns); 0 if there is none."""
-    return max((path.stat().st_mtime_ns for path in folder.rglob("*.xml")), default=0)
-
-
-def new_folder() -> tuple[str, Path]:
-    """A tag and a folder for something that ``sweep`` will find should we be killed.
-
-    A process that is to be swept runs in a ``marked_environment`` and has its id in a file
-    ``FOLDER/ANYTHING/pid``.
-    """
-    sweep()
-    tag = f"{os.getpid()}-{secrets.token_hex(3)}"
-    return tag, Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{tag}-"))
-
-
-def marked_environment(tag: str) -> dict[str, str]:
-    """Our environment, with the mark by which ``sweep`` knows a process again."""
-    return {**os.environ, _MARK: tag}
-
-
-def sweep() -> None:
-    """Take down what labs of processes that are gone have left behind."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        tag = "-".join(folder.name.removeprefix(_PREFIX).split("-")[:2])
-        owner = tag.partition("-")[0]
-        if not owner.isdigit() or Path(f"/proc/{owner}").exists():
-            continue
-        for pid_file in folder.glob("*/pid"):
-            _kill_if_marked(pid_file, tag)
-        shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(FileNotFoundError):
-        for path in Path("/run/netns").iterdir():
-            owner = path.name.removeprefix(_PREFIX).partition("-")[0]
-            stale = owner.isdigit() and not Path(f"/proc/{owner}").exists()
-            if path.name.startswith(_PREFIX) and stale:
-                _run("ip", "netns", "del", path.name, check=False)
-
-
-def _kill_if_marked(pid_file: Path, tag: str) -> None:
-    """Kill a stale process, if the number is still its own."""
-    with contextlib.suppress(OSError, ValueError):
-        pid = int(pid_file.read_text())
-        if f"{_MARK}={tag}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _popen(
-    namespaces: Sequence[str],
-    command: Sequence[str],
-    output: int | IO[bytes],
-    env: Mapping[str, str] | None,
-) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        ("nsenter", *namespaces, "--", *command),
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env=env,
-    )
-
-
-def _run(*command: str, check: bool = True) -> None:
-    """Run a tool of the machine.
-
-    Raises:
-        RuntimeError: with what it said, if it failed and ``check`` is set.
-    """
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False
-    )
-    if check and done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
-        raise RuntimeError(f"{' '.join(command)}: {said}")
-
-
-def _wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline_s = time.monotonic() + _START_S
-    while not condition():
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"waited {_START_S:g} s for {what}")
-        time.sleep(0.02)
-
-
-def _first_process(outer: int) -> int:
-    """The process that is number 1 in its own namespace, among the descendants of ``outer``."""
-    for pid in _descendants(outer):
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-                numbers = line.split()
-                if numbers[:1] == ["NSpid:"] and len(numbers) > 2 and numbers[-1] == "1":
-                    return pid
-    raise RuntimeError("the host has no first process")
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            found += [int(word) for word in (task / "children").read_text().split()]
-    return found
-
-
-def _descendants(pid: int) -> list[int]:
-    found: list[int] = []
-    waiting = [pid]
-    while waiting:
-        children = _children(waiting.pop())
-        found += children
-        waiting += children
-    return found
-
-
-def _enter(path: str, kind: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    namespace = os.open(path, os.O_RDONLY)
-    try:
-        if libc.setns(namespace, kind):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), path)
-    finally:
-        os.close(namespace)

@@ -18,7 +18,7 @@ import uuid
 from types import TracebackType
 from typing import Final
 
-from snooze.lab.hosts import marked_environment, new_folder
+from snooze.lab.processes import marked_environment, new_folder
 
 _START_S: Final = 20.0
 

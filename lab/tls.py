@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from snooze.lab.hosts import LIBVIRTD_CONF, QEMU_CONF, LabHost
+from snooze.lab.host_files import LIBVIRTD_CONF, QEMU_CONF
+from snooze.lab.hosts import LabHost
 
 _DAYS: Final = "1"
 _KEY: Final = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc")

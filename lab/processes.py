@@ -1,0 +1,159 @@
+"""Starting, marking, finding and sweeping the processes of labs; tools of the machine."""
+
+import contextlib
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Final
+
+PREFIX: Final = "snooze-lab-"
+CLONE_NEWNET: Final = 0x40000000
+CLONE_NEWNS: Final = 0x20000
+_CLONE_FS: Final = 0x200
+_MARK: Final = "SNOOZE_LAB"
+START_S: Final = 20.0
+"""More than anything of a lab takes to come up or to die."""
+
+
+def new_folder() -> tuple[str, Path]:
+    """A tag and a folder for something that ``sweep`` will find should we be killed.
+
+    A process that is to be swept runs in a ``marked_environment`` and has its id in a file
+    ``FOLDER/ANYTHING/pid``.
+    """
+    sweep()
+    tag = f"{os.getpid()}-{secrets.token_hex(3)}"
+    return tag, Path(tempfile.mkdtemp(prefix=f"{PREFIX}{tag}-"))
+
+
+def marked_environment(tag: str) -> dict[str, str]:
+    """Our environment, with the mark by which ``sweep`` knows a process again."""
+    return {**os.environ, _MARK: tag}
+
+
+def sweep() -> None:
+    """Take down what labs of processes that are gone have left behind."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        tag = "-".join(folder.name.removeprefix(PREFIX).split("-")[:2])
+        owner = tag.partition("-")[0]
+        if not owner.isdigit() or Path(f"/proc/{owner}").exists():
+            continue
+        for pid_file in folder.glob("*/pid"):
+            _kill_if_marked(pid_file, tag)
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        for path in Path("/run/netns").iterdir():
+            owner = path.name.removeprefix(PREFIX).partition("-")[0]
+            stale = owner.isdigit() and not Path(f"/proc/{owner}").exists()
+            if path.name.startswith(PREFIX) and stale:
+                run("ip", "netns", "del", path.name, check=False)
+
+
+def _kill_if_marked(pid_file: Path, tag: str) -> None:
+    """Kill a stale process, if the number is still its own."""
+    with contextlib.suppress(OSError, ValueError):
+        pid = int(pid_file.read_text())
+        if f"{_MARK}={tag}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            os.kill(pid, signal.SIGKILL)
+
+
+def popen_in(
+    namespaces: Sequence[str],
+    command: Sequence[str],
+    output: int | IO[bytes],
+    env: Mapping[str, str] | None,
+) -> "subprocess.Popen[bytes]":
+    """Start a command in namespaces, named as ``nsenter`` names them."""
+    return subprocess.Popen(
+        ("nsenter", *namespaces, "--", *command),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=env,
+    )
+
+
+def run(*command: str, check: bool = True) -> None:
+    """Run a tool of the machine.
+
+    Raises:
+        RuntimeError: with what it said, if it failed and ``check`` is set.
+    """
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False
+    )
+    if check and done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        raise RuntimeError(f"{' '.join(command)}: {said}")
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Block until the condition holds.
+
+    Raises:
+        TimeoutError: it does not in ``START_S``; names ``what`` was waited for.
+    """
+    deadline_s = time.monotonic() + START_S
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"waited {START_S:g} s for {what}")
+        time.sleep(0.02)
+
+
+def first_process(outer: int) -> int:
+    """The process that is number 1 in its own namespace, among the descendants of ``outer``."""
+    for pid in descendants(outer):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                numbers = line.split()
+                if numbers[:1] == ["NSpid:"] and len(numbers) > 2 and numbers[-1] == "1":
+                    return pid
+    raise RuntimeError("the host has no first process")
+
+
+def children(pid: int) -> list[int]:
+    """Of a process, just now."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(word) for word in (task / "children").read_text().split()]
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Children and theirs, just now."""
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        those = children(waiting.pop())
+        found += those
+        waiting += those
+    return found
+
+
+def enter(path: str, kind: int) -> None:
+    """Move the calling thread, for good, into a namespace.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    namespace = os.open(path, os.O_RDONLY)
+    try:
+        if libc.setns(namespace, kind):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), path)
+    finally:
+        os.close(namespace)
+
+
+def unshare_files() -> None:
+    """Let the calling thread have mounts and a working folder of its own from now on."""
+    ctypes.CDLL(None, use_errno=True).unshare(_CLONE_FS)
