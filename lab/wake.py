@@ -5,7 +5,6 @@ UDP port 9, and the host whose card they name is switched on: if it has its cabl
 """
 
 import contextlib
-import os
 import select
 import socket
 import struct
@@ -49,7 +48,7 @@ class WakeListener:
         self._net = net
         self._sockets: list[socket.socket] = []
         self.heard: list[str] = []
-        self._stop, self._stopper = os.pipe()
+        self._stop, self._stopper = socket.socketpair()
         opener = threading.Thread(target=self._open)
         opener.start()
         opener.join()
@@ -61,7 +60,7 @@ class WakeListener:
 
     def close(self) -> None:
         """Listen no more."""
-        os.write(self._stopper, b".")
+        self._stopper.send(b".")
         self._thread.join()
         self._close_files()
 
@@ -88,7 +87,7 @@ class WakeListener:
             ready, _, _ = select.select([*self._sockets, self._stop], [], [])
             if self._stop in ready:
                 return
-            for heard in (opened for opened in self._sockets if opened in ready):
+            for heard in ready:
                 self._wake(wanted_mac(heard.recv(2048)))
 
     def _wake(self, mac: str) -> None:
@@ -100,7 +99,5 @@ class WakeListener:
                     self.heard.append(host.name)
 
     def _close_files(self) -> None:
-        for opened in self._sockets:
+        for opened in (*self._sockets, self._stop, self._stopper):
             opened.close()
-        os.close(self._stop)
-        os.close(self._stopper)
