@@ -37,6 +37,8 @@ from snooze.localcontroller.hypervisor import (
 from snooze.localcontroller.hypervisor.libvirt_connection import LibvirtConnection
 from snooze.localcontroller.hypervisor.libvirt_domains import Workshop
 from snooze.localcontroller.hypervisor.libvirt_options import LibvirtOptions
+from snooze.localcontroller.hypervisor.libvirt_uri import is_local
+from snooze.localcontroller.hypervisor.machine_usage import MachineMeter
 from snooze.localcontroller.hypervisor.port import (
     ChangeCallback,
     ChangeKind,
@@ -88,6 +90,7 @@ class LibvirtHypervisor:
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._usage_lock = asyncio.Lock()
         self._meter = libvirt_usage.UsageMeter(clock)
+        self._machine = MachineMeter(clock, is_local=is_local(options.uri))
         self._change_callbacks: list[ChangeCallback] = []
         self._connection_callbacks: list[ConnectionCallback] = []
 
@@ -297,13 +300,26 @@ class LibvirtHypervisor:
         description = await self.describe()
         async with self._usage_lock:
             if Feature.MEASURED_USAGE in description.features:
-                return HostUsage(await self._connection.call("measure VMs", self._meter.measure))
+                arriving = frozenset(self._arriving)
+                return await self._connection.call(
+                    "measure VMs", lambda c: self._measure(c, arriving)
+                )
             share, taken_ms = self.options.modelled_cpu_share, self._clock.wall_ms()
             return HostUsage(
                 await self._connection.call(
                     "model VMs", lambda c: libvirt_usage.modelled(c, share, taken_ms)
                 )
             )
+
+    def _measure(self, connection: libvirt.virConnect, arriving: frozenset[str]) -> HostUsage:
+        """In a worker; refused while an earlier one that timed out still runs."""
+        return self._alone(
+            "",
+            "measure VMs",
+            lambda: HostUsage(
+                self._meter.measure(connection, arriving), self._machine.measure(connection)
+            ),
+        )
 
     async def _make_workshop(self) -> Workshop:
         """What this libvirt is; asked once, and again after a connection was lost."""
@@ -336,7 +352,10 @@ class LibvirtHypervisor:
             )
 
     def _alone(self, vm_id: str, what: str, work: Callable[[], T]) -> T:
-        """In a worker: refuse to run beside an order that timed out and still runs."""
+        """In a worker: refuse to run beside an order that timed out and still runs.
+
+        ``vm_id`` is empty for what is about all of them.
+        """
         with self._busy_lock:
             if vm_id in self._busy:
                 raise TooBusy(f"{what}: an earlier order is still under way", retry_after_s=1.0)

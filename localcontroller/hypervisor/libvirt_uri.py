@@ -97,6 +97,11 @@ def without_questions(uri: str) -> str:
     return f"{address}?{'&'.join((*kept, 'no_tty=1'))}"
 
 
+def is_local(uri: str) -> bool:
+    """Whether the hypervisor is this machine's: only then our kernel tells of it."""
+    return (_split(uri).hostname or "localhost") in {"localhost", "127.0.0.1", "::1"}
+
+
 def peer_uri(uri: str, hostname: str) -> str:
     """By which the libvirt of another host reaches the hypervisor at ``uri``.
 

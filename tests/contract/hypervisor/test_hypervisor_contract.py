@@ -221,7 +221,9 @@ async def test_usage_is_in_cores_and_kib(bench: "Bench") -> None:
     await bench.first.suspend(paused.vm_id)
     await bench.first.usage()
     await asyncio.sleep(0.2)  # rates need time to pass
-    used = {sample.vm_id: sample.used for sample in (await bench.first.usage()).vms}
+    measured = await bench.first.usage()
+    assert all(sample.rated for sample in measured.vms)
+    used = {sample.vm_id: sample.used for sample in measured.vms}
     assert 0 <= used[spec.vm_id].cpu_cores <= spec.vcpus + 1
     assert used[paused.vm_id].cpu_cores < 0.2
     assert 1024 <= used[spec.vm_id].memory_kib <= 1024 * 1024
