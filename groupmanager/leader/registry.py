@@ -22,7 +22,8 @@ from snooze.scheduling.dispatching import ManagerView
 class ManagerEntry:
     """A group manager; it is in the registry as long as its link to the leader stands.
 
-    ``idle``: its hosts without VM or order, and for how many seconds.
+    ``idle``: its hosts without VM or order, and for how many seconds; ``cores``: how many each of
+    them uses.
     """
 
     description: ManagerDescription
@@ -34,6 +35,7 @@ class ManagerEntry:
     used: Capacity = ZERO
     view: ManagerView | None = None
     idle: Mapping[str, float] = field(default_factory=dict[str, float])
+    cores: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def manager_id(self) -> str:
@@ -49,6 +51,8 @@ class ManagerEntry:
         room = np.frombuffer(summary.room, dtype="<f8").reshape(len(summary.count), R)
         self.capacity, self.reserved, self.used = summary.capacity, summary.reserved, summary.used
         self.idle = summary.idle
+        if summary.cores:
+            self.cores = summary.cores
         self.view = ManagerView(self.manager_id, room, np.array(summary.count, dtype=np.int64))
 
 

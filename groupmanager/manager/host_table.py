@@ -16,13 +16,15 @@ from snooze.scheduling.snapshot import HostState as SchedulingState
 class HostEntry:
     """A host whose link to this manager stands.
 
-    ``orders``: how many are under way; ``leaving``: where it is to go once there are none.
+    ``orders``: how many are under way; ``leaving``: where it is to go once there are none;
+    ``sleeping``: it is being sent to sleep.
     """
 
     description: HostDescription
     epoch: int
     orders: int = 0
     leaving: Assignment | None = None
+    sleeping: bool = False
     vms: set[str] = field(default_factory=set[str])
 
     @property
@@ -118,6 +120,11 @@ class HostTable:
         self.version += 1
         host.leaving = assignment
 
+    def set_sleeping(self, host: HostEntry, *, sleeping: bool) -> None:
+        """A host is being sent to sleep (it takes no more VMs), or stays after all."""
+        self.version += 1
+        host.sleeping = sleeping
+
     def row_of(self, host_id: str) -> int | None:
         """The host's row in the arrays; None if it is not here."""
         return self._row.get(host_id)
@@ -170,7 +177,7 @@ class HostTable:
 
     def free(self, limit: FloatArray) -> FloatArray:
         """``float64[H, R]``: what is free on the hosts that take VMs, never negative."""
-        taking = [self.hosts[host_id].leaving is None for host_id in self.order]
+        taking = [_takes_vms(self.hosts[host_id]) for host_id in self.order]
         room = np.maximum(self.capacity * limit - self.reserved, 0.0)
         result: FloatArray = room[np.array(taking, dtype=np.bool_)] if taking else room
         return result
@@ -179,9 +186,9 @@ class HostTable:
         """``HostState`` of each host for placement."""
         return [
             int(
-                SchedulingState.DRAINING
-                if self.hosts[host_id].leaving is not None
-                else SchedulingState.ACTIVE
+                SchedulingState.ACTIVE
+                if _takes_vms(self.hosts[host_id])
+                else SchedulingState.DRAINING
             )
             for host_id in self.order
         ]
@@ -216,3 +223,7 @@ class HostTable:
         return next(
             (vm for vm in self.vms.values() if vm.report.name == vm_id and vm.report.managed), None
         )
+
+
+def _takes_vms(host: HostEntry) -> bool:
+    return host.leaving is None and not host.sleeping

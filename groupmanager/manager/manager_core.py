@@ -18,7 +18,8 @@ Rules:
 
 Invariant: ``reserved`` of a host is the sum of the demands of what holds room on it.
 Placement is in ``placing.py``, commands are in ``vm_commands.py``, migrations in
-``migration_core.py``; ``ordering.py`` keeps the orders under way.
+``migration_core.py``; ``ordering.py`` keeps the orders under way; hosts are
+sent to sleep by ``sleep_core.py``.
 """
 
 from typing import Final, assert_never
@@ -47,12 +48,14 @@ from snooze.groupmanager.manager.manager_events import (
     PlaceAsked,
     RelayAsked,
     ReleaseAsked,
+    SleepAsked,
     TellLeader,
     VmNoticed,
 )
 from snooze.groupmanager.manager.migration_core import Migrations
 from snooze.groupmanager.manager.ordering import HostOrders, Outcome
 from snooze.groupmanager.manager.placing import Placing
+from snooze.groupmanager.manager.sleep_core import Sleeping
 from snooze.groupmanager.manager.vm_changes import VmChanges
 from snooze.groupmanager.manager.vm_commands import VmCommands
 from snooze.scheduling import placement
@@ -80,6 +83,7 @@ class ManagerCore:
         self.changes = VmChanges(table)
         self._leaving: set[str] = set()
         self.migrations = Migrations(table, self.limit, self.orders.give, self.changes.report)
+        self.sleeping = Sleeping(table, self.orders.give, self.migrations)
         self._placing = Placing(
             table, policy, self.overcommit, self.headroom, self.orders.give, self.changes
         )
@@ -90,6 +94,7 @@ class ManagerCore:
     def handle(self, event: ManagerEvent, now_s: float) -> list[ManagerEffect]:
         """Take in one event."""
         effects = self._decide(event, now_s) + self.migrations.expire(now_s)
+        effects += self.sleeping.expire(now_s)
         for host_id in sorted(self._leaving):
             effects += self._leave_if_quiet(host_id)
         return effects
@@ -108,6 +113,8 @@ class ManagerCore:
                 return self.migrations.relayed(event, now_s)
             case ReleaseAsked():
                 return self._release(event)
+            case SleepAsked():
+                return self.sleeping.asked(event)
             case HostAnswered():
                 return self.orders.answered(event)
             case VmNoticed():
@@ -125,6 +132,7 @@ class ManagerCore:
         effects: list[ManagerEffect] = []
         if host_id in self.table.hosts:
             effects += self._drop_host(host_id, "it joined again")
+            effects += self.sleeping.left(host_id)
         self.table.add_host(HostEntry(hello.host, hello.epoch))
         for report in hello.vms:
             self.table.put_vm(
@@ -137,9 +145,11 @@ class ManagerCore:
         host = self.table.hosts.get(event.host_id)
         if host is None or host.epoch != event.epoch:
             return []
+        left = event.left or self.sleeping.lost(event.host_id)
         effects = self._drop_host(event.host_id, event.reason)
-        notice = HostGoneNotice(event.host_id, event.epoch, event.reason, event.left)
-        return [*effects, TellLeader(notice)]
+        effects += self.sleeping.left(event.host_id)
+        notice = HostGoneNotice(event.host_id, event.epoch, event.reason, left)
+        return [TellLeader(notice), *effects]
 
     def _drop_host(self, host_id: str, reason: str) -> list[ManagerEffect]:
         """Forget a host; what was ordered of it has an unknown outcome."""

@@ -13,6 +13,7 @@ from snooze.common.wire import (
     ManagerNotice,
     PlaceVms,
     RelayedOrder,
+    SleepHost,
     VmChanged,
     VmOrder,
 )
@@ -68,6 +69,14 @@ class ReleaseAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class SleepAsked:
+    """The leader wants one of our hosts asleep."""
+
+    request_id: int
+    message: SleepHost
+
+
+@dataclass(frozen=True, slots=True)
 class HostAnswered:
     """An order was answered: carried out, refused, or (``unknown``) not answered at all."""
 
@@ -99,6 +108,7 @@ ManagerEvent = (
     | OrderAsked
     | RelayAsked
     | ReleaseAsked
+    | SleepAsked
     | HostAnswered
     | VmNoticed
     | ImagesNoticed

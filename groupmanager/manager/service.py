@@ -118,6 +118,7 @@ class ManagerService:
             self.leader,
             clock,
             settings.heartbeat.interval_s,
+            self.core.sleeping.idle,
         )
         self._requests = itertools.count(1)
         self._answers: dict[int, asyncio.Future[msgspec.Struct]] = {}
@@ -276,7 +277,9 @@ class ManagerService:
             case ForgetHost():
                 self._close_host(message.host_id, "the host has joined another group manager")
                 return Accepted()
-            case DirectHosts() | SleepHost() | SetAutonomy() | JudgeDecision() | Reconfigure():
+            case SleepHost():
+                return await self._ask(lambda i: events.SleepAsked(i, message))
+            case DirectHosts() | SetAutonomy() | JudgeDecision() | Reconfigure():
                 raise Conflict("this group manager cannot do that yet")
             case _:
                 assert_never(message)

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Callable
 
 import msgspec
 
@@ -18,6 +19,9 @@ DELAY_S = 0.02
 SHARE = 0.05
 """Summaries take at most this part of the manager's time: many unlike hosts take longer."""
 
+CORES_S = 10.0
+"""How often the leader is told how busy each host is: it meters power by it."""
+
 
 class Summaries:
     """Summaries of one manager's hosts."""
@@ -30,17 +34,20 @@ class Summaries:
         leader: LeaderLink,
         clock: Clock,
         interval_s: float,
+        idle: Callable[[float], dict[str, float]],
     ) -> None:
-        """``limit[R]`` scales a host's capacity (overcommit, headroom)."""
+        """``limit[R]`` scales a host's capacity (overcommit, headroom); ``idle``: for how long."""
         self._table = table
         self._limit = limit
         self._monitoring = monitoring
         self._leader = leader
         self._clock = clock
         self._interval_s = interval_s
+        self._idle = idle
         self._due = False
         self._cost_s = 0.0
         self._sent_s = -math.inf
+        self._cores_told_s = -math.inf
         self._after: list[tuple[asyncio.Future[msgspec.Struct], msgspec.Struct]] = []
 
     def answer_after(self, future: asyncio.Future[msgspec.Struct], answer: msgspec.Struct) -> None:
@@ -78,6 +85,16 @@ class Summaries:
             if not future.done():
                 future.set_result(answer)
 
+    def _cores_used(self, now_s: float) -> dict[str, float]:
+        """What each host's CPUs do, told every ``CORES_S`` only."""
+        if now_s - self._cores_told_s < CORES_S:
+            return {}
+        self._cores_told_s = now_s
+        return {
+            host_id: round(self._monitoring.host_used(host_id).cpu_cores, 2)
+            for host_id in self._table.order
+        }
+
     def _tell_what_is_free(self) -> None:
         link = self._leader.link
         if link is None:
@@ -96,6 +113,8 @@ class Summaries:
                 count=[int(number) for number in count],
                 hosts=len(table.order),
                 vms=len(table.vms),
+                idle=self._idle(started_s),
+                cores=self._cores_used(started_s),
             ),
             droppable=True,
         )
