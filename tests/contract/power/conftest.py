@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -389,7 +389,7 @@ async def command(folder: Path) -> AsyncIterator[Bench]:
     here = shlex.quote(str(folder))
     script = f"#!/bin/sh\ncd {here}\necho $1 >>orders\n"
     # what is started stays behind, and holds the output open
-    on = machine.script("switch-on", script + "sleep 30 &\n(sleep 0.2; touch on) &\necho $! >pid")
+    on = machine.script("switch-on", script + "sleep 3 &\n(sleep 0.2; touch on) &\necho $! >pid")
     off = machine.script("switch-off", script + "rm -f on")
     ask = "#!/bin/sh\ncd {}\n[ -e on ] && echo Chassis Power is on || echo Chassis Power is off"
     status = machine.script("status", ask.format(here))
