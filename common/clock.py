@@ -14,6 +14,10 @@ class Clock(Protocol):
         """Seconds that never go backwards; only differences mean something."""
         ...
 
+    def boottime_s(self) -> float:
+        """Like ``monotonic_s``, and counts on while the machine is suspended: for leases."""
+        ...
+
     def wall_ms(self) -> int:
         """Milliseconds since 1970-01-01 UTC; may jump."""
         ...
@@ -25,6 +29,10 @@ class SystemClock:
     def monotonic_s(self) -> float:
         """Seconds from CLOCK_MONOTONIC."""
         return time.monotonic()
+
+    def boottime_s(self) -> float:
+        """Seconds from CLOCK_BOOTTIME."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def wall_ms(self) -> int:
         """Milliseconds from CLOCK_REALTIME."""
@@ -45,6 +53,10 @@ class ManualClock:
 
     def monotonic_s(self) -> float:
         """The time set."""
+        return self._now_s
+
+    def boottime_s(self) -> float:
+        """The time set: it is never suspended."""
         return self._now_s
 
     def wall_ms(self) -> int:

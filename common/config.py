@@ -46,8 +46,8 @@ from snooze.common.settings_localcontroller import (
     MigrationSettings,
     MonitoringSettings,
     SimulatedHypervisorSettings,
-    WakeupSettings,
 )
+from snooze.common.settings_power import PowerControlSettings, PowerDownSettings, WakeupSettings
 from snooze.common.settings_templates import TemplateSettings
 
 __all__ = [
@@ -76,6 +76,8 @@ __all__ = [
     "NodeSettings",
     "OvercommitSettings",
     "PlacementSettings",
+    "PowerControlSettings",
+    "PowerDownSettings",
     "Role",
     "Settings",
     "SimulatedHypervisorSettings",

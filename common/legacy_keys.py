@@ -155,6 +155,21 @@ def _hypervisor(values: Values) -> dict[str, object]:
     }
 
 
+def _power_saving_action(text: str) -> list[str]:
+    named = _named(
+        shutdown="shutdown",
+        suspendtoram="suspend_to_ram",
+        suspendtodisk="suspend_to_disk",
+        suspendtoboth="suspend_to_both",
+    )
+    return [named(text)]
+
+
+def _command_timeout(values: Values) -> dict[str, object]:
+    timeout_s = _number(values["energyManagement.commandExecutionTimeout"])
+    return {"power.call_timeout_s": timeout_s, "power.off_timeout_s": max(30.0, timeout_s)}
+
+
 RULES: Final[tuple[Rule, ...]] = (
     _one("node.networkCapacity.Rx", "capacity.rx_kib_s", _number),
     _one("node.networkCapacity.Tx", "capacity.tx_kib_s", _number),
@@ -223,6 +238,19 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     _one("energyManagement.drivers.wakeup", "wakeup.driver"),
     _one("energyManagement.drivers.wakeup.options", "wakeup.options"),
+    _one(
+        "energyManagement.drivers.shutdown",
+        "power.driver",
+        _named(system="systemd", ipmi="ipmi", test="test"),
+        remark="ipmi presses the power button, it does not cut the power of a running system",
+    ),
+    _one("energyManagement.powerSavingAction", "power.actions", _power_saving_action),
+    Rule(
+        ("energyManagement.commandExecutionTimeout",),
+        ("power.call_timeout_s", "power.off_timeout_s"),
+        _command_timeout,
+        remark="a bound: commands that end earlier are not waited for",
+    ),
     # Of snooze_client.cfg, the only file of the original that names bootstrap nodes.
     _one("general.bootstrapNodes", "join.bootstrap_nodes", _list),
 )
@@ -266,6 +294,7 @@ IGNORED: Final[dict[str, str]] = {
     "globals.pluginsDirectory": _NO_JARS,
     "localController.hostmonitor": _REQUESTED,
     "provisioner.contextDisk.name": _UNUSED,
+    "energyManagement.drivers.suspend": "systemd suspends; power.command can do it otherwise",
 }
 
 IGNORED_BELOW: Final[dict[str, str]] = {

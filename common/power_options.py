@@ -165,6 +165,18 @@ def parse_power(driver: str, options: str) -> PowerOptions:
             )
 
 
+def split_command(text: str, what: str) -> tuple[str, ...]:
+    """The words of a command.
+
+    Raises:
+        InvalidRequest: there are none, or it cannot be split; says so of ``what``.
+    """
+    words = tuple(_split(text, what))
+    if not words or not words[0]:
+        raise InvalidRequest(f"{what} is empty")
+    return words
+
+
 def _split(text: str, what: str) -> list[str]:
     if not text.isprintable():
         raise InvalidRequest(f"{what} hold a line break or another unprintable character")
@@ -334,8 +346,6 @@ def _command(words: list[str]) -> CommandOptions:
         raise InvalidRequest('COMMAND: there is a stray word; write --on "a whole command"')
     if not found:
         raise InvalidRequest('COMMAND: at least one of --on, --off, --status "COMMAND" is needed')
-    commands = {name: tuple(_split(text, f"--{name}")) for name, text in found.items()}
-    for name, command in commands.items():
-        if not command or not command[0]:
-            raise InvalidRequest(f"COMMAND: --{name} is empty")
-    return CommandOptions(**commands)
+    return CommandOptions(
+        **{name: split_command(text, f"COMMAND: --{name}") for name, text in found.items()}
+    )

@@ -1,6 +1,7 @@
 """Keeps passwords out of logs, listings and answers."""
 
 import re
+import shlex
 
 HIDDEN = "***"
 
@@ -14,6 +15,8 @@ _ASSIGNED = re.compile(
 )
 _USER_INFO = re.compile(r"(?P<flag>://[^\s/:@]*)(?P<gap>:)(?P<value>[^\s/]*)(?=@)")
 
+_SECRETS = (_USER_INFO, _ASSIGNED, _LONG, _SHORT)
+
 
 def redact_options(options: str) -> str:
     """The options of a command, with each password, key and token replaced by ``***``.
@@ -22,6 +25,18 @@ def redact_options(options: str) -> str:
     token (``--password x``, ``password=x``; not ``--password-file x``); and
     ``scheme://user:password@host``.
     """
-    for secret in (_USER_INFO, _ASSIGNED, _LONG, _SHORT):
+    for secret in _SECRETS:
         options = secret.sub(rf"\g<flag>\g<gap>{HIDDEN}", options)
     return options
+
+
+def secrets_in(options: str) -> set[str]:
+    """The passwords that ``redact_options`` would hide, as a shell reads them."""
+    found: set[str] = set()
+    for secret in _SECRETS:
+        for match in secret.finditer(options):
+            try:
+                found.update(shlex.split(match["value"]))
+            except ValueError:
+                found.add(match["value"])
+    return found - {""}

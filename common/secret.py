@@ -44,23 +44,7 @@ def read_secret_file(path: str) -> str:
     Raises:
         PreconditionError: as ``Secret.read``.
     """
-    try:
-        # not blocking: a pipe in its place would hold us up for ever
-        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no such path"
-        raise PreconditionError(f"the password file {path} cannot be read: {reason}") from None
-    try:
-        about = os.fstat(number)
-        if not stat.S_ISREG(about.st_mode):
-            raise PreconditionError(f"the password file {path} is no plain file")
-        if about.st_mode & stat.S_IRWXO:
-            raise PreconditionError(
-                f"the password file {path} is open to everybody on this machine: chmod o= {path}"
-            )
-        data = os.read(number, MAX_FILE_BYTES)
-    finally:
-        os.close(number)
+    data = read_private_file(path, MAX_FILE_BYTES)
     try:
         line = data.decode().split("\n", 1)[0].removesuffix("\r")
     except UnicodeDecodeError:
@@ -68,3 +52,28 @@ def read_secret_file(path: str) -> str:
     if not line:
         raise PreconditionError(f"the password file {path} has an empty first line")
     return line
+
+
+def read_private_file(path: str, most_bytes: int) -> bytes:
+    """The start of a file, if it is a plain one that only its owner and group may read.
+
+    Raises:
+        PreconditionError: it cannot be read, or everybody on this machine may.
+    """
+    try:
+        # not blocking: a pipe in its place would hold us up for ever
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no such path"
+        raise PreconditionError(f"{path} cannot be read: {reason}") from None
+    try:
+        about = os.fstat(number)
+        if not stat.S_ISREG(about.st_mode):
+            raise PreconditionError(f"{path} is no plain file")
+        if about.st_mode & stat.S_IRWXO:
+            raise PreconditionError(
+                f"{path} holds passwords and is open to everybody on this machine: chmod o= {path}"
+            )
+        return os.read(number, most_bytes)
+    finally:
+        os.close(number)

@@ -17,6 +17,7 @@ from snooze.common.settings import (
     NodeSettings,
     bad_host_ports,
 )
+from snooze.common.settings_power import PowerDownSettings, WakeupSettings
 from snooze.common.settings_schema import Complaint, Doc, Section
 from snooze.common.settings_templates import TemplateSettings, bad_directories
 
@@ -274,24 +275,6 @@ class MigrationSettings(Section, frozen=True, kw_only=True):
     ] = 2
 
 
-class WakeupSettings(Section, frozen=True, kw_only=True):
-    """How this host is woken, as Snooze's API tells it."""
-
-    driver: Annotated[
-        Literal["IPMI", "WOL", "kapower3", "test"],
-        Doc("By which means."),
-    ] = "IPMI"
-    options: Annotated[
-        str,
-        Meta(max_length=1024),
-        Doc(
-            'The arguments, for IPMI as "-I lanplus -H 10.0.0.9 -U user -P password". Passwords '
-            "are shown nowhere.",
-            secret=True,
-        ),
-    ] = ""
-
-
 class LocalControllerSettings(Section, frozen=True, kw_only=True):
     """A local controller: the agent on each host."""
 
@@ -310,4 +293,5 @@ class LocalControllerSettings(Section, frozen=True, kw_only=True):
     monitoring: MonitoringSettings = MonitoringSettings()
     migration: MigrationSettings = MigrationSettings()
     wakeup: WakeupSettings = WakeupSettings()
+    power: PowerDownSettings = PowerDownSettings()
     log: LogSettings = LogSettings()

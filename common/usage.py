@@ -54,6 +54,7 @@ class MachineUsage(msgspec.Struct, frozen=True, omit_defaults=True):
         cores: of the machine.
         memory_kib: of the machine.
         pressure: None where the kernel does not tell, or the hypervisor is another machine's.
+        power_w: what its processors and memory draw, where RAPL counts it; a lower bound.
     """
 
     used: Capacity = ZERO
@@ -61,6 +62,7 @@ class MachineUsage(msgspec.Struct, frozen=True, omit_defaults=True):
     cores: float = 0.0
     memory_kib: float = 0.0
     pressure: Pressure | None = None
+    power_w: float | None = None
 
 
 class HostUsage(msgspec.Struct, frozen=True):

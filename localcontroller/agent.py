@@ -33,9 +33,11 @@ from snooze.common.wire import (
     MigrationMoved,
     MoveToManager,
     OrderDone,
+    PowerDown,
 )
 from snooze.localcontroller import agent_core as core
 from snooze.localcontroller.orders import Orders
+from snooze.localcontroller.power import HostPowerDown, PowerAction
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,10 @@ ASSIGNMENT_TIMEOUT_S = 8.0
 RECONCILE_INTERVAL_S = 30.0
 IMAGES_INTERVAL_S = 5.0
 LEAVE_PAUSE_S = 0.02
+REST_S = 120.0
+"""After an order to go down; a host that is still there then asks for a manager again."""
+SLEEP_LOOK_S = 0.5
+SLEPT_S = 1.0
 
 
 class Agent:
@@ -59,6 +65,7 @@ class Agent:
         limits: LinkLimits,
         http: HttpClient,
         clock: Clock,
+        power: HostPowerDown,
     ) -> None:
         self.core = core.AgentCore(join.retry_min_s, join.retry_max_s)
         self._runner = CoreRunner(self.core, self._perform, clock)
@@ -71,6 +78,7 @@ class Agent:
         self._limits = limits
         self._http = http
         self._clock = clock
+        self._power = power
         self._link: Link | None = None
         self._manager: ManagerDescription | None = None
         self._images: tuple[ImageView, ...] = ()
@@ -176,6 +184,7 @@ class Agent:
             self._runner.feed(core.NotJoined(error.message))
             return
         self._connecting = None
+        self._orders.stay_up()
         self._link, self._orders.epoch = link, assignment.epoch
         self._manager = assignment.manager
         self._images, self._lists_images = description.images, description.lists_images
@@ -217,7 +226,40 @@ class Agent:
             # The answer has to be out before the link is closed.
             asyncio.get_running_loop().call_later(LEAVE_PAUSE_S, self._leave)
             return OrderDone()
+        if isinstance(order, PowerDown):
+            action = self._power.check(order.action)
+            await self._orders.prepare_to_go_down()
+            asyncio.get_running_loop().call_later(
+                LEAVE_PAUSE_S, lambda: self._tasks.spawn(self._go_down(action))
+            )
+            return OrderDone()
         return await self._orders.carry_out(order)
+
+    async def _go_down(self, action: PowerAction) -> None:
+        """Go down; who orders it learns from the link's end, and its reason, what became of it."""
+        logger.warning("going down", extra={"action": action.value})
+        try:
+            await self._power.go_down(action)
+        except SnoozeError as error:
+            logger.error("this host cannot go down: %s", error.message)
+            self._runner.feed(core.GoingDown(f"it cannot {action}: {error.message}", 0.0))
+            return
+        self._runner.feed(core.GoingDown(f"it goes down ({action})", REST_S))
+        await self._watch_sleep()
+
+    async def _watch_sleep(self) -> None:
+        """Come back at once when the machine has slept: timers stood still meanwhile."""
+        before_s = self._asleep_s()
+        for _ in range(round(REST_S / SLEEP_LOOK_S)):
+            await asyncio.sleep(SLEEP_LOOK_S)
+            if self._asleep_s() - before_s > SLEPT_S:
+                logger.info("this host is awake again")
+                self._runner.feed(core.WokenEarly())
+                return
+
+    def _asleep_s(self) -> float:
+        """How long the machine has been suspended since its start."""
+        return self._clock.boottime_s() - self._clock.monotonic_s()
 
     def tell(self, notice: HostNotice) -> None:
         """Tell the manager; without one, the next hello has it all."""

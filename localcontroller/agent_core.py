@@ -12,6 +12,8 @@
     joined    link closed           seeking   ask for an assignment at once, naming the manager as
                                               failed if it was silent
     joined    sent elsewhere        joining   close the link, connect to the other manager
+    any       going down            waiting   close the link, ask again after a rest: it may stay up
+    waiting   woken early           seeking   the machine slept: ask for an assignment at once
     any       stopped               stopped   close the link
 
 Rules:
@@ -104,6 +106,19 @@ class Woken:
 
 
 @dataclass(frozen=True, slots=True)
+class GoingDown:
+    """The machine is told to go down, or could not be; it is looked again after ``rest_s``."""
+
+    reason: str
+    rest_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WokenEarly:
+    """The machine was asleep and is no longer."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """The daemon stops."""
 
@@ -116,7 +131,9 @@ AgentEvent = (
     | NotJoined
     | LinkClosed
     | SentElsewhere
+    | GoingDown
     | Woken
+    | WokenEarly
     | Stopped
 )
 
@@ -208,6 +225,14 @@ class AgentCore:
                 return [note, *self._seek()]
             case SentElsewhere():
                 return self._sent_elsewhere(event.assignment)
+            case GoingDown():
+                if self.state is AgentState.IDLE:
+                    return []
+                self.state = AgentState.WAITING
+                self.pauses += 1
+                return [CloseLink(event.reason), WakeIn(event.rest_s, self.pauses)]
+            case WokenEarly():
+                return self._seek() if self.state is AgentState.WAITING else []
             case Woken():
                 if self.state is not AgentState.WAITING or event.number != self.pauses:
                     return []

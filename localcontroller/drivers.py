@@ -7,7 +7,7 @@ from snooze.common.redaction import redact_options
 from snooze.common.resources import Capacity
 from snooze.common.settings_localcontroller import LocalControllerSettings
 from snooze.common.template_settings import template_policy
-from snooze.common.wire import HypervisorSummary
+from snooze.common.wire import HypervisorSummary, PowerDescription
 from snooze.localcontroller.domain_xml import AdaptOptions
 from snooze.localcontroller.hypervisor.libvirt_driver import LibvirtHypervisor
 from snooze.localcontroller.hypervisor.libvirt_options import LibvirtOptions
@@ -115,6 +115,22 @@ def hypervisor_summary(
         method=settings.migration.method if settings.migration.method != "auto" else "live",
         timeout_s=round(settings.migration.timeout_s),
         description=f"{description.kind} {description.version}".strip(),
+    )
+
+
+def power_description(
+    settings: LocalControllerSettings, actions: tuple[str, ...]
+) -> PowerDescription:
+    """How the host is switched from outside, with its passwords, and the ways it goes down."""
+    wakeup, power = settings.wakeup, settings.power
+    told = bool(wakeup.options) or wakeup.driver == "test"
+    return PowerDescription(
+        driver=wakeup.driver if told else "",
+        options=wakeup.options,
+        actions=actions,
+        idle_w=power.idle_w,
+        full_w=power.full_w,
+        asleep_w=power.asleep_w,
     )
 
 

@@ -8,6 +8,7 @@ Rules:
 3. What is told is what the hypervisor says. Of a VM whose start or move is under way the steps
    tell; one that arrives is told of when it is found here, if no step said so before.
 4. A VM is told to be gone only if it is proven not to be here.
+5. A host that goes down takes no VM in, and does not go down with one that is on.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from typing import Final, assert_never
 
 import msgspec
 
-from snooze.common.errors import InvalidRequest, RemoteError, SnoozeError
+from snooze.common.errors import Conflict, InvalidRequest, RemoteError, SnoozeError
 from snooze.common.logging_setup import caused_by
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand, VmState
@@ -64,6 +65,8 @@ MAX_LOOKS: Final = 5
 _QUIET = {ChangeKind.MIGRATED_AWAY}
 """Changes that the steps of a migration already tell."""
 
+_OFF: Final = frozenset({VmState.STOPPED, VmState.FAILED, VmState.DESTROYED})
+
 
 class Orders:
     """The hands of a local controller.
@@ -94,6 +97,7 @@ class Orders:
         self._waiting: Counter[str] = Counter()
         self._moving: Counter[str] = Counter()
         self._refreshing = False
+        self._goes_down = False
         self._tasks: set[asyncio.Task[object]] = set()
 
     # ------------------------------------------------------------ what is here
@@ -190,6 +194,28 @@ class Orders:
         if not task.cancelled():
             task.exception()
 
+    async def prepare_to_go_down(self) -> None:
+        """Take no VM in from now on, until ``stay_up``.
+
+        Raises:
+            Conflict: a VM is on here, ours or not, or orders are under way; nothing changed.
+            RemoteError: the hypervisor does not answer; nothing changed.
+        """
+        self._goes_down = True
+        try:
+            if self._tasks or self._starting or self._arriving:
+                raise Conflict("this host has orders under way")
+            on = [each.name for each in await self._look() if each.state not in _OFF]
+            if on:
+                raise Conflict(f"{len(on)} VMs are on here, {on[0]!r} is one")
+        except BaseException:
+            self._goes_down = False
+            raise
+
+    def stay_up(self) -> None:
+        """Take VMs in again."""
+        self._goes_down = False
+
     async def close(self, timeout_s: float) -> None:
         """Let orders under way end, for a bounded time; then let go of them."""
         if self._tasks:
@@ -201,6 +227,8 @@ class Orders:
 
     async def _do(self, order: HostOrder) -> HostAnswer:
         logger.debug("order", extra={"order": type(order).__name__})
+        if self._goes_down and _brings_in(order):
+            raise Conflict("this host is going down")
         match order:
             case StartVm():
                 return await self._start(order)
@@ -227,9 +255,9 @@ class Orders:
                 async with self._turn(order.vm_id):
                     reports = await self._look()
                 return Inventory(reports + self._pending({report.vm_id for report in reports}))
-            case DiscardVm() | PowerDown():
+            case DiscardVm():
                 raise InvalidRequest("this host cannot do that yet")
-            case MoveToManager():
+            case MoveToManager() | PowerDown():
                 raise InvalidRequest("a host moves by its agent, not by its hypervisor")
             case _:
                 assert_never(order)
@@ -450,6 +478,17 @@ def _differs(former: VmReport, report: VmReport) -> bool:
         report.name,
         report.generation,
     )
+
+
+def _brings_in(order: HostOrder) -> bool:
+    """Whether a VM is on here afterwards that may not have been before."""
+    match order:
+        case StartVm() | PrepareIncoming() | FinishIncoming():
+            return True
+        case CommandVm():
+            return order.command is VmCommand.START
+        case _:
+            return False
 
 
 def _network_of(measured: Capacity, asked: Capacity) -> Capacity:

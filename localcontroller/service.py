@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
+
+import msgspec
 
 from snooze.common import daemon
 from snooze.common.api import HealthView, ImageView
@@ -16,6 +19,7 @@ from snooze.common.snooze_api import NetworkAddress
 from snooze.common.transport.http_client import HttpClient
 from snooze.common.transport.http_server import HttpServer
 from snooze.common.transport.link import LinkLimits
+from snooze.common.usage import HostUsage
 from snooze.common.wire import Address, HostDescription, HostNotice
 from snooze.localcontroller import drivers
 from snooze.localcontroller.agent import Agent
@@ -28,6 +32,8 @@ from snooze.localcontroller.hypervisor.port import (
 )
 from snooze.localcontroller.hypervisor.simulated_world import SimulatedWorld
 from snooze.localcontroller.orders import Orders
+from snooze.localcontroller.power import HostPowerDown, PowerAction, make_power
+from snooze.localcontroller.power_meter import RaplMeter
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +53,12 @@ class LocalController:
         clock: Clock = SYSTEM_CLOCK,
         world: SimulatedWorld | None = None,
         hypervisor: Hypervisor | None = None,
+        fall: Callable[[PowerAction], None] | None = None,
     ) -> None:
-        """``world`` is shared by the simulated hosts of one process."""
+        """``world`` is shared by the simulated hosts of one process.
+
+        ``fall``: what power.driver = "test" does instead of ending the daemon.
+        """
         self.settings = settings
         self.node_id = node_id
         self.hostname = node_hostname(settings.node)
@@ -59,6 +69,9 @@ class LocalController:
             settings.migration.max_concurrent,
             self._tell,
         )
+        self._power = HostPowerDown(make_power(settings.power, fall), settings.power.actions)
+        self._meter = RaplMeter()
+        self._clock = clock
         self._client = HttpClient()
         self._description: HypervisorDescription | None = None
         self._connected = False
@@ -67,12 +80,13 @@ class LocalController:
         self.agent = Agent(
             self._describe,
             self.orders,
-            self.hypervisor.usage,
+            self._usage,
             settings.join,
             settings.monitoring.interval_s,
             LinkLimits(ping_interval_s=beat.interval_s, silence_timeout_s=beat.timeout_s),
             self._client,
             clock,
+            self._power,
         )
         api = HostApi(self.orders, self.health, self._where, self.agent.manager)
         self._http = HttpServer(
@@ -154,7 +168,21 @@ class LocalController:
             lists_images=isinstance(self.hypervisor, LibvirtHypervisor),
             wakeup_driver=settings.wakeup.driver,
             wakeup_options=drivers.wakeup_options(settings),
+            power=drivers.power_description(settings, self._power.actions()),
         )
+
+    async def _usage(self) -> HostUsage:
+        """What VMs and the host use, and what the host draws where that is counted.
+
+        Raises:
+            SnoozeError: as the hypervisor says.
+        """
+        usage = await self.hypervisor.usage()
+        if usage.machine is None or not self._meter.is_there:
+            return usage
+        power_w = self._meter.power_w(self._clock.monotonic_s())
+        machine = msgspec.structs.replace(usage.machine, power_w=power_w)
+        return msgspec.structs.replace(usage, machine=machine)
 
     async def _images(self) -> tuple[ImageView, ...]:
         """The images of this host; none for a host without real disks."""

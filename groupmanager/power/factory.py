@@ -1,5 +1,6 @@
 """From a host's description to the controller of its power."""
 
+import asyncio
 from typing import Protocol, assert_never
 
 from snooze.common.errors import InvalidRequest
@@ -11,10 +12,12 @@ from snooze.common.power_options import (
     WolOptions,
     parse_power,
 )
+from snooze.common.settings_power import PowerControlSettings
 from snooze.common.wire import PowerDescription
 from snooze.groupmanager.power.command import CommandController
 from snooze.groupmanager.power.ipmi import IpmiController
 from snooze.groupmanager.power.ipmi_workers import IpmiWorkers
+from snooze.groupmanager.power.overrides import PowerOverrides
 from snooze.groupmanager.power.port import PowerController, PowerLimits
 from snooze.groupmanager.power.redfish import RedfishController
 from snooze.groupmanager.power.simulated import SimulatedController, SimulatedPower
@@ -41,29 +44,75 @@ class PoweredHost(Protocol):
 
 
 class PowerDrivers:
-    """Makes controllers, and owns what they share; one of these per daemon.
+    """Makes controllers, keeps them, and owns what they share; one of these per daemon.
 
-    Callers keep the controller of a host for as long as its description stays the same, and close
-    it. ``close`` ends what is shared, after which no controller works.
+    A host's controller is kept as long as its description stays the same. ``close`` ends all.
     """
 
     def __init__(
-        self, limits: PowerLimits | None = None, world: SimulatedPower | None = None
+        self,
+        limits: PowerLimits | None = None,
+        world: SimulatedPower | None = None,
+        *,
+        ipmi_processes: int = 8,
+        overrides: PowerOverrides | None = None,
     ) -> None:
         """``world``: the machines of driver ``test``, shared with whoever simulates hosts."""
         self._limits = limits or PowerLimits()
         self.world = world or SimulatedPower()
-        self._workers = IpmiWorkers()
+        self._workers = IpmiWorkers(ipmi_processes)
+        self._overrides = overrides
+        self._kept: dict[str, tuple[PowerDescription, str, PowerController]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    def of(
+        cls, settings: PowerControlSettings, world: SimulatedPower | None = None
+    ) -> "PowerDrivers":
+        """As a group manager's settings say; reads the file of overrides.
+
+        Raises:
+            SettingsError: that file is wrong.
+        """
+        path = settings.overrides_file
+        return cls(
+            PowerLimits(settings.call_timeout_s, settings.off_timeout_s, settings.poll_interval_s),
+            world,
+            ipmi_processes=settings.ipmi_processes,
+            overrides=PowerOverrides(path) if path else None,
+        )
+
+    def describe(self, host: PoweredHost) -> PowerDescription:
+        """How the host is reached: by the operator's overrides, else as it told."""
+        if self._overrides is None:
+            return host.power
+        return self._overrides.of(host.host_id, host.hostname, host.power)
 
     def controller(self, host: PoweredHost) -> PowerController:
-        """The controller of a host's power; nothing is sent yet, no file is read.
+        """The controller of a host's power; nothing is sent yet. Not to be closed by the caller.
 
         Raises:
             InvalidRequest: the host has no power driver, or its options cannot be meant.
         """
-        described = host.power
+        described = self.describe(host)
+        kept = self._kept.get(host.host_id)
+        if kept is not None and kept[:2] == (described, host.hostname):
+            return kept[2]
+        controller = self._make(described, host.hostname)
+        self._kept[host.host_id] = (described, host.hostname, controller)
+        if kept is not None:
+            self._close_soon(kept[2])
+        return controller
+
+    def forget(self, host_id: str) -> None:
+        """The host is gone for good; its controller is closed."""
+        kept = self._kept.pop(host_id, None)
+        if kept is not None:
+            self._close_soon(kept[2])
+
+    def _make(self, described: PowerDescription, hostname: str) -> PowerController:
         if not described.driver:
-            raise InvalidRequest(f"{host.hostname} tells no way to switch it on and off")
+            raise InvalidRequest(f"{hostname} tells no way to switch it on and off")
         options = parse_power(described.driver, described.options)
         match options:
             case IpmiOptions():
@@ -75,12 +124,19 @@ class PowerDrivers:
             case CommandOptions():
                 return CommandController(options, self._limits)
             case SimulatedOptions():
-                name = options.name or host.hostname
-                return SimulatedController(self.world, name, self._limits)
+                return SimulatedController(self.world, options.name or hostname, self._limits)
             case _:
                 assert_never(options)
 
+    def _close_soon(self, controller: PowerController) -> None:
+        task = asyncio.ensure_future(controller.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
     async def close(self) -> None:
-        """End what controllers share; idempotent."""
+        """End all controllers, and what they share; idempotent."""
+        for host_id in list(self._kept):
+            self.forget(host_id)
+        await asyncio.gather(*self._closing, return_exceptions=True)
         await self._workers.close()
         await self.world.close()

@@ -37,7 +37,10 @@ HASTY = PowerLimits(call_timeout_s=2.0, off_timeout_s=2.0, poll_s=0.1)
 
 def host_with(driver: str, options: str) -> HostDescription:
     power = PowerDescription(driver=driver, options=options)
-    return HostDescription("id-1", "h1", Address("127.0.0.1", 1), Capacity(1, 1, 1, 1), power=power)
+    host_id = f"{driver} {options}"
+    return HostDescription(
+        host_id, "h1", Address("127.0.0.1", 1), Capacity(1, 1, 1, 1), power=power
+    )
 
 
 @dataclass
@@ -143,7 +146,7 @@ class FileMachine:
 
 
 @contextmanager
-def running(command: list[str], log: Path, env: dict[str, str] | None = None) -> Iterator[int]:
+def running(command: list[str], log: Path, env: dict[str, str] | None = None) -> Generator[int]:
     """A process, ended by its id; frozen ones too."""
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -202,7 +205,7 @@ def free_udp_port() -> int:
 
 
 @contextmanager
-def ipmi_sim(folder: Path) -> Iterator[IpmiSim]:
+def ipmi_sim(folder: Path) -> Generator[IpmiSim]:
     machine = FileMachine(folder)
     chassis = machine.script("chassis", CHASSIS)
     port = free_udp_port()
@@ -293,7 +296,7 @@ class Emulator:
 @contextmanager
 def sushy_emulator(
     folder: Path, program: list[str] | None = None, config: str = ""
-) -> Iterator[Emulator]:
+) -> Generator[Emulator]:
     secret = bcrypt.hashpw(b"geheim", bcrypt.gensalt(4)).decode()
     (folder / "users").write_text(f"admin:{secret}\n")
     (folder / "emulator.conf").write_text(

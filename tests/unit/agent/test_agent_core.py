@@ -16,6 +16,7 @@ from snooze.localcontroller.agent_core import (
     Assigned,
     CloseLink,
     ConnectTo,
+    GoingDown,
     Joined,
     LinkClosed,
     NotAssigned,
@@ -26,6 +27,7 @@ from snooze.localcontroller.agent_core import (
     Stopped,
     WakeIn,
     Woken,
+    WokenEarly,
 )
 
 
@@ -50,6 +52,7 @@ SEEKING = (Started(),)
 WAITING = (*SEEKING, NotAssigned("no leader"))
 JOINING = (*SEEKING, Assigned(assignment_of(5)))
 JOINED = (*JOINING, Joined())
+RESTING = (*JOINED, GoingDown("it goes down", 60.0))
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,12 @@ JOINED = (*JOINING, Joined())
             AgentState.JOINING,
             [CloseLink("given to another group manager"), ConnectTo(assignment_of(6, "gm2"))],
         ),
+        (JOINED, GoingDown("x", 9.0), AgentState.WAITING, [CloseLink("x"), WakeIn(9.0, 1)]),
+        (SEEKING, GoingDown("x", 9.0), AgentState.WAITING, [CloseLink("x"), WakeIn(9.0, 1)]),
+        (JOINING, GoingDown("x", 9.0), AgentState.WAITING, [CloseLink("x"), WakeIn(9.0, 1)]),
+        (WAITING, GoingDown("x", 9.0), AgentState.WAITING, [CloseLink("x"), WakeIn(9.0, 2)]),
+        (RESTING, Woken(1), AgentState.SEEKING, [AskAssignment("gm1", ())]),
+        (RESTING, WokenEarly(), AgentState.SEEKING, [AskAssignment("gm1", ())]),
         (JOINED, Stopped(), AgentState.STOPPED, [CloseLink("shutting down")]),
         (SEEKING, Stopped(), AgentState.STOPPED, [CloseLink("shutting down")]),
     ],
@@ -104,6 +113,11 @@ def test_the_table(
         (WAITING, Woken(7)),
         (JOINED, Woken(1)),
         (JOINING, SentElsewhere(assignment_of(6))),
+        ((), GoingDown("x", 9.0)),
+        (RESTING, LinkClosed("x")),
+        (RESTING, Assigned(assignment_of(6))),
+        (JOINED, WokenEarly()),
+        ((*RESTING, WokenEarly()), Woken(1)),
         ((*JOINED, Stopped()), Started()),
         ((*JOINED, Stopped()), LinkClosed("x")),
     ],

@@ -164,6 +164,7 @@ def test_a_group_manager() -> None:
     assert settings.templates.image_directories == ("/srv/images", "/var/lib/libvirt/images")
     assert settings.placement.overcommit.cpu == 2
     assert settings.placement.overcommit.memory == 1
+    assert (settings.power.call_timeout_s, settings.power.off_timeout_s) == (10, 30)
 
 
 def test_a_local_controller_told_where_the_bootstrap_nodes_are() -> None:
@@ -182,6 +183,8 @@ def test_a_local_controller_told_where_the_bootstrap_nodes_are() -> None:
     assert settings.monitoring.interval_s == 3
     assert settings.wakeup.driver == "IPMI"
     assert settings.wakeup.options.endswith("-P geheim")
+    assert settings.power.driver == "systemd"
+    assert settings.power.actions == ("shutdown",)
 
 
 @pytest.mark.parametrize("role", ROOTS)
