@@ -226,10 +226,11 @@ def _flags(ticket: MigrationTicket, options: MigrationOptions) -> int:
         | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
         | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
     )
-    if options.slow is SlowMigration.CONVERGE and options.auto_converge:
-        flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
-    if options.slow is SlowMigration.POSTCOPY and not ticket.copy_storage:
+    postcopy = options.slow is SlowMigration.POSTCOPY
+    if postcopy and not ticket.copy_storage:
         flags |= libvirt.VIR_MIGRATE_POSTCOPY
+    elif options.auto_converge and (postcopy or options.slow is SlowMigration.CONVERGE):
+        flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
     if ticket.incremental:
         flags |= libvirt.VIR_MIGRATE_NON_SHARED_INC
     elif ticket.copy_storage:
