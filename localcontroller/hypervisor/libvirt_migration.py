@@ -44,8 +44,6 @@ log = logging.getLogger(__name__)
 COPY_NOTE: Final = (
     "this hypervisor has no migration: the definition was moved and the guest started anew"
 )
-PAUSE_MS: Final = 5000
-"""The longest pause of a VM whose policy is to be paused and does not say for how long."""
 _COPYING: Final = (MigrationMethod.NO_SHARED_FULL, MigrationMethod.NO_SHARED_INCREMENTAL)
 
 
@@ -168,7 +166,7 @@ def migrate_out(
         raise Conflict(f"cannot migrate VM {present.name!r}: it is {present.state.value}")
     disks = read_domain(present.xml).disks
     try:
-        if options.max_downtime_ms and options.slow is not SlowMigration.PAUSE:
+        if options.max_downtime_ms:
             _try_max_downtime(domain, options.max_downtime_ms)
         domain.migrateToURI3(ticket.uri, _parameters(ticket, options), _flags(ticket, options))
     except libvirt.libvirtError as error:
@@ -202,9 +200,8 @@ def hasten(connection: libvirt.virConnect, vm_id: str, options: MigrationOptions
             domain.migrateStartPostCopy()
             return "post-copy: it runs at the destination while its memory follows"
         case SlowMigration.PAUSE:
-            downtime_ms = options.max_downtime_ms or PAUSE_MS
-            domain.migrateSetMaxDowntime(downtime_ms)
-            return f"it may be paused for up to {downtime_ms} ms"
+            domain.migrateSetMaxDowntime(options.pause_ms)
+            return f"it may be paused for up to {options.pause_ms} ms"
         case SlowMigration.CONVERGE | SlowMigration.GIVE_UP:
             return ""
 

@@ -173,6 +173,7 @@ class MigrationOptions(msgspec.Struct, frozen=True):
         auto_converge: whether ``SlowMigration.CONVERGE`` may slow the guest down.
         slow: what is done once ``slow_after`` of ``timeout_s`` is over and it still has not ended.
         slow_after: a fraction of ``timeout_s``.
+        pause_ms: the longest pause that ``SlowMigration.PAUSE`` then allows.
         progress_period_s: time between two calls of ``on_progress``.
     """
 
@@ -183,14 +184,16 @@ class MigrationOptions(msgspec.Struct, frozen=True):
     auto_converge: bool = True
     slow: SlowMigration = SlowMigration.CONVERGE
     slow_after: float = 0.5
+    pause_ms: int = 5000
     progress_period_s: float = 0.2
 
     def for_vm(self, policy: VmPolicy) -> "MigrationOptions":
         """As the host's settings and the VM's own policy say together."""
-        downtime_ms = policy.max_downtime_ms or self.max_downtime_ms
-        return msgspec.structs.replace(
-            self, slow=policy.slow_migration, max_downtime_ms=downtime_ms
-        )
+        slow, wanted_ms = policy.slow_migration, policy.max_downtime_ms
+        if slow is SlowMigration.PAUSE:
+            return msgspec.structs.replace(self, slow=slow, pause_ms=wanted_ms or self.pause_ms)
+        downtime_ms = wanted_ms or self.max_downtime_ms
+        return msgspec.structs.replace(self, slow=slow, max_downtime_ms=downtime_ms)
 
 
 class DiskOffer(msgspec.Struct, frozen=True):

@@ -9,8 +9,18 @@ import pytest
 
 from snooze.common.errors import Conflict, ExecutionError
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import MigrationProgress, MigrationTicket, VmSpec
-from snooze.lab.guests import Beat, read_beat, wait_for_beat
+from snooze.common.vms import (
+    MigrationProgress,
+    MigrationTicket,
+    SlowMigration,
+    VmPolicy,
+    VmSpec,
+)
+from snooze.lab.guests import (
+    Beat,
+    read_beat,
+    wait_for_beat,
+)
 from snooze.localcontroller.hypervisor.libvirt_driver import LibvirtHypervisor
 from snooze.localcontroller.hypervisor.port import MigrationMethod, MigrationOptions
 
@@ -153,6 +163,54 @@ async def test_an_aborted_migration_changes_nothing(lab: "Lab", how: str) -> Non
     await _until_settled(two, spec, ticket)
     assert list(lab.local(lab.two).iterdir()) == [], "the room is given back"
     assert (await asyncio.to_thread(wait_for_beat, here, before.count)).boot == before.boot
+
+
+@pytest.mark.parametrize(
+    "slow", [SlowMigration.POSTCOPY, SlowMigration.PAUSE, SlowMigration.GIVE_UP]
+)
+async def test_a_migration_that_does_not_end_is_treated_as_its_vm_wishes(
+    lab: "Lab", slow: SlowMigration
+) -> None:
+    """The stream is throttled until the policy has acted; only post-copy ends all the same."""
+    one, two = await lab.driver(lab.one), await lab.driver(lab.two)
+    disk = lab.shared / "disk.raw"
+    spec = lab.make_spec(disk, str(disk))
+    await one.start(spec)
+    before = await asyncio.to_thread(wait_for_beat, disk)
+    host = MigrationOptions(timeout_s=10.0, bandwidth_mib_s=1, progress_period_s=0.1)
+    options = host.for_vm(VmPolicy(slow_migration=slow))
+    ticket = await two.prepare_incoming(await one.offer(spec.vm_id, options))
+    acted = asyncio.Event()
+
+    def on_progress(progress: MigrationProgress) -> None:
+        if progress.note:
+            acted.set()
+
+    migration = asyncio.create_task(one.migrate_out(spec.vm_id, ticket, options, on_progress))
+    while not migration.done() and not acted.is_set():  # libvirt sets its own when it begins
+        await asyncio.to_thread(_throttle, lab, spec.name, 1024)
+    if slow is SlowMigration.GIVE_UP:
+        with pytest.raises(ExecutionError, match="still runs here"):
+            await migration
+        assert not acted.is_set()
+        assert [r.state for r in await one.inventory()] == [VmState.RUNNING]
+    else:
+        assert acted.is_set()
+        if slow is SlowMigration.PAUSE:
+            await asyncio.to_thread(_throttle, lab, spec.name, 1 << 30)
+        await migration
+        assert (await two.finish_incoming(spec.vm_id, ticket)).state is VmState.RUNNING
+        assert await one.inventory() == []
+    now = read_beat(disk)
+    assert now is not None
+    after = await asyncio.to_thread(wait_for_beat, disk, now.count)
+    assert after.boot == before.boot
+
+
+def _throttle(lab: "Lab", name: str, bytes_s: int) -> None:
+    """Change the bandwidth of a migration under way, below what libvirt lets one say."""
+    command = f"migrate_set_parameter max-bandwidth {bytes_s}B"
+    lab.one.exec(["virsh", "qemu-monitor-command", "--hmp", name, command])
 
 
 async def test_a_file_in_the_way_is_never_overwritten(lab: "Lab") -> None:
