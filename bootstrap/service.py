@@ -27,6 +27,7 @@ from snooze.common.coordination.leadership import LeaderWatch
 from snooze.common.coordination.port import Coordinator, SessionState
 from snooze.common.identity import node_identity
 from snooze.common.leader_proxy import LeaderProxy
+from snooze.common.metrics import add_metrics
 from snooze.common.settings import BootstrapSettings
 from snooze.common.snooze_api import GroupManagerDescription, ListenSettings, NetworkAddress
 from snooze.common.transport.health import add_health
@@ -92,6 +93,7 @@ class Bootstrap:
     def _application(self) -> web.Application:
         app = web.Application()
         add_health(app, self.health)
+        add_metrics(app, self.health)
         app.router.add_route("*", "/bootstrap", self._answer_bootstrap)
         for path in ("/groupmanager", "/v1/{path:.*}", "/internal/{path:.*}"):
             app.router.add_route("*", path, self._to_leader.pass_on)

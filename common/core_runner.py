@@ -42,6 +42,12 @@ class CoreRunner(Generic[E, F]):
         self._clock = clock
         self._queue: deque[E] = deque()
         self._draining = False
+        self.handled = 0
+
+    @property
+    def waiting(self) -> int:
+        """Events that are queued."""
+        return len(self._queue)
 
     def feed(self, event: E) -> None:
         """Queue ``event``; handled before this returns unless one is being handled already.
@@ -60,6 +66,7 @@ class CoreRunner(Generic[E, F]):
         try:
             while self._queue:
                 event = self._queue.popleft()
+                self.handled += 1
                 try:
                     effects = self._core.handle(event, self._clock.monotonic_s())
                 except Exception:

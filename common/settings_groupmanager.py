@@ -197,7 +197,7 @@ class GroupManagerTemplateSettings(TemplateSettings, frozen=True, kw_only=True):
 class GroupManagerMonitoringSettings(Section, frozen=True, kw_only=True):
     """What this group manager keeps of what its hosts measure."""
 
-    period_s: Annotated[
+    interval_s: Annotated[
         float,
         Meta(ge=0.1, le=3600),
         Doc(

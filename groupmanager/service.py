@@ -22,6 +22,7 @@ from snooze.common.coordination.port import (
 from snooze.common.errors import NotLeader, SnoozeError
 from snooze.common.identity import advertised_address, node_hostname, node_identity
 from snooze.common.leader_proxy import LeaderProxy
+from snooze.common.metrics import add_metrics
 from snooze.common.records import MANAGERS, encode
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.task_set import TaskSet
@@ -39,6 +40,7 @@ from snooze.groupmanager.leader.intake import Intake
 from snooze.groupmanager.leader.service import LeaderService
 from snooze.groupmanager.legacy_manager import LegacyManager
 from snooze.groupmanager.manager.service import ManagerService
+from snooze.groupmanager.metrics import leader_metrics, manager_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +90,15 @@ class GroupManager:
             self._on_hello,
             limits=limits,
         )
+        app = front.application()
+        add_metrics(
+            app,
+            self.health,
+            lambda: manager_metrics(self.manager),
+            lambda: leader_metrics(self._leading),
+        )
         self._http = HttpServer(
-            front.application(),
+            app,
             network.listen_address,
             network.control_port,
             limits=http_limits(settings.http),

@@ -71,7 +71,7 @@ class Agent:
         self._runner = CoreRunner(self.core, self._perform, clock)
         self._describe = describe
         self._orders = orders
-        self._usage = usage
+        self._measure = usage
         self._nodes = itertools.cycle(join.bootstrap_nodes)
         self._node_count = len(join.bootstrap_nodes)
         self._interval_s = monitoring_interval_s
@@ -86,6 +86,9 @@ class Agent:
         self._sent_to: Assignment | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._tasks = TaskSet()
+        self.usage: HostUsage | None = None
+        self.measured = self.not_measured = 0
+        self.measuring_s = 0.0
 
     # ------------------------------------------------------------ life
 
@@ -111,6 +114,16 @@ class Agent:
     def manager(self) -> ManagerDescription | None:
         """The manager it has joined."""
         return self._manager if self.joined else None
+
+    @property
+    def link(self) -> Link | None:
+        """To the manager."""
+        return self._link
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What waits to be sent to the manager."""
+        return 0 if self._link is None else self._link.buffered_bytes
 
     # ------------------------------------------------------------ effects
 
@@ -273,17 +286,26 @@ class Agent:
         while True:
             started_s = self._clock.monotonic_s()
             if self._link is not None:
-                try:
-                    usage = await self._usage()
-                except RemoteError as error:
-                    logger.warning("no samples: %s", error.message)
-                except SnoozeError as error:
-                    logger.error("no samples: %s", error.message)
-                else:
-                    interval_ms = round(self._interval_s * 1000)
-                    self.tell(HostSamples.of(self._clock.wall_ms(), usage, interval_ms))
+                await self._tell_usage(self._link)
             elapsed_s = self._clock.monotonic_s() - started_s
             await asyncio.sleep(max(0.05, self._interval_s - elapsed_s))
+
+    async def _tell_usage(self, link: Link) -> None:
+        """Measure, and tell the manager while it is still the same."""
+        started_s = self._clock.monotonic_s()
+        try:
+            self.usage = await self._measure()
+        except SnoozeError as error:
+            self.usage = None
+            self.not_measured += 1
+            level = logging.WARNING if isinstance(error, RemoteError) else logging.ERROR
+            logger.log(level, "no samples: %s", error.message)
+            return
+        self.measured += 1
+        self.measuring_s = self._clock.monotonic_s() - started_s
+        if self._link is link:
+            interval_ms = round(self._interval_s * 1000)
+            self.tell(HostSamples.of(self._clock.wall_ms(), self.usage, interval_ms))
 
     async def _watch_images(self) -> None:
         """Tell of images that come and go."""

@@ -102,6 +102,15 @@ class Orders:
 
     # ------------------------------------------------------------ what is here
 
+    def names(self) -> dict[str, str]:
+        """Of the VMs that were here when we looked last, by id."""
+        return {vm_id: report.name for vm_id, report in self._known.items()}
+
+    @property
+    def under_way(self) -> int:
+        """Orders that are being carried out, or wait for one on the same VM."""
+        return len(self._tasks)
+
     async def inventory(self) -> list[VmReport]:
         """Every domain, and the VMs whose start is under way: all that a new manager is told.
 

@@ -13,6 +13,7 @@ from snooze.common.clock import SYSTEM_CLOCK, Clock
 from snooze.common.config import load
 from snooze.common.errors import RemoteError, SnoozeError
 from snooze.common.identity import advertised_address, node_hostname, node_identity
+from snooze.common.metrics import add_metrics
 from snooze.common.resources import Capacity
 from snooze.common.settings_localcontroller import LocalControllerSettings
 from snooze.common.snooze_api import NetworkAddress
@@ -31,6 +32,7 @@ from snooze.localcontroller.hypervisor.port import (
     HypervisorDescription,
 )
 from snooze.localcontroller.hypervisor.simulated_world import SimulatedWorld
+from snooze.localcontroller.metrics import host_metrics
 from snooze.localcontroller.orders import Orders
 from snooze.localcontroller.power import HostPowerDown, PowerAction, make_power
 from snooze.localcontroller.power_meter import RaplMeter
@@ -89,8 +91,14 @@ class LocalController:
             self._power,
         )
         api = HostApi(self.orders, self.health, self._where, self.agent.manager)
+        app = api.application()
+        add_metrics(
+            app,
+            self.health,
+            lambda: host_metrics(self.agent, self.orders.names(), self.orders.under_way),
+        )
         self._http = HttpServer(
-            api.application(),
+            app,
             settings.network.listen_address,
             settings.network.control_port,
             limits=http_limits(settings.http),

@@ -117,6 +117,11 @@ class Link:
         return self._channel.stats
 
     @property
+    def buffered_bytes(self) -> int:
+        """What waits to be sent."""
+        return self._channel.buffered_bytes
+
+    @property
     def is_open(self) -> bool:
         """Whether it takes messages."""
         return self._channel.reason is None

@@ -1,7 +1,7 @@
 """The cluster's list of events, and those who follow it."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 
 from snooze.common.api import EventView
@@ -9,15 +9,21 @@ from snooze.common.clock import Clock
 
 MAX_EVENTS = 10_000
 MAX_FOLLOWERS = 256
+MAX_KINDS = 100
+"""Kinds that are counted each by itself."""
 
 
 class EventLog:
-    """The latest events, numbered from one; older ones are dropped."""
+    """The latest events, numbered from one; older ones are dropped.
+
+    ``counts``: how many there were of each kind since this leader began.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._events: deque[EventView] = deque(maxlen=MAX_EVENTS)
         self._last = 0
+        self.counts: Counter[str] = Counter()
         self._grown = asyncio.Event()
         self.followers = 0
         self._closed = False
@@ -27,6 +33,8 @@ class EventLog:
     ) -> None:
         """Append an event and wake its followers."""
         self._last += 1
+        known = kind in self.counts or len(self.counts) < MAX_KINDS
+        self.counts[kind if known else "other"] += 1
         at_ms = self._clock.wall_ms() if at_ms is None else at_ms
         self._events.append(EventView(self._last, at_ms, kind, subject, message, cause))
         self._grown.set()

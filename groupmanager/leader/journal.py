@@ -74,6 +74,11 @@ class Journal:
         self.transactions = 0
         self.bytes_written = 0
 
+    @property
+    def waiting(self) -> int:
+        """Changes that are queued."""
+        return len(self._queue)
+
     def start(self) -> None:
         """Begin to write."""
         self._task = asyncio.create_task(self._run())

@@ -110,7 +110,7 @@ class LeaderService:
         self._started_s = clock.monotonic_s()
         self.registry = Registry()
         self.events = EventLog(clock)
-        self._journal = Journal(coordinator, fence, step_down)
+        self.journal = Journal(coordinator, fence, step_down)
         leases = AddressLeases(settings.addresses.subnets, settings.addresses.quarantine_s)
         self.tasks = SubmissionCore(
             self.registry,
@@ -191,7 +191,7 @@ class LeaderService:
         vms = await record_layout.load(self._coordinator, records.VMS, records.VmRecord)
         tasks = await record_layout.load(self._coordinator, records.TASKS, records.TaskRecord)
         tasks.sort(key=lambda task: (task.ended_ms, task.task_id))
-        self._journal.start()
+        self.journal.start()
         self._recorded_hosts = {host.host_id for host in hosts}
         self._membership.feed(membership.RecordsLoaded(hosts))
         self._submissions.feed(submissions.StateLoaded(tasks, vms, self.now_ms()))
@@ -211,7 +211,7 @@ class LeaderService:
         await self.commands.close()
         await self.drains.close()
         await self.planner.close()
-        await self._journal.close(FLUSH_S if flush else 0.0)
+        await self.journal.close(FLUSH_S if flush else 0.0)
         await self._tasks.close()
         gone = NotLeader("this group manager stopped leading; ask again", retry_after_s=0.5)
         for future in self._answers.values():
@@ -493,7 +493,7 @@ class LeaderService:
         path = record_layout.host_path(host_id)
         data = records.encode(self.registry.hosts[host_id].record())
         known = host_id in self._recorded_hosts
-        self._journal.write([Put(path, data) if known else Create(path, data)], done)
+        self.journal.write([Put(path, data) if known else Create(path, data)], done)
         self._recorded_hosts.add(host_id)
 
     def _direct(self, host_id: str) -> None:
@@ -514,7 +514,7 @@ class LeaderService:
             case submissions.RecordTask():
                 self._record_task(effect)
             case submissions.UpdateRecords():
-                self._journal.write(updates(effect))
+                self.journal.write(updates(effect))
             case submissions.AskManager():
                 with caused_by(effect.task_id):
                     self._tasks.spawn(self._place(effect))
@@ -535,6 +535,6 @@ class LeaderService:
                 self._submissions.feed(submissions.RecordWritten(task_id, self._clock.wall_ms()))
 
         try:
-            self._journal.write(new_task(effect), done)
+            self.journal.write(new_task(effect), done)
         except TooBusy as error:
             done(ErrorReport.of(error))

@@ -105,6 +105,7 @@ class Monitoring:
         self._retired: dict[int, float] = {}
         self._free_rows: list[int] = []
         self._free_host_rows: list[int] = []
+        self.taken = self.refused = 0
 
     # ------------------------------------------------------------ what comes in
 
@@ -115,6 +116,14 @@ class Monitoring:
             ValueError: if its parts do not fit together, hold what is no number, or name more VMs
                 than a host has; nothing has changed then.
         """
+        try:
+            self._push(host_id, message, now_s)
+        except ValueError:
+            self.refused += 1
+            raise
+        self.taken += 1
+
+    def _push(self, host_id: str, message: HostSamples, now_s: float) -> None:
         rows, rated = message.rows(), message.has_rates()
         details = message.detail_rows()
         machine = _checked(message)

@@ -29,6 +29,7 @@ from snooze.common.logging_setup import caused_by
 from snooze.common.resources import Capacity
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.task_set import TaskSet
+from snooze.common.transport.channel import LinkStats
 from snooze.common.transport.link import Link, LinkLimits, Service, was_sent
 from snooze.common.transport.link_server import Accepted as LinkAccepted
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY
@@ -107,7 +108,7 @@ class ManagerService:
         self._links: dict[str, Link] = {}
         self._left: set[Link] = set()
         self._clock = clock
-        self.monitoring = Monitoring(settings.monitoring.period_s)
+        self.monitoring = Monitoring(settings.monitoring.interval_s)
         self.leader = LeaderLink(
             identity, self.core.table, limits, self._answer_leader, self._leader_joined
         )
@@ -148,6 +149,23 @@ class ManagerService:
         """Let all hosts go; they find another manager by themselves."""
         for link in list(self._links.values()):
             link.close(reason)
+
+    # ------------------------------------------------------------ for metrics
+
+    @property
+    def now_s(self) -> float:
+        """Of our clock."""
+        return self._clock.monotonic_s()
+
+    @property
+    def runner(self) -> CoreRunner[events.ManagerEvent, events.ManagerEffect]:
+        """What feeds the core."""
+        return self._runner
+
+    def link_stats(self) -> tuple[list[LinkStats], int]:
+        """Of the links to hosts, and the bytes that wait on them."""
+        links = self._links.values()
+        return [link.stats for link in links], sum(link.buffered_bytes for link in links)
 
     # ------------------------------------------------------------ hosts
 

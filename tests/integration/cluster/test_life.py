@@ -1,10 +1,11 @@
 """Virtual clusters on separate daemons: submitted, placed, commanded, moved, resized, destroyed."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from snooze.client.sdk import ClusterRequest, TaskState, VmCommand, VmState
 from snooze.common.errors import Conflict, NoCapacity, NotFound, SnoozeError
@@ -13,6 +14,7 @@ SOON_S = 15.0
 """Half of the time after which a local controller looks whether it missed anything."""
 
 if TYPE_CHECKING:
+    from snooze.lab.daemons import Daemon
     from tests.integration.cluster.conftest import Rig
 
 
@@ -147,3 +149,42 @@ def test_what_others_started_is_shown_counted_and_left_alone(rig: "Rig") -> None
     rig.virsh(uri, "destroy", foreign)
     rig.until(lambda: rig.client.host(host.id).reserved.cpu_cores == 0, "its room is free")
     rig.until(lambda: foreign not in {vm.name for vm in rig.client.vms()}, "it is gone", SOON_S)
+
+
+def metrics(rig: "Rig", daemon: "Daemon") -> dict[str, float]:
+    """What a daemon tells Prometheus, labels left out, series of one name added up."""
+    reply = rig.call(daemon, "GET", "/metrics")
+    assert reply.status == 200
+    found: defaultdict[str, float] = defaultdict(float)
+    for family in text_string_to_metric_families(reply.text):
+        for sample in family.samples:
+            found[sample.name] += sample.value
+    return dict(found)
+
+
+def test_all_daemons_tell_prometheus(rig: "Rig") -> None:
+    prefix = rig.fresh()
+    rig.submit(ClusterRequest(rig.vms(prefix, 3)))
+    for daemon in rig.cluster:
+        assert metrics(rig, daemon)["snooze_ready"] == 1
+
+    def heard() -> bool:
+        hosts = [metrics(rig, daemon) for daemon in rig.hosts]
+        managers = [metrics(rig, daemon) for daemon in rig.managers]
+        fresh = sum(found["snooze_manager_fresh_hosts"] for found in managers)
+        used = sum(found["snooze_manager_used_cpu_cores"] for found in managers)
+        return (
+            sum(found.get("snooze_host_vms", 0) for found in hosts) >= 3
+            and fresh == len(hosts)
+            and used == pytest.approx(sum(h["snooze_host_vms_used_cpu_cores"] for h in hosts))
+        )
+
+    rig.until(heard, "samples of all hosts are at their managers")
+    told = [metrics(rig, daemon) for daemon in rig.managers]
+    [leader] = [found for found in told if "snooze_cluster_vms" in found]
+    assert leader["snooze_leading"] == 1
+    assert leader["snooze_cluster_joined_hosts"] == len(rig.hosts)
+    assert leader["snooze_cluster_vms"] >= 3
+    assert leader["snooze_leader_transactions_total"] > 0
+    for number in range(3):
+        rig.client.wait(rig.client.destroy(f"{prefix}-{number}"), check=True)
