@@ -16,7 +16,13 @@ import sys
 
 import typer
 
-from snooze.client import daemon_commands, host_commands, view_commands, vm_commands
+from snooze.client import (
+    daemon_commands,
+    host_commands,
+    record_commands,
+    view_commands,
+    vm_commands,
+)
 from snooze.client.options import UrlOption, root_url
 
 app = typer.Typer(
@@ -41,6 +47,7 @@ vm_commands.register(app)
 view_commands.register(app)
 host_commands.register(app)
 daemon_commands.register(app)
+record_commands.register(app)
 
 
 def main() -> None:

@@ -36,7 +36,12 @@ from snooze.common.errors import ExecutionError
 
 LAYOUT: Final = 2
 LAYOUT_PATH: Final = "/layout"
+IMPORT_PATH: Final = "/import"
+"""There while an import of the record is unfinished (``snooze record import``)."""
 SHARDED: Final = (records.VMS, records.TASKS)
+FOLDERS: Final = (records.HOSTS, *SHARDED)
+SINGLES: Final = (records.AUTONOMY,)
+"""Values that are not one of many."""
 
 LOAD_RECORDS: Final = 1000
 MAX_MOVE_BYTES: Final = 400_000
@@ -58,6 +63,18 @@ def task_path(task_id: str) -> str:
 def host_path(host_id: str) -> str:
     """Where a host's record lies."""
     return f"{records.HOSTS}/{host_id}"
+
+
+def path_of(kind: str, record_id: str) -> str | None:
+    """Where a value of a kind (``vms``) lies; None if there is no such kind."""
+    root = f"/{kind}"
+    if "/" in record_id:
+        return None
+    if root in SHARDED and record_id:
+        return f"{root}/{_shard_of(record_id)}/{record_id}"
+    if root in FOLDERS and record_id:
+        return f"{root}/{record_id}"
+    return root if root in SINGLES and not record_id else None
 
 
 def shards(root: str) -> list[str]:
@@ -100,12 +117,17 @@ async def prepare(coordinator: Coordinator, fence: Check) -> int:
     """Make the layout ours, from nothing or from an older one; returns how many records it moved.
 
     Raises:
-        ExecutionError: the layout is newer than ours; nothing changed.
+        ExecutionError: the layout is newer than ours, or an import was not finished; nothing
+            changed.
         CommitConflict: of ``fence`` (index 0): we do not lead any more.
         RemoteError: the store does not answer. Every transaction until then holds.
     """
     entry = await coordinator.read(LAYOUT_PATH)
     require_known(entry)
+    if await coordinator.read(IMPORT_PATH) is not None:
+        raise ExecutionError(
+            "an import of the record was not finished: repeat 'snooze record import' with its file"
+        )
     lists = await coordinator.children_of_many(SHARDED)
     operations: list[Operation] = [] if entry else [Create(LAYOUT_PATH, str(LAYOUT).encode())]
     old: list[str] = []

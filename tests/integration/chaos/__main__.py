@@ -86,6 +86,8 @@ async def run(options: argparse.Namespace) -> int:
             f"{figures['destroyed']:.0f} destroyed; "
             f"longest answer {figures['longest_answer_s']:.1f} s",
         )
+        for reason, times in history.reasons().most_common(20):
+            say(f"  {times} VMs reported failed: {reason}")
         return failed
     finally:
         if failed and not options.keep:

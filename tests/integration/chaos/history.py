@@ -222,6 +222,16 @@ class History:
             return "" if view.reason else "failed without a reason"
         return f"with everything healed it is {view.state} ({view.reason})"
 
+    def reasons(self) -> "Counter[str]":
+        """Why VMs were reported as failed, and how many."""
+        return Counter(
+            f"{vm.error.code}: {vm.error.message}"
+            for asked in self.asked
+            if asked.task
+            for vm in asked.task.vms
+            if vm.error is not None
+        )
+
     def summary(self, now: Callable[[], float] = time.monotonic) -> dict[str, float]:
         """Figures of what was asked."""
         answered = [a for a in self.asked if a.task_id]
