@@ -150,8 +150,10 @@ def _store(config: Path | None, zookeeper: str, prefix: str) -> tuple[str, str]:
     store = CoordinationSettings()
     if config is not None:
         text = config.read_text(errors="replace")
-        kind = BootstrapSettings if 'role = "bootstrap"' in text else GroupManagerSettings
-        store = load(str(config), kind).coordination
+        if 'role = "bootstrap"' in text:
+            store = load(str(config), BootstrapSettings).coordination
+        else:
+            store = load(str(config), GroupManagerSettings).coordination
         if store.driver != "zookeeper":
             raise InvalidRequest(f"{config}: its store is {store.driver}, not ZooKeeper")
     elif not zookeeper:

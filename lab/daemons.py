@@ -36,6 +36,7 @@ from snooze.common.errors import ExecutionError, PreconditionError
 from snooze.common.settings import BootstrapSettings
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.settings_localcontroller import LocalControllerSettings
+from snooze.common.settings_schema import fields_of
 from snooze.lab.hosts import LabHost
 from snooze.lab.ports import take_port
 
@@ -251,7 +252,7 @@ class DaemonCluster:
             folder: where the daemons have their folders.
             zookeeper_hosts: of the store of record, as ``host:port``, separated by commas.
             address: where group managers and bootstrap nodes listen.
-            defaults: for every daemon; sections that a role does not have are left out for it.
+            defaults: for every daemon; sections and keys that a role does not have are left out for it.
         """
         self._folder = folder
         self._address = address
@@ -298,7 +299,11 @@ class DaemonCluster:
         on: LabHost | None = None,
     ) -> Daemon:
         folder = self._folder / name
-        known = set(kind.__struct_fields__)
+        known = {
+            info.key: {below.key for below in fields_of(info.section)}
+            for info in fields_of(kind)
+            if info.section is not None
+        }
         address = self._address if on is None else on.address
         merged: dict[str, dict[str, object]] = {
             "node": {"hostname": name, "state_directory": str(folder / "state")},
@@ -309,8 +314,9 @@ class DaemonCluster:
             },
         }
         for tables in self._defaults:
-            for section in known & set(tables):
-                merged.setdefault(section, {}).update(tables[section])
+            for section in known.keys() & tables.keys():
+                values = {k: v for k, v in tables[section].items() if k in known[section]}
+                merged.setdefault(section, {}).update(values)
         for tables in (own, settings or {}):
             for section, values in tables.items():
                 merged.setdefault(section, {}).update(values)
