@@ -252,7 +252,7 @@ class DaemonCluster:
             folder: where the daemons have their folders.
             zookeeper_hosts: of the store of record, as ``host:port``, separated by commas.
             address: where group managers and bootstrap nodes listen.
-            defaults: for every daemon; sections and keys that a role does not have are left out for it.
+            defaults: for every daemon; what its role does not have is left out for it.
         """
         self._folder = folder
         self._address = address

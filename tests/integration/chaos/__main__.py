@@ -72,7 +72,8 @@ async def run(options: argparse.Namespace) -> int:
             say(
                 f"round {number:3} ok: {said}; whole {whole_s - healed_s:.1f} s after it healed, "
                 f"{time.monotonic() - begun_s:.1f} s in all; "
-                f"{figures['acknowledged']:.0f} acknowledged so far",
+                f"{figures['acknowledged']:.0f} acknowledged so far, "
+                f"{figures['reported_failed']:.0f} VMs reported failed"
             )
             if options.seconds and time.monotonic() - started_s > options.seconds:
                 plan = plan[:number]
