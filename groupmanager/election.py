@@ -207,6 +207,28 @@ class Election:
         self._announce(Following(None))
         self._wake_iterators()
 
+    async def evict(self, identity: str) -> bool:
+        """Remove a leader whose process is known to be gone, before its session ends.
+
+        Its record and its candidacy go in one transaction, if it leads still; then the next one
+        leads as ever. Should it be alive after all, it is deposed and stands again: two never
+        lead, as each takes an epoch of its own. Returns whether it was removed.
+        """
+        try:
+            entry = await self._coordinator.read(LEADER)
+            record = None if entry is None else decode_record(entry.data)
+            if entry is None or record is None or record.id != identity:
+                return False
+            names = await self._coordinator.children(CANDIDATES)
+            own = [f"{CANDIDATES}/{name}" for name in names if name.startswith(f"{record.token}-")]
+            removals = [Delete(LEADER, entry.version), *(Delete(path) for path in own)]
+            await self._coordinator.commit([epoch_guard(record.epoch), *removals])
+        except (CommitConflict, OutcomeUnknown, Unavailable) as error:
+            _log.info("not evicted: %s", error.message, extra={"id": self._identity})
+            return False
+        _log.warning("evicted %s, epoch %d", identity, record.epoch, extra={"id": self._identity})
+        return True
+
     def _session_changed(self, session: Session) -> None:
         if session.state is not SessionState.CONNECTED:
             self._confirmed_epoch = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 
 import msgspec
 
@@ -45,6 +46,7 @@ from snooze.groupmanager.metrics import leader_metrics, manager_metrics
 logger = logging.getLogger(__name__)
 
 REGISTER_RETRY_S = 0.5
+EVICT_INTERVAL_S = 10.0
 
 
 class GroupManager:
@@ -64,6 +66,7 @@ class GroupManager:
         self._leading: LeaderService | None = None
         self._leader_address: Address | None = None
         self._election: Election | None = None
+        self._evicted_s = -math.inf
         self._tasks = TaskSet()
         self._session_changed = asyncio.Event()
         self._proxy = Proxy()
@@ -71,7 +74,9 @@ class GroupManager:
         limits = LinkLimits(ping_interval_s=beat.interval_s, silence_timeout_s=beat.timeout_s)
         nowhere = Address("", 0)
         self.identity = ManagerDescription(node_id, "", nowhere, nowhere)
-        self.manager = ManagerService(settings, self.identity, clock, limits, self._has_session)
+        self.manager = ManagerService(
+            settings, self.identity, clock, limits, self._has_session, self._leader_died
+        )
         front = Front(
             lambda: self._leading,
             self.health,
@@ -234,6 +239,21 @@ class GroupManager:
         if leader is not None:
             logger.info("no longer leading, epoch %d", leader.epoch)
             await leader.close(flush=False)
+
+    def _leader_died(self, leader: ManagerDescription) -> None:
+        """Its process is gone: spare everyone the wait for the end of its session.
+
+        At most once in a while: should we be wrong about every leader, it does no harm.
+        """
+        now_s = self._clock.monotonic_s()
+        if self._election is None or now_s < self._evicted_s + EVICT_INTERVAL_S:
+            return
+        self._evicted_s = now_s
+        logger.warning("the process of leader %s is gone", leader.hostname)
+        self._tasks.spawn(self._evict(self._election, leader.manager_id))
+
+    async def _evict(self, election: Election, manager_id: str) -> None:
+        await election.evict(manager_id)
 
     def _note_leader(self, record: LeaderRecord | None) -> None:
         description = leader_description(record)

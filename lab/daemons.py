@@ -315,8 +315,8 @@ class DaemonCluster:
         }
         for tables in self._defaults:
             for section in known.keys() & tables.keys():
-                values = {k: v for k, v in tables[section].items() if k in known[section]}
-                merged.setdefault(section, {}).update(values)
+                own_keys = {k: v for k, v in tables[section].items() if k in known[section]}
+                merged.setdefault(section, {}).update(own_keys)
         for tables in (own, settings or {}):
             for section, values in tables.items():
                 merged.setdefault(section, {}).update(values)

@@ -367,7 +367,8 @@ async def connect(
     before the first of them.
 
     Raises:
-        RemoteError: nobody listens there, or the connection broke; nothing happened.
+        RemoteError: nobody listens there (see ``is_refused``), or the connection broke; nothing
+            happened.
         RemoteTimeout: not welcomed within ``limits.handshake_timeout_s``.
         SnoozeError: why the peer refused us, as its own class.
     """
@@ -391,7 +392,7 @@ async def connect(
             f"{host}:{port} did not welcome us within {bounds.handshake_timeout_s:g} s"
         ) from None
     except OSError as error:
-        raise not_sent(f"cannot connect to {host}:{port}: {error}") from None
+        raise not_sent(f"cannot connect to {host}:{port}: {error}") from error
     except BaseException:
         if channel is not None:
             channel.close(detail="handshake failed")
@@ -399,6 +400,11 @@ async def connect(
     link = Link(channel, service, bounds)
     link.start()
     return link, welcome
+
+
+def is_refused(error: SnoozeError) -> bool:
+    """Whether the peer's machine said that nobody listens there: its process is gone."""
+    return isinstance(error.__cause__, ConnectionRefusedError)
 
 
 def _read_welcome(

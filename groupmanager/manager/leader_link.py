@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from snooze.common.errors import SnoozeError
-from snooze.common.transport.link import Link, LinkLimits, Service, connect
+from snooze.common.transport.link import Link, LinkLimits, Service, connect, is_refused
 from snooze.common.wire import (
     HostGone,
     HostJoined,
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 1.0
+REFUSALS = 2
+"""So many in a row from the machine of a leader that we had joined: its process is gone."""
 
 
 class LeaderLink:
@@ -37,14 +39,23 @@ class LeaderLink:
         limits: LinkLimits,
         answer: Callable[[LeaderOrder], Awaitable[msgspec.Struct]],
         joined: Callable[[], None],
+        died: Callable[[ManagerDescription], None],
     ) -> None:
-        """``answer`` carries out the leader's orders; ``joined`` is called after the hello."""
+        """What it serves.
+
+        Args:
+            answer: carries out the leader's orders.
+            joined: called after the hello.
+            died: told of a leader whose process is gone, though the store may not know it yet.
+        """
         self.identity = identity
         self.epoch = 0
         self._table = table
         self._limits = limits
         self._answer = answer
         self._joined = joined
+        self._died = died
+        self._known: ManagerDescription | None = None
         self._link: Link | None = None
         self._wanted: ManagerDescription | None = None
         self._changed = asyncio.Event()
@@ -73,6 +84,7 @@ class LeaderLink:
     async def keep(self) -> None:
         """Keep a link to whoever leads."""
         pause_s = RETRY_MIN_S
+        refusals = 0
         while True:
             wanted = self._wanted
             if wanted is None:
@@ -91,11 +103,15 @@ class LeaderLink:
                 )
             except SnoozeError as error:
                 logger.debug("the leader is not reached", extra={"error": error.message})
+                refusals = refusals + 1 if is_refused(error) else 0
+                if refusals >= REFUSALS and wanted == self._known == self._wanted:
+                    self._known, refusals = None, 0
+                    self._died(wanted)
                 self._changed.clear()
                 await _wait(self._changed, pause_s)
                 pause_s = min(RETRY_MAX_S, pause_s * 2)
                 continue
-            pause_s = RETRY_MIN_S
+            pause_s, refusals, self._known = RETRY_MIN_S, 0, wanted
             if welcome.epoch < self.epoch:
                 link.close("deposed: a later leader was heard of")
                 await asyncio.sleep(RETRY_MIN_S)

@@ -92,8 +92,14 @@ class ManagerService:
         clock: Clock,
         limits: LinkLimits,
         is_serving: Callable[[], bool],
+        leader_died: Callable[[ManagerDescription], None],
     ) -> None:
-        """``is_serving`` is false while the session with the store is not alive."""
+        """Nothing starts yet.
+
+        Args:
+            is_serving: false while the session with the store is not alive.
+            leader_died: see ``LeaderLink``.
+        """
         self._is_serving = is_serving
         self._start_timeout_s = settings.submission.start_timeout_s
         overcommit, headroom = settings.placement.overcommit, settings.placement.headroom
@@ -110,7 +116,7 @@ class ManagerService:
         self._clock = clock
         self.monitoring = Monitoring(settings.monitoring.interval_s)
         self.leader = LeaderLink(
-            identity, self.core.table, limits, self._answer_leader, self._leader_joined
+            identity, self.core.table, limits, self._answer_leader, self._leader_joined, leader_died
         )
         self.summaries = Summaries(
             self.core.table,

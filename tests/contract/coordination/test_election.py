@@ -68,6 +68,40 @@ async def test_the_first_leads_and_a_clean_stop_hands_over(world: World) -> None
     assert await observer.read(LEADER) is None
 
 
+async def test_an_evicted_leader_is_followed_at_once_and_stands_again(world: World) -> None:
+    first, first_saw = await stand(await world.connect(), "one")
+    second, second_saw = await stand(await world.connect(), "two")
+    third, _ = await stand(await world.connect(), "three")
+    assert not await third.evict("two"), "only the one that leads"
+    assert await third.evict("one")
+    await second_saw.until(lambda it: it == Leading(2))
+    await first_saw.until(
+        lambda it: isinstance(it, Following) and it.leader is not None and it.leader.id == "two"
+    )
+    assert not first.is_leader(1)
+    assert not await third.evict("one")
+    assert second.is_leader(2)
+    assert await third.evict("two")
+    await second_saw.until(
+        lambda it: isinstance(it, Following) and it.leader is not None and it.leader.id == "three"
+    )
+    assert await second.evict("three")
+    await first_saw.until(lambda it: it == Leading(4))
+    for election in (first, second, third):
+        await election.close()
+
+
+async def test_two_that_evict_do_not_evict_the_next_one(world: World) -> None:
+    _, first_saw = await stand(await world.connect(), "one")
+    second, second_saw = await stand(await world.connect(), "two")
+    third, _ = await stand(await world.connect(), "three")
+    done = await asyncio.gather(*(each.evict("one") for each in (second, third) * 3))
+    assert sum(done) == 1
+    await second_saw.until(lambda it: it == Leading(2))
+    await first_saw.until(lambda it: isinstance(it, Following) and it.leader is not None)
+    assert second.is_leader(2)
+
+
 async def test_a_suspended_leader_stops_and_resumes_its_epoch(world: World) -> None:
     client = await world.connect()
     election, seen = await stand(client, "one")
