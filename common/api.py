@@ -15,6 +15,9 @@ GET      ``/v1/vms/NAME``                                                 ``VmVi
 POST     ``/v1/vms/NAME/COMMAND?wait_s=N``   ``CommandRequest`` or none   202 ``TaskView``
 GET      ``/v1/hosts``, ``/v1/hosts/ID``                                  ``HostView``
 POST     ``/v1/hosts/drain``, ``undrain``    ``DrainRequest``             ``DrainView``
+POST     ``/v1/hosts/ID/sleep``              ``PowerRequest`` or none     ``PowerAnswer``
+POST     ``/v1/hosts/ID/wake``                                            ``PowerAnswer``
+GET      ``/v1/energy``                                                   ``EnergyView``
 GET      ``/v1/managers``                                                 list of ``ManagerView``
 GET      ``/v1/hierarchy``                                                ``HierarchyView``
 GET      ``/v1/images``                                                   list of ``ImageView``
@@ -145,7 +148,7 @@ TASK_ENDED = frozenset({TaskState.DONE, TaskState.PARTIAL, TaskState.FAILED})
 
 
 class TaskVm(msgspec.Struct, frozen=True):
-    """How far a task is with one VM."""
+    """How far a task is with one VM; ``note``: what it waits for."""
 
     name: str
     vm_id: str = ""
@@ -154,6 +157,7 @@ class TaskVm(msgspec.Struct, frozen=True):
     hostname: str = ""
     ip_address: str = ""
     error: ErrorReport | None = None
+    note: str = ""
 
 
 class TaskView(msgspec.Struct, frozen=True):
@@ -192,7 +196,10 @@ class VmView(msgspec.Struct, frozen=True):
 
 
 class HostView(msgspec.Struct, frozen=True):
-    """One host; ``reserved`` is what its VMs were promised, ``used`` what they consume."""
+    """One host; ``reserved`` is what its VMs were promised, ``used`` what they consume.
+
+    ``power``: a member of ``HostPower``, since ``power_since_ms`` (0: not known); ``note``: why.
+    """
 
     id: str
     hostname: str
@@ -204,6 +211,9 @@ class HostView(msgspec.Struct, frozen=True):
     manager_id: str = ""
     hypervisor: str = ""
     vms: int = 0
+    power: str = "active"
+    power_since_ms: int = 0
+    note: str = ""
 
 
 class ManagerView(msgspec.Struct, frozen=True):
@@ -289,6 +299,54 @@ class HealthView(msgspec.Struct, frozen=True):
     role: str
     node_id: str
     reasons: list[str] = []
+
+
+class EnergyHostView(msgspec.Struct, frozen=True):
+    """One host's energy since it is metered; ``measured`` by its BMC, or else modelled."""
+
+    id: str
+    hostname: str
+    power: str = ""
+    watts: float = 0.0
+    measured: bool = False
+    used_kwh: float = 0.0
+    saved_kwh: float = 0.0
+    up_s: int = 0
+    asleep_s: int = 0
+
+
+class EnergySlotView(msgspec.Struct, frozen=True):
+    """Five minutes, means: watts drawn, watts if no host slept, hosts up and asleep."""
+
+    at_ms: int
+    watts: float
+    watts_all_on: float
+    up: float
+    asleep: float
+
+
+class EnergyView(msgspec.Struct, frozen=True):
+    """What the cluster's hosts used, and what it saved that some slept, since ``began_ms``."""
+
+    enabled: bool
+    began_ms: int
+    watts: float
+    used_kwh: float
+    saved_kwh: float
+    hosts: list[EnergyHostView] = []
+    past: list[EnergySlotView] = []
+
+
+class PowerRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Put a host to sleep or wake it; ``force`` passes over everything but VMs."""
+
+    force: bool = False
+
+
+class PowerAnswer(msgspec.Struct, frozen=True):
+    """What is done about it; the host's state tells how far it is."""
+
+    message: str
 
 
 class ErrorBody(msgspec.Struct, frozen=True):

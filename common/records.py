@@ -151,7 +151,7 @@ class VmRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TaskVmRecord(msgspec.Struct, frozen=True, array_like=True):
-    """One VM of a task and what became of it."""
+    """One VM of a task and what became of it; ``note``: what it waits for."""
 
     vm_id: str
     name: str
@@ -159,6 +159,7 @@ class TaskVmRecord(msgspec.Struct, frozen=True, array_like=True):
     host_id: str = ""
     ip_address: str = ""
     error: ErrorReport | None = None
+    note: str = ""
 
 
 class TaskRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -80,6 +80,18 @@ class EnergySettings(Section, frozen=True, kw_only=True):
         Meta(ge=1, le=20),
         Doc("A host that did not come up after this many tries is marked; another is woken."),
     ] = 2
+    anticipation: Annotated[
+        bool,
+        Doc(
+            "Wake hosts before the demand rises, as it did after the same hour of the past days; "
+            "and put none to sleep that will be needed soon."
+        ),
+    ] = False
+    anticipation_s: Annotated[
+        float,
+        Meta(ge=60, le=21600),
+        Doc("How far anticipation looks ahead: the time that waking takes, and some."),
+    ] = 900.0
     power_curve: Annotated[
         Literal["generic", "hp_ml110_g4", "hp_ml110_g5", "ibm_x3250_x3470", "ibm_x3550_x5675"],
         Doc(
@@ -94,7 +106,7 @@ class EnergySettings(Section, frozen=True, kw_only=True):
     ] = 60.0
 
     def complaints(self) -> Iterator[Complaint]:
-        """A host that may sleep before it is idle long enough would never stay."""
+        """A VM does not wait for hours for a host that is dead."""
         if self.wake_timeout_s * self.wake_tries > 7200:
             yield Complaint(
                 "wake_tries",

@@ -15,6 +15,7 @@ from snooze.common.settings import (
     NetworkSettings,
     NodeSettings,
 )
+from snooze.common.settings_energy import EnergySettings
 from snooze.common.settings_power import PowerControlSettings
 from snooze.common.settings_schema import Complaint, Doc, Section
 from snooze.common.settings_templates import TemplateSettings, bad_directories
@@ -221,6 +222,7 @@ class GroupManagerSettings(Section, frozen=True, kw_only=True):
     submission: SubmissionSettings = SubmissionSettings()
     templates: GroupManagerTemplateSettings = GroupManagerTemplateSettings()
     placement: PlacementSettings = PlacementSettings()
+    energy: EnergySettings = EnergySettings()
     monitoring: GroupManagerMonitoringSettings = GroupManagerMonitoringSettings()
     power: PowerControlSettings = PowerControlSettings()
     log: LogSettings = LogSettings()

@@ -28,6 +28,7 @@ class VmErrorCode(StrEnum):
     NO_CAPACITY = "no_capacity"
     START_FAILED = "start_failed"
     UNREACHABLE = "unreachable"
+    WAKEUP_FAILED = "wakeup_failed"
     TIMED_OUT = "timed_out"
     DESTROYED = "destroyed"
     OTHER_REFUSED = "other_refused"

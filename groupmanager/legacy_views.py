@@ -58,6 +58,7 @@ _ERROR_OF: dict[str, VirtualMachineErrorCode] = {
     VmErrorCode.NO_CAPACITY: VirtualMachineErrorCode.NOT_ENOUGH_GROUP_MANAGER_CAPACITY,
     VmErrorCode.START_FAILED: VirtualMachineErrorCode.FAILED_TO_START_ON_HYPERVISOR,
     VmErrorCode.UNREACHABLE: VirtualMachineErrorCode.UNABLE_TO_COLLECT_GROUP_MANAGER_RESPONSE,
+    VmErrorCode.WAKEUP_FAILED: VirtualMachineErrorCode.LOCAL_CONTROLLER_WAKEUP_FAILED,
     VmErrorCode.TIMED_OUT: VirtualMachineErrorCode.UNABLE_TO_START_ON_GROUP_MANAGER,
     VmErrorCode.DESTROYED: VirtualMachineErrorCode.UNABLE_TO_START_ON_GROUP_MANAGER,
 }

@@ -320,4 +320,11 @@ class RelayToHost(msgspec.Struct, frozen=True, tag=True):
     order: HostOrder
 
 
-ManagerRequest = RelayToHost | RenewLease
+class PauseEnergy(msgspec.Struct, frozen=True, tag=True):
+    """A manager was asked to let its hosts stay up, or to go on; answered by ``Accepted``."""
+
+    manager_id: str
+    paused: bool
+
+
+ManagerRequest = RelayToHost | RenewLease | PauseEnergy

@@ -173,24 +173,32 @@ def waiting_vms(registry: Registry, most: int, now_s: float) -> list[VmEntry]:
     """
     waiting: list[VmEntry] = []
     for vm in registry.vms.values():
-        if not vm.lacks_room or vm.state is not VmState.PENDING:
+        if not vm.lacks_room or vm.doubt or vm.state is not VmState.PENDING:
             continue
         host = registry.hosts.get(vm.waits_for)
-        if host is None or not host.joined or now_s - host.seen_s > JUST_JOINED_S:
+        if host is None or not just_joined(host, now_s):
             waiting.append(vm)
     return sorted(waiting, key=lambda vm: vm.vm_id)[:most]
+
+
+def just_joined(host: HostEntry, now_s: float) -> bool:
+    """Whether it joined so lately that its manager's word on its room may be under way."""
+    return host.joined and now_s - host.seen_s <= JUST_JOINED_S
 
 
 def could_be_woken_for(
     registry: Registry, vm: VmEntry, limit: FloatArray, now_s: float
 ) -> HostEntry | None:
-    """A host that could hold a VM for which none in reach has room: a sleeper, or one just back."""
+    """A host that could hold a VM for which none in reach has room: a sleeper.
+
+    For one that waits already also a host that is just back.
+    """
     for host_id in sorted(registry.hosts):
         host = registry.hosts[host_id]
         sleeps = not host.joined or host.state is HostPower.GOING_DOWN
         if sleeps and not (host.state in SLEEPERS and is_wakeable(host)):
             continue
-        if not sleeps and now_s - host.seen_s > JUST_JOINED_S:
+        if not sleeps and not (vm.lacks_room and just_joined(host, now_s)):
             continue
         if host.maintenance or not may_be_on(vm, host):
             continue

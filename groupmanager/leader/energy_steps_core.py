@@ -63,6 +63,7 @@ class Step:
     orders: int = 0
     looked_s: float = -math.inf
     seen_on: bool = False
+    obeyed: bool = False
     last_error: str = ""
 
 
@@ -173,7 +174,7 @@ class PowerSteps:
             return []
         host = self.registry.hosts[event.host_id]
         if event.error is None:
-            step.phase, step.since_s = Phase.GONE, now_s
+            step.phase, step.since_s, step.obeyed = Phase.GONE, now_s, True
             return self.time_step(event.host_id, step, now_s, event.now_ms)
         if event.unknown:
             step.phase, step.since_s = Phase.UNSURE, now_s
@@ -201,6 +202,7 @@ class PowerSteps:
         if step is None:
             return []
         host = self.registry.hosts[event.host_id]
+        step.obeyed = step.obeyed or event.is_off is True
         if event.is_off or (event.is_off is None and not event.silent):
             return self._asleep(host, step, now_s, event.now_ms)
         step.seen_on = event.is_off is False
@@ -209,6 +211,8 @@ class PowerSteps:
     def _asleep(self, host: HostEntry, step: Step, now_s: float, now_ms: int) -> list[EnergyEffect]:
         host_id = host.description.host_id
         del self.steps[host_id]
+        if step.obeyed:
+            host.reachable_s = -math.inf  # nothing was on it, and nothing can have come since
         self._enter(host, HostPower.ASLEEP, step.decision.reason, now_ms)
         effects: list[EnergyEffect] = [
             RecordStep(host_id),

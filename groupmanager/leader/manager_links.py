@@ -18,8 +18,8 @@ from snooze.common.wire import (
     LeaderOrder,
     ManagerHello,
     ManagerNotice,
+    ManagerRequest,
     ManagerWelcome,
-    RelayToHost,
 )
 from snooze.groupmanager.leader.registry import Registry
 
@@ -39,7 +39,7 @@ class ManagerLinks:
         self,
         registry: Registry,
         welcome: ManagerWelcome,
-        answer: Callable[[RelayToHost], Awaitable[msgspec.Struct]],
+        answer: Callable[[ManagerRequest], Awaitable[msgspec.Struct]],
         joined: Callable[[ManagerHello], None],
         noticed: Callable[[str, ManagerNotice], None],
         left: Callable[[str, str], None],
@@ -73,7 +73,7 @@ class ManagerLinks:
             )
 
         service = Service(
-            requests=RelayToHost,
+            requests=ManagerRequest,
             answer=self._answer,
             notifications=ManagerNotice,
             on_notification=lambda notice: self._noticed(manager.manager_id, notice),

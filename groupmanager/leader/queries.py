@@ -14,6 +14,7 @@ from snooze.common.api import (
     VmView,
 )
 from snooze.common.errors import NotFound
+from snooze.common.records import HostPower
 from snooze.common.resources import ZERO, Capacity
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY
 from snooze.common.wire import DescribeHosts, HostDetail
@@ -129,6 +130,8 @@ class Queries:
             status = detail.status
         if host.maintenance and host.joined:
             status = "draining" if host.drain_until_ms else "maintenance"
+        if host.state is not HostPower.ACTIVE:
+            status = host.state.value
         return HostView(
             id=description.host_id,
             hostname=description.hostname,
@@ -140,6 +143,9 @@ class Queries:
             manager_id=host.manager_id,
             hypervisor=description.hypervisor.description,
             vms=count,
+            power=host.state.value,
+            power_since_ms=host.state_since_ms,
+            note=host.note,
         )
 
     # ------------------------------------------------------------ managers and the tree

@@ -90,7 +90,8 @@ class HostEntry:
 
     @classmethod
     def of_record(cls, record: HostRecord, now_s: float, reachable_s: float) -> "HostEntry":
-        """The host as a new leader finds it."""
+        """The host as a new leader finds it; one that sleeps has nothing on it."""
+        is_asleep = record.state is HostPower.ASLEEP
         return cls(
             HostDescription(
                 record.host_id,
@@ -104,7 +105,7 @@ class HostEntry:
             record.epoch,
             joined=False,
             seen_s=now_s,
-            reachable_s=-math.inf if record.away else reachable_s,
+            reachable_s=-math.inf if record.away or is_asleep else reachable_s,
             in_record=not record.away,
             away=record.away,
             state=record.state,
@@ -156,7 +157,8 @@ class VmEntry:
     ``doubt`` names the manager that was asked to place it and may or may not have done so.
     ``tried`` are the managers that refused it. ``waits_s``: since when it is not settled.
     ``lacks_room``: no host in reach can hold it, one that could be woken can; ``waits_for``: the
-    host that is to come for it; ``wake_failed``: one that it waited for did not.
+    host that is to come for it; ``wake_failed``: one that it waited for did not; ``ask_again_s``:
+    when managers that refused it are asked again.
     ``elsewhere_s``: since when it may be on a host other than ``host_id`` (infinite: it cannot);
     a host that has been away since before then does not have it, and a joined one would say so.
     """
@@ -185,6 +187,7 @@ class VmEntry:
     lacks_room: bool = False
     waits_for: str = ""
     wake_failed: bool = False
+    ask_again_s: float = 0.0
     elsewhere_s: float = math.inf
     recorded: tuple[VmState, str, int] | None = None
 
@@ -247,8 +250,10 @@ class Registry:
         """Whether a host in reach has an image of this name, or may have one that it did not list.
 
         A name may leave out the ending, as ``IMAGE_SUFFIXES`` says. Without any host the answer is
-        yes: nobody knows yet.
+        yes: nobody knows yet. So it is while a host sleeps: it may be woken for it.
         """
+        if any(host.state is HostPower.ASLEEP for host in self.hosts.values()):
+            return True
         joined = [host.description for host in self.hosts.values() if host.joined]
         if not joined or any(not host.lists_images for host in joined):
             return True

@@ -13,10 +13,13 @@ import msgspec
 
 from snooze.common import record_layout, records
 from snooze.common.api import TASK_ENDED, CommandRequest, TaskState
+from snooze.common.autonomy import Control
 from snooze.common.clock import Clock
 from snooze.common.coordination.port import Check, Coordinator, Create, Put
 from snooze.common.core_runner import CoreRunner
+from snooze.common.decisions import Decision, DecisionKind, DecisionMode
 from snooze.common.errors import (
+    Conflict,
     ErrorReport,
     NotFound,
     NotLeader,
@@ -32,8 +35,10 @@ from snooze.common.transport.link_server import Accepted as LinkAccepted
 from snooze.common.vm_lifecycle import VmCommand
 from snooze.common.vms import MigrationProgress
 from snooze.common.wire import (
+    Accepted,
     Assignment,
     AssignmentRequest,
+    DecisionMade,
     DirectHosts,
     ForgetHost,
     Happened,
@@ -44,14 +49,17 @@ from snooze.common.wire import (
     ManagerDescription,
     ManagerHello,
     ManagerNotice,
+    ManagerRequest,
     ManagerSummary,
     ManagerWelcome,
+    PauseEnergy,
     PlacementAnswer,
     PlaceVms,
     RelayedAnswer,
     RelayedOrder,
     RelayToHost,
     ReleaseHost,
+    RenewLease,
     VmMigrationMoved,
     VmOrder,
     VmOrderDone,
@@ -63,14 +71,16 @@ from snooze.groupmanager.leader import submission_events as submissions
 from snooze.groupmanager.leader.address_leases import AddressLeases
 from snooze.groupmanager.leader.commands import Commands
 from snooze.groupmanager.leader.drain import Drains
+from snooze.groupmanager.leader.energy import Energy
 from snooze.groupmanager.leader.events import EventLog
 from snooze.groupmanager.leader.journal import Done, Journal
 from snooze.groupmanager.leader.manager_links import PLACE_TIMEOUT_S, ManagerLinks
 from snooze.groupmanager.leader.record_writes import new_task, updates
-from snooze.groupmanager.leader.registry import Registry
+from snooze.groupmanager.leader.registry import HostEntry, Registry
 from snooze.groupmanager.leader.submission_core import SubmissionCore
 from snooze.groupmanager.leader.tasks import Task
 from snooze.groupmanager.planner import Planner
+from snooze.groupmanager.power.factory import PowerDrivers
 from snooze.scheduling.assignment import AssignmentPolicy
 from snooze.scheduling.dispatching import DispatchPolicy
 
@@ -100,7 +110,9 @@ class LeaderService:
         clock: Clock,
         is_leader: Callable[[], bool],
         step_down: Callable[[], None],
+        power: PowerDrivers | None = None,
     ) -> None:
+        """``power`` makes the controllers of hosts, and outlives this leader."""
         self.identity = identity
         self.epoch = epoch
         self._clock = clock
@@ -160,13 +172,31 @@ class LeaderService:
         self.links = ManagerLinks(
             self.registry,
             ManagerWelcome(identity.manager_id, epoch),
-            self._relay,
+            self._answer_manager,
             self._manager_joined,
             self._on_notice,
             lambda manager_id, reason: self._membership.feed(
                 membership.ManagerLeft(manager_id, reason)
             ),
         )
+        placement = settings.placement
+        self.control = Control({})
+        self.energy = Energy(
+            self.registry,
+            settings.energy,
+            placement.overcommit.factors().as_array() * placement.headroom.factors().as_array(),
+            epoch,
+            identity.manager_id,
+            clock,
+            self.links,
+            power or PowerDrivers(),
+            self.journal,
+            record_host=self.record_host,
+            announce=self._announce,
+            decided=self._decided,
+            mode_of=self._mode_of,
+        )
+        self.tasks.limit = self.energy.core.limit
         self._requests = itertools.count(1)
         self._answers: dict[int, asyncio.Future[object]] = {}
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
@@ -191,6 +221,7 @@ class LeaderService:
         vms = await record_layout.load(self._coordinator, records.VMS, records.VmRecord)
         tasks = await record_layout.load(self._coordinator, records.TASKS, records.TaskRecord)
         tasks.sort(key=lambda task: (task.ended_ms, task.task_id))
+        await self.energy.load(self._coordinator)
         self.journal.start()
         self._recorded_hosts = {host.host_id for host in hosts}
         self._membership.feed(membership.RecordsLoaded(hosts))
@@ -201,6 +232,7 @@ class LeaderService:
             f"group manager {self.identity.hostname} ({self.identity.control}) leads, "
             f"epoch {self.epoch}",
         )
+        self.energy.start()
         self._tasks.spawn(self._tick())
         self.ready = True
 
@@ -210,6 +242,7 @@ class LeaderService:
         self.links.close("this group manager no longer leads")
         await self.commands.close()
         await self.drains.close()
+        await self.energy.close()
         await self.planner.close()
         await self.journal.close(FLUSH_S if flush else 0.0)
         await self._tasks.close()
@@ -248,6 +281,7 @@ class LeaderService:
                 self._membership.feed(membership.Ticked())
                 self._submissions.feed(submissions.Ticked(self._clock.wall_ms(), self.settled))
                 self.drains.tick(settled=self.settled)
+                self.energy.tick(settled=self.settled)
 
     # ------------------------------------------------------------ managers
 
@@ -267,6 +301,7 @@ class LeaderService:
         for state in hello.hosts:
             host_id = state.host.host_id
             self._submissions.feed(submissions.VmsReported(manager_id, state.vms, now_ms, host_id))
+            self.energy.host_seen(host_id)
         self._submissions.feed(submissions.ManagerHeard(manager_id, now_ms))
 
     def _on_notice(self, manager_id: str, notice: ManagerNotice) -> None:
@@ -280,8 +315,10 @@ class LeaderService:
                 self._submissions.feed(
                     submissions.VmsReported(manager_id, notice.state.vms, now_ms, host_id)
                 )
+                self.energy.host_seen(host_id)
             case HostGone():
                 self._membership.feed(membership.HostLeft(manager_id, notice))
+                self.energy.host_went(notice.host_id)
             case HostImages():
                 self._membership.feed(membership.ImagesArrived(manager_id, notice))
             case ManagerSummary():
@@ -292,12 +329,25 @@ class LeaderService:
                 )
             case VmMigrationMoved():
                 self._migration_moved(notice.cause, notice.progress)
+            case DecisionMade():
+                self._decided(notice.decision)
 
     def _migration_moved(self, task_id: str, progress: MigrationProgress) -> None:
         task = self.tasks.tasks.get(task_id)
         if task is not None and not task.ended:
             task.progress = progress
             self._wake(task_id)
+
+    async def _answer_manager(self, message: ManagerRequest) -> msgspec.Struct:
+        match message:
+            case RelayToHost():
+                return await self._relay(message)
+            case PauseEnergy():
+                self.require()
+                self.energy.pause(message.manager_id, paused=message.paused)
+                return Accepted()
+            case RenewLease():
+                raise Conflict("this leader grants no leases yet")
 
     async def _relay(self, message: RelayToHost) -> msgspec.Struct:
         """A manager's migration takes a step on another manager's host."""
@@ -503,6 +553,16 @@ class LeaderService:
             directive = HostDirective(host_id, host.epoch, schedulable=not host.maintenance)
             order = DirectHosts(self.epoch, [directive])
             self._tasks.spawn(self.links.tell(host.manager_id, order))
+
+    def _mode_of(self, kind: DecisionKind, host: HostEntry) -> DecisionMode:
+        host_id = host.description.host_id
+        return self.control.mode(kind, self.now_ms(), host.manager_id, (host_id,))
+
+    def _decided(self, decision: Decision) -> None:
+        said = decision.outcome or decision.reason
+        subject = next(iter(decision.subjects), "")
+        text = f"{decision.state.value}: {', '.join(decision.actions)}: {said}"
+        self.events.add(f"decision.{decision.kind.value}", subject, text, decision.decision_id)
 
     def _announce(self, effect: membership.Announce) -> None:
         self.events.add(effect.kind, effect.subject, effect.message, effect.cause)

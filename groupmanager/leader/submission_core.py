@@ -156,6 +156,7 @@ class SubmissionCore(Reports):
                 continue
             if placed.host_id:
                 vm.state, vm.host_id = VmState.STARTING, placed.host_id
+                vm.lacks_room, vm.waits_for, vm.reason = False, "", ""
                 moved.add(vm.task_id)
                 self.note_progress(vm)
             else:

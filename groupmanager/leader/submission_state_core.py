@@ -8,13 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from snooze.common.errors import ErrorReport
 from snooze.common.records import TaskVmRecord
+from snooze.common.resources import FloatArray, R
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmErrorCode
 from snooze.common.wire import PlacementRequest
 from snooze.groupmanager.leader.address_leases import AddressLeases
 from snooze.groupmanager.leader.dispatcher import choose
+from snooze.groupmanager.leader.energy_rules import SLEEPERS, could_be_woken_for, just_joined
 from snooze.groupmanager.leader.membership_core import Announce
 from snooze.groupmanager.leader.registry import Registry, VmEntry
 from snooze.groupmanager.leader.submission_events import (
@@ -29,6 +33,8 @@ from snooze.scheduling import dispatching
 
 MAX_ENDED_TASKS: Final = 100_000
 """Beyond this the oldest ended tasks are forgotten before their retention is over."""
+ASK_AGAIN_S: Final = 1.0
+"""A VM that waits for room is offered again to managers that refused it after this."""
 
 
 @dataclass(slots=True)
@@ -43,6 +49,7 @@ class SubmissionState:
     retention_ms: int = 86_400_000
     start_timeout_s: float = 300.0
     unreachable_after_s: float = 10.0
+    limit: FloatArray = field(default_factory=lambda: np.ones(R))
     cursor: int = 0
     tasks: dict[str, Task] = field(default_factory=dict[str, Task])
     keys: dict[str, str] = field(default_factory=dict[str, str])
@@ -74,10 +81,36 @@ class SubmissionState:
     def _no_manager(
         self, vm: VmEntry, code: VmErrorCode, message: str, now_s: float, now_ms: int
     ) -> list[SubmissionEffect]:
-        if self.settled:
-            return self.fail(vm, code, message, now_s, now_ms)
-        vm.tried.clear()
-        return []
+        if not self.settled:
+            vm.tried.clear()
+            return []
+        if could_be_woken_for(self.registry, vm, self.limit, now_s) is not None:
+            return self._await_room(vm, now_s)
+        if vm.wake_failed:
+            code, message = VmErrorCode.WAKEUP_FAILED, f"{message}; a host did not wake up for it"
+        return self.fail(vm, code, message, now_s, now_ms)
+
+    def _await_room(self, vm: VmEntry, now_s: float) -> list[SubmissionEffect]:
+        """The VM waits for a host that sleeps; the energy core chooses which and has it woken.
+
+        It is tried again at each tick, so that room that comes up elsewhere is taken, too; managers
+        that refused it are asked again once a second, or when its host has just come.
+        """
+        host = self.registry.hosts.get(vm.waits_for)
+        if now_s >= vm.ask_again_s or (host is not None and just_joined(host, now_s)):
+            vm.tried.clear()
+            vm.ask_again_s = now_s + ASK_AGAIN_S
+        vm.lacks_room = True
+        if host is not None and host.state in SLEEPERS:
+            vm.reason = f"waits for host {host.description.hostname} to wake"
+            vm.waits_s = now_s
+        else:
+            vm.reason = "waits for a host to wake"
+        task = self.tasks.get(vm.task_id)
+        if task is None or task.vms[vm.vm_id].note == vm.reason:
+            return []
+        self.note_progress(vm)
+        return [TaskMoved(task.task_id), announce(self.registry, vm, vm.task_id)]
 
     def gone(
         self, vm: VmEntry, removed: list[str], now_s: float, now_ms: int, cause: str
@@ -125,7 +158,12 @@ class SubmissionState:
         task = self.tasks.get(vm.task_id)
         if task is not None and vm.vm_id in task.open_vms:
             task.vms[vm.vm_id] = TaskVmRecord(
-                vm.vm_id, vm.name, vm.state, vm.host_id, vm.ip_address
+                vm.vm_id,
+                vm.name,
+                vm.state,
+                vm.host_id,
+                vm.ip_address,
+                note=vm.reason if vm.state is VmState.PENDING else "",
             )
 
     def end_task(self, task: Task, now_ms: int) -> list[SubmissionEffect]:

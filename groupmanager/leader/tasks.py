@@ -98,6 +98,7 @@ class Task:
                     hostname=hostnames.get(vm.host_id, ""),
                     ip_address=vm.ip_address,
                     error=vm.error,
+                    note=vm.note,
                 )
                 for vm in self.vms.values()
             ],

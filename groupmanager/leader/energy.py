@@ -1,0 +1,438 @@
+"""The energy core's shell: power controllers, orders to managers, records, metering.
+
+What if the leader dies between two steps: the state is in the record before each order, and the
+next leader goes on from it. What if an order timed out and happened: the core asks again or looks.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable
+from typing import assert_never
+
+import numpy as np
+
+from snooze.common import energy_records, records
+from snooze.common.api import EnergyHostView, EnergySlotView, EnergyView
+from snooze.common.clock import Clock
+from snooze.common.coordination.port import Coordinator, Create, Operation, Put
+from snooze.common.core_runner import CoreRunner
+from snooze.common.decisions import Decision, DecisionKind, DecisionMode
+from snooze.common.energy_records import EnergyRecord
+from snooze.common.errors import (
+    ErrorReport,
+    NotFound,
+    NotLeader,
+    RemoteError,
+    SnoozeError,
+    TooBusy,
+)
+from snooze.common.resources import Capacity, FloatArray, R
+from snooze.common.settings_energy import EnergySettings
+from snooze.common.task_set import TaskSet
+from snooze.common.transport.link import was_sent
+from snooze.common.wire import Accepted, PowerDescription, SleepHost
+from snooze.groupmanager.leader import energy_events as events
+from snooze.groupmanager.leader.energy_core import EnergyCore
+from snooze.groupmanager.leader.energy_meter_core import EnergyMeter, join, same, split
+from snooze.groupmanager.leader.energy_rules import EnergyPolicy
+from snooze.groupmanager.leader.journal import Done, Journal
+from snooze.groupmanager.leader.manager_links import ManagerLinks
+from snooze.groupmanager.leader.membership_core import Announce
+from snooze.groupmanager.leader.registry import HostEntry, Registry
+from snooze.groupmanager.power.factory import PowerDrivers
+from snooze.groupmanager.power.port import PowerController, PowerState
+
+logger = logging.getLogger(__name__)
+
+SLEEP_TIMEOUT_S = 150.0
+"""A manager waits 60 s for its host's answer and 60 s for its link to close."""
+METER_S = 5.0
+READ_S = 30.0
+"""Between two readings of one BMC."""
+MAX_READINGS = 16
+"""BMCs that are asked at the same time."""
+EXPECT_S = 60.0
+HOSTS_EACH = 1000
+SLOTS_EACH = 288
+"""Records of about 60 kB each; a transaction holds 400 kB."""
+J_PER_KWH = 3.6e6
+
+
+class Energy:
+    """Puts hosts to sleep and wakes them, for one leader from its election to its end."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        settings: EnergySettings,
+        limit: FloatArray,
+        epoch: int,
+        decider: str,
+        clock: Clock,
+        links: ManagerLinks,
+        power: PowerDrivers,
+        journal: Journal,
+        *,
+        record_host: Callable[[str, Done | None], None],
+        announce: Callable[[Announce], None],
+        decided: Callable[[Decision], None],
+        mode_of: Callable[[DecisionKind, HostEntry], DecisionMode],
+    ) -> None:
+        """``limit[R]`` scales a host's capacity; ``mode_of`` is what people said of autonomy."""
+        self._registry = registry
+        self._settings = settings
+        self._epoch = epoch
+        self._clock = clock
+        self._links = links
+        self._power = power
+        self._journal = journal
+        self._record_host = record_host
+        self._announce = announce
+        self._decided = decided
+        self._mode_of = mode_of
+        self.core = EnergyCore(
+            registry,
+            decider,
+            epoch,
+            limit,
+            policy_of(settings),
+            mode_of=self._mode,
+            expected=self._expected,
+        )
+        self._runner = CoreRunner(self.core, self._perform, clock)
+        self.meter = EnergyMeter(registry, settings.power_curve)
+        self._controllers: dict[str, tuple[PowerDescription, PowerController]] = {}
+        self._written: dict[str, EnergyRecord] = {}
+        self._requests = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[str]] = {}
+        self._expects: FloatArray = np.zeros(R)
+        self._expected_s = -EXPECT_S
+        self.paused: set[str] = set()
+        self._metered_s = 0.0
+        self._recorded_s = clock.monotonic_s()
+        self._tasks = TaskSet()
+
+    # ------------------------------------------------------------ life
+
+    async def load(self, coordinator: Coordinator) -> None:
+        """Read what the last leader metered. Raises: RemoteError, ExecutionError."""
+        entries = await coordinator.read_children(energy_records.ENERGY)
+        self._written = {
+            name.rpartition("/")[2]: records.decode(entry.data, EnergyRecord)
+            for name, entry in entries.items()
+        }
+        record = join(list(self._written.values()))
+        self.meter.load(record)
+        self.paused = set(record.paused)
+
+    def start(self) -> None:
+        """Begin to read what BMCs measure."""
+        self._tasks.spawn(self._read_meters())
+
+    async def close(self) -> None:
+        """Stop; hosts stay as they are, and the next leader goes on."""
+        self.write_record()
+        await self._tasks.close()
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(NotLeader("the leader changed; ask again", retry_after_s=0.5))
+        for _, controller in self._controllers.values():
+            await controller.close()
+
+    def tick(self, *, settled: bool) -> None:
+        """Time went by."""
+        now_s = self._clock.monotonic_s()
+        self._runner.feed(events.Ticked(self._clock.wall_ms(), settled))
+        if settled and now_s - self._metered_s >= METER_S:
+            self._metered_s = now_s
+            self.meter.step(now_s, self._clock.wall_ms())
+        if settled and now_s - self._recorded_s >= self._settings.record_s:
+            self._recorded_s = now_s
+            self.write_record()
+
+    def host_seen(self, host_id: str) -> None:
+        """A host joined a manager."""
+        self._runner.feed(events.HostSeen(host_id, self._clock.wall_ms()))
+
+    def host_went(self, host_id: str) -> None:
+        """A host's link to its manager closed."""
+        self._runner.feed(events.HostWent(host_id, self._clock.wall_ms()))
+
+    def write_record(self) -> None:
+        """Have the record keep what was metered; only what changed is written."""
+        operations: list[Operation] = []
+        parts = split(self.meter.record(), HOSTS_EACH, SLOTS_EACH)
+        parts["paused"] = EnergyRecord(paused=tuple(sorted(self.paused)))
+        for name, part in parts.items():
+            if same(part, self._written.get(name)):
+                continue
+            path, data = f"{energy_records.ENERGY}/{name}", records.encode(part)
+            known = name in self._written
+            operations.append(Put(path, data) if known else Create(path, data))
+            self._written[name] = part
+        if operations:
+            self._journal.write(operations)
+
+    # ------------------------------------------------------------ people
+
+    async def sleep(self, name: str, *, force: bool) -> str:
+        """Put a host to sleep; what is done about it, for people.
+
+        Raises:
+            NotFound, Conflict: nothing changed.
+        """
+        host_id, now_ms = self._host(name).description.host_id, self._clock.wall_ms()
+        return await self._ask(lambda number: events.SleepAsked(number, host_id, now_ms, force))
+
+    async def wake(self, name: str) -> str:
+        """Wake a host; likewise. A repeat is harmless."""
+        host_id, now_ms = self._host(name).description.host_id, self._clock.wall_ms()
+        return await self._ask(lambda number: events.WakeAsked(number, host_id, now_ms))
+
+    def approve(self, decision_id: str) -> None:
+        """A person approves of a proposed decision; of another's nothing comes."""
+        self._runner.feed(events.Approved(decision_id, self._clock.wall_ms()))
+
+    def pause(self, manager_id: str, *, paused: bool) -> None:
+        """Let the hosts of a manager stay up, or go on; recorded.
+
+        A host that is going down already does; one that sleeps is woken when it is needed.
+        """
+        if paused:
+            self.paused.add(manager_id)
+        else:
+            self.paused.discard(manager_id)
+        self.write_record()
+
+    def view(self) -> EnergyView:
+        """What was used and saved."""
+        hosts: list[EnergyHostView] = []
+        for host_id, meter in self.meter.hosts.items():
+            host = self._registry.hosts.get(host_id)
+            hosts.append(
+                EnergyHostView(
+                    id=host_id,
+                    hostname=host.description.hostname if host else "",
+                    power="" if host is None else host.state.value,
+                    watts=round(meter.watts if host else 0.0, 1),
+                    measured=meter.measured,
+                    used_kwh=meter.used_j / J_PER_KWH,
+                    saved_kwh=meter.saved_j / J_PER_KWH,
+                    up_s=round(meter.up_s),
+                    asleep_s=round(meter.asleep_s),
+                )
+            )
+        hosts.sort(key=lambda view: (view.hostname, view.id))
+        return EnergyView(
+            enabled=self._settings.enabled,
+            began_ms=self.meter.began_ms,
+            watts=round(sum(view.watts for view in hosts), 1),
+            used_kwh=sum(view.used_kwh for view in hosts),
+            saved_kwh=sum(view.saved_kwh for view in hosts),
+            hosts=hosts,
+            past=[
+                EnergySlotView(
+                    slot.at_ms,
+                    round(slot.watts, 1),
+                    round(slot.watts + slot.saved_w, 1),
+                    round(slot.up, 2),
+                    round(slot.asleep, 2),
+                )
+                for slot in self.meter.past()
+            ],
+        )
+
+    def _host(self, name: str) -> HostEntry:
+        host = self._registry.find_host(name)
+        if host is None:
+            raise NotFound(f"no host is called {name!r}; `snooze hosts` lists them")
+        return host
+
+    async def _ask(self, event: Callable[[int], events.EnergyEvent]) -> str:
+        number = next(self._requests)
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._answers[number] = future
+        try:
+            self._runner.feed(event(number))
+            return await future
+        finally:
+            self._answers.pop(number, None)
+
+    # ------------------------------------------------------------ what the core asks
+
+    def _mode(self, kind: DecisionKind, host_id: str) -> DecisionMode:
+        host = self._registry.hosts[host_id]
+        if kind is DecisionKind.SLEEP and host.manager_id in self.paused:
+            return DecisionMode.OFF
+        return self._mode_of(kind, host)
+
+    def _expected(self, _now_ms: int) -> FloatArray:
+        """The rise of demand that the past days had after this hour."""
+        if not self._settings.anticipation:
+            return self._expects
+        now_s = self._clock.monotonic_s()
+        if now_s - self._expected_s >= EXPECT_S:
+            self._expected_s = now_s
+            ahead_s = self._settings.anticipation_s
+            self._expects = self.meter.demand.anticipate(ahead_s).rise
+        return self._expects
+
+    # ------------------------------------------------------------ effects
+
+    def _perform(self, effect: events.EnergyEffect) -> None:
+        match effect:
+            case events.RecordStep():
+                self._record(effect)
+            case events.OrderSleep():
+                self._tasks.spawn(self._order_sleep(effect))
+            case events.OrderWake():
+                self._tasks.spawn(self._order_wake(effect))
+            case events.LookAtPower():
+                self._tasks.spawn(self._look(effect))
+            case events.TellDecision():
+                self._decided(effect.decision)
+            case events.AnswerPerson():
+                self._answer(effect)
+            case Announce():
+                self._announce(effect)
+            case _:
+                assert_never(effect)
+
+    def _record(self, effect: events.RecordStep) -> None:
+        if not effect.step_id:
+            self._record_host(effect.host_id, None)
+            return
+
+        def done(error: ErrorReport | None) -> None:
+            self._runner.feed(
+                events.StepRecorded(effect.host_id, effect.step_id, self._clock.wall_ms(), error)
+            )
+
+        try:
+            self._record_host(effect.host_id, done)
+        except TooBusy as busy:
+            done(ErrorReport.of(busy))
+
+    async def _order_sleep(self, effect: events.OrderSleep) -> None:
+        order = SleepHost(self._epoch, effect.cause, effect.host_id, effect.action)
+        error, unknown = None, False
+        try:
+            link = self._links.require(effect.manager_id)
+            await link.request(order, Accepted, SLEEP_TIMEOUT_S)
+        except SnoozeError as failure:
+            error = ErrorReport.of(failure)
+            unknown = isinstance(failure, RemoteError) and was_sent(failure)
+        now_ms = self._clock.wall_ms()
+        self._runner.feed(
+            events.SleepAnswered(effect.host_id, effect.step_id, now_ms, error, unknown)
+        )
+
+    async def _order_wake(self, effect: events.OrderWake) -> None:
+        error = await self._tried(effect.host_id, lambda controller: controller.on())
+        now_ms = self._clock.wall_ms()
+        self._runner.feed(events.WakeAnswered(effect.host_id, effect.step_id, now_ms, error))
+
+    async def _look(self, effect: events.LookAtPower) -> None:
+        seen: list[PowerState] = []
+
+        async def look(controller: PowerController) -> None:
+            seen.append(await controller.state())
+
+        await self._tried(effect.host_id, look)
+        state = seen[0] if seen else None
+        is_off = None if state in {None, PowerState.UNKNOWN} else state is PowerState.OFF
+        self._runner.feed(
+            events.PowerSeen(
+                effect.host_id, effect.step_id, self._clock.wall_ms(), is_off, state is None
+            )
+        )
+
+    async def _tried(
+        self, host_id: str, do: Callable[[PowerController], Awaitable[None]]
+    ) -> ErrorReport | None:
+        """Do something with a host's power controller; why it failed, or None."""
+        try:
+            await do(self._controller(self._registry.hosts[host_id]))
+        except SnoozeError as error:
+            logger.info(
+                "a power controller failed", extra={"host": host_id, "error": error.message}
+            )
+            return ErrorReport.of(error)
+        return None
+
+    def _controller(self, host: HostEntry) -> PowerController:
+        """The host's controller; made anew when its description changed.
+
+        Raises:
+            InvalidRequest: its description cannot be meant.
+        """
+        description = host.description
+        known = self._controllers.get(description.host_id)
+        if known is not None and known[0] == description.power:
+            return known[1]
+        controller = self._power.controller(description)
+        self._controllers[description.host_id] = (description.power, controller)
+        if known is not None:
+            self._tasks.spawn(known[1].close())
+        return controller
+
+    def _answer(self, effect: events.AnswerPerson) -> None:
+        future = self._answers.get(effect.request_id)
+        if future is None or future.done():
+            return
+        if effect.error is not None:
+            future.set_exception(effect.error.as_error())
+        else:
+            future.set_result(effect.message)
+
+    # ------------------------------------------------------------ metering
+
+    async def _read_meters(self) -> None:
+        """Ask every BMC for watts, a few at a time; one that measures none is not asked again."""
+        silent: dict[str, PowerDescription] = {}
+        slots = asyncio.Semaphore(MAX_READINGS)
+
+        async def read(host: HostEntry) -> None:
+            description = host.description
+            async with slots:
+                watts: list[float | None] = []
+
+                async def ask(controller: PowerController) -> None:
+                    watts.append(await controller.power_w())
+
+                await self._tried(description.host_id, ask)
+            if watts and watts[0] is not None:
+                now_s = self._clock.monotonic_s()
+                self.meter.measured(description.host_id, watts[0], now_s)
+            elif watts:
+                silent[description.host_id] = description.power
+
+        while True:
+            await asyncio.gather(
+                *(
+                    read(host)
+                    for host_id, host in list(self._registry.hosts.items())
+                    if host.description.power.driver
+                    and silent.get(host_id) != host.description.power
+                )
+            )
+            await asyncio.sleep(READ_S)
+
+
+def policy_of(settings: EnergySettings) -> EnergyPolicy:
+    """The settings as the core needs them."""
+    return EnergyPolicy(
+        enabled=settings.enabled,
+        action=settings.action,
+        idle_s=settings.idle_s,
+        min_on_s=settings.min_on_s,
+        min_off_s=settings.min_off_s,
+        reserved_hosts=settings.reserved_hosts,
+        reserve_share=Capacity(settings.reserve_cpu, settings.reserve_memory),
+        reserve_least=Capacity(settings.reserve_cpu_cores, settings.reserve_memory_kib),
+        down_timeout_s=settings.down_timeout_s,
+        wake_timeout_s=settings.wake_timeout_s,
+        wake_tries=settings.wake_tries,
+        power_curve=settings.power_curve,
+    )
