@@ -38,16 +38,47 @@ key gives the same task again.
 """
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
 from snooze.common.errors import ErrorReport
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import MigrationProgress
+from snooze.common.vms import (
+    DEFAULT_POLICY,
+    FailureAction,
+    MigrationProgress,
+    SlowMigration,
+    VmPolicy,
+)
 
 API_PREFIX = "/v1"
 MAX_WAIT_S = 60.0
+
+
+class PolicyRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How a VM is to be treated when nobody is looking; what is left out is the cluster's default.
+
+    The fields are those of ``VmPolicy`` (``common/vms.py``).
+    """
+
+    on_host_failure: FailureAction | None = None
+    priority: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] | None = None
+    max_restarts: Annotated[int, msgspec.Meta(ge=0, le=1000)] | None = None
+    start_order: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] | None = None
+    movable: bool | None = None
+    slow_migration: SlowMigration | None = None
+    max_downtime_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] | None = None
+
+    def over(self, default: VmPolicy) -> VmPolicy:
+        """The policy that comes of it."""
+        given = {
+            name: value
+            for name in self.__struct_fields__
+            if (value := getattr(self, name)) is not None
+        }
+        return msgspec.structs.replace(default, **given)
 
 
 class VmRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -65,6 +96,7 @@ class VmRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
     rx_kib_s: float = 0.0
     tx_kib_s: float = 0.0
     host: str = ""
+    policy: PolicyRequest = PolicyRequest()
 
 
 class ClusterRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -174,7 +206,10 @@ class TaskView(msgspec.Struct, frozen=True):
 
 
 class VmView(msgspec.Struct, frozen=True):
-    """One VM. ``managed`` is false for a domain somebody else made: shown and counted only."""
+    """One VM. ``managed`` is false for a domain somebody else made: shown and counted only.
+
+    ``restarts``: how often it was restarted of late, because its host failed.
+    """
 
     vm_id: str
     name: str
@@ -193,6 +228,8 @@ class VmView(msgspec.Struct, frozen=True):
     virtual_cluster: str = ""
     reason: str = ""
     xml: str = ""
+    policy: VmPolicy = DEFAULT_POLICY
+    restarts: int = 0
 
 
 class HostView(msgspec.Struct, frozen=True):
@@ -254,7 +291,7 @@ class HierarchyView(msgspec.Struct, frozen=True):
 
 
 class ClusterView(msgspec.Struct, frozen=True):
-    """The cluster in one line."""
+    """The cluster in one line; ``reserve``: which host's loss could not be absorbed, or nothing."""
 
     leader_id: str
     leader_address: str
@@ -265,6 +302,7 @@ class ClusterView(msgspec.Struct, frozen=True):
     version: str
     capacity: Capacity = Capacity()
     reserved: Capacity = Capacity()
+    reserve: str = ""
 
 
 class ImageView(msgspec.Struct, frozen=True):

@@ -113,8 +113,9 @@ class VmRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A VM: what was asked for and where it is.
 
     ``template``: the user's libvirt XML, compressed by zlib; ``state``: the last settled one.
-    ``generation`` is raised and recorded before a restart elsewhere is ordered; ``restarts_ms``:
-    when, the latest few.
+    ``generation`` is raised and recorded before a restart elsewhere is ordered; ``highest``: the
+    highest ever recorded, if its host came back with a lower one; ``restarts_ms``: when it was
+    restarted, the latest few.
     """
 
     vm_id: str
@@ -134,6 +135,7 @@ class VmRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     host_id: str = ""
     policy: VmPolicy = VmPolicy()
     restarts_ms: tuple[int, ...] = ()
+    highest: int = 0
 
     def spec(self) -> VmSpec:
         """What a host needs to start it."""

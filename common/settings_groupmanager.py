@@ -17,6 +17,7 @@ from snooze.common.settings import (
 )
 from snooze.common.settings_energy import EnergySettings
 from snooze.common.settings_power import PowerControlSettings
+from snooze.common.settings_recovery import RecoverySettings
 from snooze.common.settings_schema import Complaint, Doc, Section
 from snooze.common.settings_templates import TemplateSettings, bad_directories
 
@@ -223,6 +224,7 @@ class GroupManagerSettings(Section, frozen=True, kw_only=True):
     templates: GroupManagerTemplateSettings = GroupManagerTemplateSettings()
     placement: PlacementSettings = PlacementSettings()
     energy: EnergySettings = EnergySettings()
+    recovery: RecoverySettings = RecoverySettings()
     monitoring: GroupManagerMonitoringSettings = GroupManagerMonitoringSettings()
     power: PowerControlSettings = PowerControlSettings()
     log: LogSettings = LogSettings()

@@ -86,6 +86,10 @@ class VmPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.on_host_failure is FailureAction.RESTART
 
 
+DEFAULT_POLICY = VmPolicy()
+"""Of a VM for which nobody said anything else."""
+
+
 class VmSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was asked for, complete: a host can start the VM from this and nothing else.
 
@@ -133,6 +137,7 @@ class VmReport(msgspec.Struct, frozen=True, omit_defaults=True):
         reason: why it is ``FAILED`` or ``STOPPED``, when the hypervisor says so.
         policy: as in its metadata; the default for domains without.
         fenced: the host switched it off by itself, because it held no lease.
+        interrupted: it is off and nobody switched it off: its host went down under it.
     """
 
     vm_id: str
@@ -148,6 +153,7 @@ class VmReport(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     policy: VmPolicy = VmPolicy()
     fenced: bool = False
+    interrupted: bool = False
 
 
 class MigrationProgress(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -34,6 +34,7 @@ from snooze.common.transport.link_server import Accepted as LinkAccepted
 from snooze.common.transport.link_server import LinkServer
 from snooze.common.transport.proxy import Proxy
 from snooze.common.version import VERSION
+from snooze.common.vms import FailureAction, VmPolicy
 from snooze.common.wire import Address, HostHello, ManagerDescription, ManagerHello
 from snooze.groupmanager.election import Election, Following, Leading, Suspended
 from snooze.groupmanager.front import Front
@@ -42,6 +43,7 @@ from snooze.groupmanager.leader.service import LeaderService
 from snooze.groupmanager.legacy_manager import LegacyManager
 from snooze.groupmanager.manager.service import ManagerService
 from snooze.groupmanager.metrics import leader_metrics, manager_metrics
+from snooze.groupmanager.power.factory import PowerDrivers
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ class GroupManager:
         self._tasks = TaskSet()
         self._session_changed = asyncio.Event()
         self._proxy = Proxy()
+        self._power = PowerDrivers()
         network, beat = settings.network, settings.heartbeat
         limits = LinkLimits(ping_interval_s=beat.interval_s, silence_timeout_s=beat.timeout_s)
         nowhere = Address("", 0)
@@ -84,6 +87,10 @@ class GroupManager:
             Intake(
                 template_policy(settings.templates, settings.templates.image_directories),
                 settings.submission.max_vms,
+                VmPolicy(
+                    FailureAction(settings.recovery.on_host_failure),
+                    max_restarts=settings.recovery.max_restarts,
+                ),
             ),
             LeaderProxy(self._proxy, lambda: self._leader_address, clock),
             VERSION,
@@ -160,6 +167,7 @@ class GroupManager:
         await self._coordinator.close()
         await self._http.stop()
         await self._proxy.close()
+        await self._power.close()
 
     # ------------------------------------------------------------ session and election
 
@@ -220,6 +228,7 @@ class GroupManager:
             self._clock,
             is_leader=lambda: election.is_leader(epoch),
             step_down=lambda: logger.warning("deposed: epoch %d is over", epoch),
+            power=self._power,
         )
         while election.leadership == leading:
             try:

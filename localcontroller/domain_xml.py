@@ -12,6 +12,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 from lxml import etree
 
 from snooze.common.domain_template import (
@@ -24,7 +25,7 @@ from snooze.common.domain_template import (
 )
 from snooze.common.errors import InvalidRequest, Problem
 from snooze.common.resources import Capacity
-from snooze.common.vms import VmSpec
+from snooze.common.vms import DEFAULT_POLICY, VmPolicy, VmSpec
 from snooze.localcontroller.hypervisor.port import (
     METADATA_NAMESPACE,
     GuestSupport,
@@ -70,12 +71,21 @@ class VmTag:
     mac_address: str = ""
     image: str = ""
     incoming: str = ""
+    policy: VmPolicy = DEFAULT_POLICY
 
     @classmethod
     def of(cls, spec: VmSpec, mac_address: str = "") -> "VmTag":
         """The tag of a VM about to start."""
         mac = spec.mac_address or mac_address
-        return cls(spec.vm_id, spec.generation, spec.demand, spec.ip_address, mac, spec.image)
+        return cls(
+            spec.vm_id,
+            spec.generation,
+            spec.demand,
+            spec.ip_address,
+            mac,
+            spec.image,
+            policy=spec.policy,
+        )
 
     def as_element(self) -> Element:
         """For ``<metadata>``."""
@@ -91,6 +101,8 @@ class VmTag:
             "image": self.image,
             "incoming": self.incoming,
         }
+        if self.policy != DEFAULT_POLICY:
+            values["policy"] = msgspec.json.encode(self.policy).decode()
         return etree.Element(
             _TAG,
             {key: value for key, value in values.items() if value},
@@ -267,7 +279,16 @@ def _read_tag(root: Element) -> VmTag | None:
         mac_address=attribute(element, "mac"),
         image=attribute(element, "image"),
         incoming=attribute(element, "incoming"),
+        policy=_read_policy(attribute(element, "policy")),
     )
+
+
+def _read_policy(text: str) -> VmPolicy:
+    """The VM's policy; the default if there is none, or none that this version understands."""
+    try:
+        return msgspec.json.decode(text.encode(), type=VmPolicy) if text else DEFAULT_POLICY
+    except msgspec.MsgspecError:
+        return DEFAULT_POLICY
 
 
 def _set_identity(root: Element, spec: VmSpec) -> None:

@@ -265,7 +265,8 @@ class Orders:
                     reports = await self._look()
                 return Inventory(reports + self._pending({report.vm_id for report in reports}))
             case DiscardVm():
-                raise InvalidRequest("this host cannot do that yet")
+                async with self._turn(order.vm_id):
+                    return await self._discard(order)
             case MoveToManager() | PowerDown():
                 raise InvalidRequest("a host moves by its agent, not by its hypervisor")
             case _:
@@ -314,6 +315,7 @@ class Orders:
             ip_address=spec.ip_address,
             mac_address=spec.mac_address,
             image=spec.image,
+            policy=spec.policy,
         )
         self._starts[vm_id] += 1
         try:
@@ -347,6 +349,17 @@ class Orders:
             case _:
                 assert_never(order.command)
         return self._note(report, order.epoch)
+
+    async def _discard(self, order: DiscardVm) -> HostAnswer:
+        left = await self._hypervisor.discard(
+            order.vm_id, order.generation, only_off=order.only_off
+        )
+        if left is not None:
+            return self._note(left, order.epoch)
+        gone = self._known.pop(order.vm_id, None)
+        if gone is not None and order.epoch != self.epoch:
+            self._tell(VmChanged(gone, gone=True))
+        return OrderDone()
 
     async def _resize(self, order: ResizeVm) -> HostAnswer:
         demand = order.demand
@@ -449,7 +462,9 @@ class Orders:
         if known is None:
             self._refresh()
             return
-        report = msgspec.structs.replace(known, state=change.state, reason=change.reason)
+        report = msgspec.structs.replace(
+            known, state=change.state, reason=change.reason, fenced=False, interrupted=False
+        )
         self._known[vm_id] = report
         self._tell(VmChanged(report))
         if not report.managed and change.state in (VmState.STOPPED, VmState.FAILED):

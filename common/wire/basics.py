@@ -110,6 +110,7 @@ class VmStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     error_code: str = ""
     policy: VmPolicy = VmPolicy()
     fenced: bool = False
+    interrupted: bool = False
 
 
 class RenewLease(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

@@ -105,17 +105,19 @@ class MoveToManager(msgspec.Struct, frozen=True, tag=True):
     assignment: Assignment
 
 
-class DiscardVm(msgspec.Struct, frozen=True, tag=True):
+class DiscardVm(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """Switch off and undefine a stale copy: the domain of this VM with at most this generation.
 
     Its disks stay: the living copy may use them. Answered by ``OrderDone``; a domain with a higher
-    generation, or none, is left alone, and the answer has its report if there is one.
+    generation, or none, or with ``only_off`` one that is on, is left alone, and the answer has its
+    report if there is one.
     """
 
     epoch: int
     cause: str
     vm_id: str
     generation: int
+    only_off: bool = False
 
 
 class PowerDown(msgspec.Struct, frozen=True, tag=True):

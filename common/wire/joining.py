@@ -53,11 +53,12 @@ class HostState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ManagerHello(msgspec.Struct, frozen=True, tag="manager"):
-    """First frame of a manager link."""
+    """First frame of a manager link; ``moving``: the VMs whose migration it sees to."""
 
     manager: ManagerDescription
     hosts: list[HostState]
     protocol: int = PROTOCOL
+    moving: tuple[str, ...] = ()
 
 
 class ManagerWelcome(msgspec.Struct, frozen=True, tag="manager-welcome"):

@@ -110,10 +110,15 @@ class DescribeHosts(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
 
 class StaleCopy(msgspec.Struct, frozen=True, array_like=True):
-    """A domain that must go: its VM lives elsewhere, with a higher generation."""
+    """A domain that must go: its VM lives elsewhere, with a higher generation.
+
+    ``only_off``: or with the same one, after a migration that stopped half-way; then only if it is
+    off.
+    """
 
     vm_id: str
     generation: int
+    only_off: bool = False
 
 
 class HostDirective(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -247,13 +252,18 @@ class HostJoined(msgspec.Struct, frozen=True, tag=True):
     state: HostState
 
 
-class HostGone(msgspec.Struct, frozen=True, tag=True):
-    """A host's link is closed; ``left``: it was told to go."""
+class HostGone(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """A host's link is closed; ``left``: it was told to go.
+
+    ``silent``: nothing was heard of it for the heartbeat's time-out. Else its side closed the link,
+    or ours did: the machine is alive.
+    """
 
     host_id: str
     epoch: int
     reason: str
     left: bool = False
+    silent: bool = False
 
 
 class ManagerSummary(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

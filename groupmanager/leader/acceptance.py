@@ -94,6 +94,7 @@ def _entry(
         pin_host=pin_host,
         pin_manager=pin_manager,
         waits_s=now_s,
+        policy=candidate.policy,
     )
 
 

@@ -37,7 +37,9 @@ class Commands:
         started: Callable[[Task], None],
         moved: Callable[[Task], None],
         destroy_unplaced: Callable[[str], None],
+        restart: Callable[[str], str],
     ) -> None:
+        """``restart`` has a VM that no host in reach has started on any; or says why not."""
         self._registry = registry
         self._clock = clock
         self._epoch = epoch
@@ -45,6 +47,7 @@ class Commands:
         self._started = started
         self._moved = moved
         self._destroy_unplaced = destroy_unplaced
+        self._restart = restart
         self._tasks = TaskSet()
 
     def start(self, name: str, command: VmCommand, request: CommandRequest) -> Task:
@@ -69,6 +72,13 @@ class Commands:
             state=TaskState.RUNNING,
             open_vms={vm.vm_id},
         )
+        if command is VmCommand.START and self._is_out_of_reach(vm):
+            why_not = self._restart(vm.vm_id)
+            if why_not:
+                raise Conflict(f"cannot start VM {vm.name!r}: {why_not}")
+            self._started(task)
+            self._end(task, _outcome(vm))
+            return task
         has_work = check_command(command, vm.state, vm.name)
         if has_work and command is VmCommand.DESTROY and not vm.host_id:
             self._destroy_unplaced(vm.vm_id)
@@ -80,6 +90,9 @@ class Commands:
         else:
             self._tasks.spawn(self._carry_out(task, vm, order))
         return task
+
+    def _is_out_of_reach(self, vm: VmEntry) -> bool:
+        return vm.state is VmState.UNREACHABLE or (vm.state is VmState.FAILED and not vm.host_id)
 
     def _order(self, vm: VmEntry, command: VmCommand, request: CommandRequest) -> VmOrder:
         match command:

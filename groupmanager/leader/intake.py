@@ -15,7 +15,7 @@ from snooze.common.errors import InvalidRequest, Problem
 from snooze.common.records import pack_template
 from snooze.common.resources import Capacity
 from snooze.common.template_policy import TemplatePolicy, judge
-from snooze.common.vms import VmErrorCode
+from snooze.common.vms import DEFAULT_POLICY, VmErrorCode, VmPolicy
 from snooze.groupmanager.leader.submission_events import Candidate
 
 MIN_MEMORY_KIB = 1024
@@ -27,10 +27,11 @@ PAUSE_EVERY = 8
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """How submissions are judged."""
+    """How submissions are judged; ``treatment`` is the policy of VMs that name none."""
 
     policy: TemplatePolicy
     max_vms: int
+    treatment: VmPolicy = DEFAULT_POLICY
 
     async def read(self, requests: Sequence[VmRequest]) -> list[Candidate]:
         """One candidate per VM, each with all that is wrong with it.
@@ -81,6 +82,7 @@ class Intake:
             image=request.image,
             host=request.host,
             problems=tuple(problems),
+            policy=request.policy.over(self.treatment),
         )
 
     def _from_template(self, request: VmRequest, where: str, vm_id: str) -> Candidate:
@@ -126,6 +128,7 @@ class Intake:
             template=pack_template(request.libvirt_xml),
             host=request.host,
             problems=tuple(problems),
+            policy=request.policy.over(self.treatment),
         )
 
 

@@ -12,7 +12,8 @@ Rules:
    "alone"``), or never any (``"never"``).
 5. Once membership has been quiet for ``SETTLE_S``, hosts are handed over until no two managers
    differ by more than one; a handover never touches a VM.
-6. A host is in the record, as one that may have VMs, before it is told of a manager. It is recorded
+6. A host that is being switched off (``recovery_core.py``) gets no manager.
+7. A host is in the record, as one that may have VMs, before it is told of a manager. It is recorded
    as away once it was given up and no VM can have been started on it of which we do not know.
 
 Invariant: every host has at most one manager with which it is ``joined``.
@@ -276,6 +277,9 @@ class MembershipCore:
         request = event.request
         host_id = request.host.host_id
         known = self.registry.hosts.get(host_id)
+        if known is not None and known.fencing and not known.joined:
+            busy = ErrorReport("too_busy", "this host is just being switched off", (), 2.0)
+            return [AnswerHost(event.request_id, busy)]
         eligible = self._eligible()
         choice = [m for m in eligible if m.manager_id not in request.failed_managers] or eligible
         if not choice:
@@ -296,7 +300,7 @@ class MembershipCore:
         if not known.joined:
             known.description, known.seen_s = request.host, now_s
             known.reachable_s = now_s + JOINING_S
-            known.given_up = known.acquitted = False
+            known.given_up = known.acquitted = known.silent = False
             known.manager_id, known.epoch = manager.manager_id, assignment.epoch
         self._promise(host_id, manager)
         if known.in_record:
@@ -342,7 +346,7 @@ class MembershipCore:
             return []
         if host.epoch > event.notice.epoch:
             return []
-        host.leave(now_s)
+        host.leave(now_s, silent=event.notice.silent)
         if manager is not None:
             manager.hosts.discard(event.notice.host_id)
         if event.notice.left:

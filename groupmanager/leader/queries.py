@@ -49,6 +49,7 @@ class Queries:
             version=version,
             capacity=_sum(manager.capacity for manager in managers),
             reserved=_sum(manager.reserved for manager in managers),
+            reserve=self._leader.recovery.reserve,
         )
 
     # ------------------------------------------------------------ VMs
@@ -94,6 +95,8 @@ class Queries:
             virtual_cluster=vm.virtual_cluster,
             reason=vm.reason,
             xml=xml,
+            policy=vm.policy,
+            restarts=len(vm.restarts_ms),
         )
 
     # ------------------------------------------------------------ hosts

@@ -7,15 +7,37 @@ the record, and from what managers say when they join.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 
 from snooze.common.records import HostPower, HostRecord
 from snooze.common.resources import ZERO, Capacity, R
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import IMAGE_SUFFIXES, VmErrorCode
+from snooze.common.vms import DEFAULT_POLICY, IMAGE_SUFFIXES, VmErrorCode, VmPolicy
 from snooze.common.wire import HostDescription, ManagerDescription, ManagerSummary, VmStatus
 from snooze.scheduling.dispatching import ManagerView
+
+
+class Down(StrEnum):
+    """What a proof says of a lost host."""
+
+    EVERYTHING = "everything"
+    """It is off, or was: nothing that ran on it runs."""
+    FENCED = "fenced"
+    """It has held no lease for so long that it has switched its highly available VMs off."""
+
+
+class Plan(StrEnum):
+    """How far the restart of a VM elsewhere is."""
+
+    NONE = "none"
+    WANTED = "wanted"
+    """As soon as nobody can have it."""
+    RECORDING = "recording"
+    """Its next generation is being recorded."""
+    PLACING = "placing"
+    """A manager is asked to place it, or none has room yet."""
 
 
 @dataclass(slots=True)
@@ -68,6 +90,8 @@ class HostEntry:
     ``state``, ``state_since_ms``, ``tries``, ``maintenance``, ``drain_until_ms``, ``evacuated``,
     ``note``: as in ``HostRecord``. Each
     field has one core that changes it; all then order the record of the whole entry.
+    ``silent``: its link was silent before it was closed. ``fencing``: it is being switched off, and
+    gets no manager. ``down``: what is proven to be off on it since it was seen last.
     """
 
     description: HostDescription
@@ -87,6 +111,9 @@ class HostEntry:
     drain_until_ms: int = 0
     evacuated: tuple[str, ...] = ()
     note: str = ""
+    silent: bool = False
+    fencing: bool = False
+    down: "Down | None" = None
 
     @classmethod
     def of_record(cls, record: HostRecord, now_s: float, reachable_s: float) -> "HostEntry":
@@ -144,10 +171,19 @@ class HostEntry:
         self.description, self.manager_id, self.epoch = description, manager_id, epoch
         self.joined, self.seen_s, self.reachable_s = True, now_s, -math.inf
         self.given_up = self.acquitted = self.away = False
+        self.silent = self.fencing = False
+        self.down = None
 
-    def leave(self, now_s: float) -> None:
+    def leave(self, now_s: float, *, silent: bool = False) -> None:
         """Its manager lost it, or was lost."""
         self.joined, self.seen_s, self.reachable_s = False, now_s, now_s
+        self.silent = silent
+
+    def is_off_for(self, vm: "VmEntry") -> bool:
+        """Whether this VM is proven not to run here (its definition may be here)."""
+        return self.down is Down.EVERYTHING or (
+            self.down is Down.FENCED and vm.policy.is_highly_available
+        )
 
 
 @dataclass(slots=True)
@@ -161,6 +197,10 @@ class VmEntry:
     when managers that refused it are asked again.
     ``elsewhere_s``: since when it may be on a host other than ``host_id`` (infinite: it cannot);
     a host that has been away since before then does not have it, and a joined one would say so.
+    ``was``: its last state that is more than "out of sight". ``moving``: its manager moves it, and
+    will say where it is. ``plan``, ``retry_s``: its restart, and when that goes on at the earliest.
+    ``asks``: only a person has it restarted. ``revives``: it is to be started where it is.
+    ``highest``: the highest generation that was recorded, if that is not ``generation``.
     """
 
     vm_id: str
@@ -190,6 +230,15 @@ class VmEntry:
     ask_again_s: float = 0.0
     elsewhere_s: float = math.inf
     recorded: tuple[VmState, str, int] | None = None
+    policy: VmPolicy = DEFAULT_POLICY
+    restarts_ms: tuple[int, ...] = ()
+    highest: int = 0
+    was: VmState = VmState.PENDING
+    moving: bool = False
+    plan: Plan = Plan.NONE
+    retry_s: float = 0.0
+    asks: bool = False
+    revives: bool = False
 
     @property
     def key(self) -> str:
@@ -204,12 +253,16 @@ def vm_key(vm_id: str, host_id: str, managed: bool) -> str:
 
 @dataclass(slots=True)
 class Registry:
-    """Managers, hosts and VMs by id, and managed VMs by name."""
+    """Managers, hosts and VMs by id, and managed VMs by name.
+
+    ``copies``: by host in reach and VM, domains with a lower generation than their VM's.
+    """
 
     managers: dict[str, ManagerEntry] = field(default_factory=dict[str, ManagerEntry])
     hosts: dict[str, HostEntry] = field(default_factory=dict[str, HostEntry])
     vms: dict[str, VmEntry] = field(default_factory=dict[str, VmEntry])
     names: dict[str, str] = field(default_factory=dict[str, str])
+    copies: dict[str, dict[str, VmStatus]] = field(default_factory=dict[str, dict[str, VmStatus]])
 
     def add_vm(self, vm: VmEntry) -> None:
         """Put a VM in; a managed one takes its name."""

@@ -39,13 +39,12 @@ from snooze.common.wire import (
     Assignment,
     AssignmentRequest,
     DecisionMade,
-    DirectHosts,
     ForgetHost,
     Happened,
-    HostDirective,
     HostGone,
     HostImages,
     HostJoined,
+    LeaseGranted,
     ManagerDescription,
     ManagerHello,
     ManagerNotice,
@@ -69,15 +68,19 @@ from snooze.common.wire import (
 from snooze.groupmanager.leader import membership_core as membership
 from snooze.groupmanager.leader import submission_events as submissions
 from snooze.groupmanager.leader.address_leases import AddressLeases
+from snooze.groupmanager.leader.authority import Authority
 from snooze.groupmanager.leader.commands import Commands
+from snooze.groupmanager.leader.decision_log import DecisionLog
 from snooze.groupmanager.leader.drain import Drains
 from snooze.groupmanager.leader.energy import Energy
 from snooze.groupmanager.leader.events import EventLog
 from snooze.groupmanager.leader.journal import Done, Journal
 from snooze.groupmanager.leader.manager_links import PLACE_TIMEOUT_S, ManagerLinks
 from snooze.groupmanager.leader.record_writes import new_task, updates
+from snooze.groupmanager.leader.recovery import Recovery
 from snooze.groupmanager.leader.registry import HostEntry, Registry
 from snooze.groupmanager.leader.submission_core import SubmissionCore
+from snooze.groupmanager.leader.task_waiters import TaskWaiters
 from snooze.groupmanager.leader.tasks import Task
 from snooze.groupmanager.planner import Planner
 from snooze.groupmanager.power.factory import PowerDrivers
@@ -132,6 +135,7 @@ class LeaderService:
             max_pending_tasks=settings.submission.max_pending_tasks,
             retention_ms=int(settings.submission.task_retention_s * 1000),
             start_timeout_s=settings.submission.start_timeout_s,
+            restart_window_ms=int(settings.recovery.restart_window_s * 1000),
         )
         self._membership = CoreRunner(
             membership.MembershipCore(
@@ -153,8 +157,11 @@ class LeaderService:
             self._task_started,
             self._task_moved,
             lambda vm_id: self._submissions.feed(submissions.Destroyed(vm_id, clock.wall_ms())),
+            self._restart_asked,
         )
         self.planner = Planner()
+        self.decisions = DecisionLog(clock, self.events, identity.manager_id)
+        self._authority = Authority(coordinator, fence, settings.recovery.lease_s, clock, step_down)
         self.drains = Drains(
             self.registry,
             settings.placement.overcommit.factors(),
@@ -179,7 +186,7 @@ class LeaderService:
                 membership.ManagerLeft(manager_id, reason)
             ),
         )
-        placement = settings.placement
+        placement, drivers = settings.placement, power or PowerDrivers()
         self.control = Control({})
         self.energy = Energy(
             self.registry,
@@ -189,17 +196,33 @@ class LeaderService:
             identity.manager_id,
             clock,
             self.links,
-            power or PowerDrivers(),
+            drivers,
             self.journal,
             record_host=self.record_host,
             announce=self._announce,
-            decided=self._decided,
+            decided=self.decisions.add,
             mode_of=self._mode_of,
         )
         self.tasks.limit = self.energy.core.limit
+        self.recovery = Recovery(
+            self.registry,
+            settings.recovery,
+            epoch,
+            clock,
+            self.links,
+            drivers,
+            self.decisions,
+            self.energy.core.limit,
+            is_leader=is_leader,
+            record_host=self.record_host,
+            proven=lambda host_id, proof: self._submissions.feed(
+                submissions.HostDown(host_id, proof, clock.wall_ms())
+            ),
+            announce=self._announce,
+        )
         self._requests = itertools.count(1)
         self._answers: dict[int, asyncio.Future[object]] = {}
-        self._waiters: dict[str, set[asyncio.Future[None]]] = {}
+        self._waiters = TaskWaiters(clock)
         self._tasks = TaskSet()
         self._recorded_hosts: set[str] = set()
         self.commands_by_key: dict[str, str] = {}
@@ -234,6 +257,7 @@ class LeaderService:
         )
         self.energy.start()
         self._tasks.spawn(self._tick())
+        self._tasks.spawn(self._authority.keep())
         self.ready = True
 
     async def close(self, *, flush: bool) -> None:
@@ -244,16 +268,14 @@ class LeaderService:
         await self.drains.close()
         await self.energy.close()
         await self.planner.close()
+        await self.recovery.close()
         await self.journal.close(FLUSH_S if flush else 0.0)
         await self._tasks.close()
         gone = NotLeader("this group manager stopped leading; ask again", retry_after_s=0.5)
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(gone)
-        for waiting in list(self._waiters.values()):
-            for waiter in waiting:
-                if not waiter.done():
-                    waiter.set_result(None)
+        self._waiters.close()
         self.events.close()
 
     def require(self) -> None:
@@ -280,6 +302,7 @@ class LeaderService:
             if self._is_leader():
                 self._membership.feed(membership.Ticked())
                 self._submissions.feed(submissions.Ticked(self._clock.wall_ms(), self.settled))
+                self.recovery.tick()
                 self.drains.tick(settled=self.settled)
                 self.energy.tick(settled=self.settled)
 
@@ -302,7 +325,10 @@ class LeaderService:
             host_id = state.host.host_id
             self._submissions.feed(submissions.VmsReported(manager_id, state.vms, now_ms, host_id))
             self.energy.host_seen(host_id)
-        self._submissions.feed(submissions.ManagerHeard(manager_id, now_ms))
+        self._submissions.feed(
+            submissions.ManagerHeard(manager_id, now_ms, frozenset(hello.moving))
+        )
+        self.recovery.heard(manager_id, [state.host.host_id for state in hello.hosts])
 
     def _on_notice(self, manager_id: str, notice: ManagerNotice) -> None:
         now_ms = self._clock.wall_ms()
@@ -316,6 +342,7 @@ class LeaderService:
                     submissions.VmsReported(manager_id, notice.state.vms, now_ms, host_id)
                 )
                 self.energy.host_seen(host_id)
+                self.recovery.heard(manager_id, [host_id])
             case HostGone():
                 self._membership.feed(membership.HostLeft(manager_id, notice))
                 self.energy.host_went(notice.host_id)
@@ -330,13 +357,13 @@ class LeaderService:
             case VmMigrationMoved():
                 self._migration_moved(notice.cause, notice.progress)
             case DecisionMade():
-                self._decided(notice.decision)
+                self.decisions.add(notice.decision)
 
     def _migration_moved(self, task_id: str, progress: MigrationProgress) -> None:
         task = self.tasks.tasks.get(task_id)
         if task is not None and not task.ended:
             task.progress = progress
-            self._wake(task_id)
+            self._waiters.wake(task_id)
 
     async def _answer_manager(self, message: ManagerRequest) -> msgspec.Struct:
         match message:
@@ -347,7 +374,7 @@ class LeaderService:
                 self.energy.pause(message.manager_id, paused=message.paused)
                 return Accepted()
             case RenewLease():
-                raise Conflict("this leader grants no leases yet")
+                return LeaseGranted(self._authority.left_s() if self._is_leader() else 0.0)
 
     async def _relay(self, message: RelayToHost) -> msgspec.Struct:
         """A manager's migration takes a step on another manager's host."""
@@ -464,26 +491,7 @@ class LeaderService:
 
     async def wait(self, task: Task, wait_s: float) -> Task:
         """Wait until the task has ended, at most ``wait_s``."""
-        deadline = self._clock.monotonic_s() + wait_s
-        while not task.ended:
-            left = deadline - self._clock.monotonic_s()
-            if left <= 0 or not self.ready:
-                break
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            waiters = self._waiters.setdefault(task.task_id, set())
-            waiters.add(waiter)
-            try:
-                await asyncio.wait([waiter], timeout=left)
-            finally:
-                waiters.discard(waiter)
-                if not waiters:
-                    self._waiters.pop(task.task_id, None)
-        return task
-
-    def _wake(self, task_id: str) -> None:
-        for waiter in self._waiters.get(task_id, ()):
-            if not waiter.done():
-                waiter.set_result(None)
+        return await self._waiters.wait(task, wait_s)
 
     def _task_started(self, task: Task) -> None:
         self.tasks.tasks[task.task_id] = task
@@ -496,7 +504,7 @@ class LeaderService:
             outcome = "failed" if task.state is TaskState.FAILED else "done"
             words = f"{task.kind} {name}".rstrip()
             self.events.add(f"command.{outcome}", name, f"{words}: {outcome}{error}", task.task_id)
-        self._wake(task.task_id)
+        self._waiters.wake(task.task_id)
 
     # ------------------------------------------------------------ effects
 
@@ -547,22 +555,11 @@ class LeaderService:
         self._recorded_hosts.add(host_id)
 
     def _direct(self, host_id: str) -> None:
-        """Tell a host's manager whether it takes VMs."""
-        host = self.registry.hosts.get(host_id)
-        if host is not None and host.joined:
-            directive = HostDirective(host_id, host.epoch, schedulable=not host.maintenance)
-            order = DirectHosts(self.epoch, [directive])
-            self._tasks.spawn(self.links.tell(host.manager_id, order))
+        self.recovery.direct(host_id)
 
     def _mode_of(self, kind: DecisionKind, host: HostEntry) -> DecisionMode:
         host_id = host.description.host_id
         return self.control.mode(kind, self.now_ms(), host.manager_id, (host_id,))
-
-    def _decided(self, decision: Decision) -> None:
-        said = decision.outcome or decision.reason
-        subject = next(iter(decision.subjects), "")
-        text = f"{decision.state.value}: {', '.join(decision.actions)}: {said}"
-        self.events.add(f"decision.{decision.kind.value}", subject, text, decision.decision_id)
 
     def _announce(self, effect: membership.Announce) -> None:
         self.events.add(effect.kind, effect.subject, effect.message, effect.cause)
@@ -581,9 +578,46 @@ class LeaderService:
             case submissions.RejoinManager():
                 self.links.close_one(effect.manager_id, effect.reason)
             case submissions.TaskMoved():
-                self._wake(effect.task_id)
+                self._waiters.wake(effect.task_id)
+            case submissions.RecordRestarts():
+                self._record_restarts(effect)
+            case submissions.StartThere():
+                self._tasks.spawn(self._start_there(effect))
+            case submissions.Decided():
+                self.decisions.note(effect)
             case membership.Announce():
                 self._announce(effect)
+
+    def _record_restarts(self, effect: submissions.RecordRestarts) -> None:
+        ids = [vm.vm_id for vm in effect.vms]
+
+        def done(error: ErrorReport | None) -> None:
+            if error is None:
+                self._submissions.feed(submissions.RestartsWritten(ids, self._clock.wall_ms()))
+            else:
+                self._submissions.feed(submissions.RestartsNotWritten(ids, error.message))
+
+        try:
+            self.journal.write(updates(submissions.UpdateRecords(vms=effect.vms)), done)
+        except TooBusy as error:
+            done(ErrorReport.of(error))
+
+    async def _start_there(self, effect: submissions.StartThere) -> None:
+        """Have a VM started where it is; its state comes as a notice, this is only the end."""
+        order = VmOrder(self.epoch, "recovery", effect.vm_id, VmCommand.START)
+        error = ""
+        try:
+            await self._ask_command(effect.manager_id, order)
+        except SnoozeError as failure:
+            error = failure.message
+        self._submissions.feed(submissions.StartEnded(effect.vm_id, error, self._clock.wall_ms()))
+
+    def _restart_asked(self, vm_id: str) -> str:
+        """A person wants a VM that is nowhere in reach started elsewhere; why not, or nothing."""
+        why_not = self.tasks.why_not(self.registry.vms[vm_id])
+        if not why_not:
+            self._submissions.feed(submissions.RestartAsked(vm_id, self._clock.wall_ms()))
+        return why_not
 
     def _record_task(self, effect: submissions.RecordTask) -> None:
         task_id = effect.task.task_id

@@ -16,7 +16,8 @@ Rules:
 5. What a manager reports of its VMs is the truth. A settled state is recorded.
 6. An address is given back, and a record removed, only when the VM is proven gone.
 7. A VM that may be on a host which stays away is ``UNREACHABLE`` there, and recorded so.
-8. A task ends in bounded time: a VM that is not known to run by then has failed in its task, and
+8. A VM whose host is proven down is dealt with by ``submission_restarts_core.py``.
+9. A task ends in bounded time: a VM that is not known to run by then has failed in its task, and
    keeps its address for as long as rule 4 would not place it anew.
 
 Invariant: a VM is in at most one of: asked of one manager, in doubt about one manager, waiting to
@@ -25,7 +26,7 @@ be dispatched.
 
 import math
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import assert_never
 
 from snooze.common.api import TaskState
 from snooze.common.errors import ErrorReport
@@ -33,10 +34,11 @@ from snooze.common.records import TaskVmRecord
 from snooze.common.vm_lifecycle import SETTLED, VmState
 from snooze.common.vms import VmErrorCode
 from snooze.groupmanager.leader.acceptance import accept, withdraw
-from snooze.groupmanager.leader.registry import HostEntry, VmEntry
+from snooze.groupmanager.leader.registry import HostEntry, Plan, VmEntry
 from snooze.groupmanager.leader.submission_events import (
     AnswerSubmission,
     Destroyed,
+    HostDown,
     ManagerHeard,
     PlacementAnswered,
     PlacementFailed,
@@ -44,6 +46,10 @@ from snooze.groupmanager.leader.submission_events import (
     RecordTask,
     RecordWritten,
     RejoinManager,
+    RestartAsked,
+    RestartsNotWritten,
+    RestartsWritten,
+    StartEnded,
     StateLoaded,
     SubmissionEffect,
     SubmissionEvent,
@@ -54,16 +60,21 @@ from snooze.groupmanager.leader.submission_events import (
     VmsReported,
 )
 from snooze.groupmanager.leader.submission_reports_core import Reports
-from snooze.groupmanager.leader.submission_state_core import announce, outcome_of
+from snooze.groupmanager.leader.submission_state_core import (
+    LONG_AGO,
+    LOST_AFTER_S,
+    announce,
+    outcome_of,
+)
 from snooze.groupmanager.leader.tasks import Task, failed_vm
 from snooze.groupmanager.leader.vm_views import entry_of, record_of
-from snooze.groupmanager.leader.whereabouts import acquit, away, may_be_on, suspect
-
-LOST_AFTER_S: Final = 60.0
-"""A VM that left its host and that no host in reach has told of for so long is gone; hosts look at
-what they have twice in this time."""
-LONG_AGO: Final = -1e18
-"""Earlier than any monotonic time: a VM read from the record may have been asked for at any."""
+from snooze.groupmanager.leader.whereabouts import (
+    acquit,
+    away,
+    may_be_defined_on,
+    may_be_on,
+    suspect,
+)
 
 
 @dataclass(slots=True)
@@ -91,6 +102,16 @@ class SubmissionCore(Reports):
                 return self._state_loaded(event, now_s)
             case Destroyed():
                 return self._destroyed(event, now_s)
+            case HostDown():
+                return self._host_down(event, now_s)
+            case RestartsWritten():
+                return self._restarts_written(event, now_s)
+            case RestartsNotWritten():
+                return self._restarts_not_written(event, now_s)
+            case RestartAsked():
+                return self._restart_asked(event, now_s)
+            case StartEnded():
+                return self._start_ended(event, now_s)
             case Ticked():
                 return self._ticked(event, now_s)
             case _:
@@ -157,6 +178,7 @@ class SubmissionCore(Reports):
             if placed.host_id:
                 vm.state, vm.host_id = VmState.STARTING, placed.host_id
                 vm.lacks_room, vm.waits_for, vm.reason = False, "", ""
+                vm.was = vm.was if vm.plan is not Plan.NONE else VmState.STARTING
                 moved.add(vm.task_id)
                 self.note_progress(vm)
             else:
@@ -190,6 +212,8 @@ class SubmissionCore(Reports):
         for vm in self.registry.vms.values():
             if vm.doubt == event.manager_id and vm.state is VmState.PENDING:
                 vm.doubt = ""
+            if vm.moving and vm.manager_id == event.manager_id and vm.key not in event.moving:
+                vm.moving, vm.waits_s = False, now_s
         return self._settle_strays(now_s, event.now_ms)
 
     def _state_loaded(self, event: StateLoaded, now_s: float) -> list[SubmissionEffect]:
@@ -215,7 +239,11 @@ class SubmissionCore(Reports):
                 effects += self._catch_up(task, event.now_ms)
         for vm in self.registry.vms.values():
             if vm.state is VmState.PENDING and not self.is_awaited(vm):
-                self.strays.add(vm.vm_id)
+                if vm.restarts_ms:
+                    vm.plan, vm.was, vm.reason = Plan.WANTED, VmState.RUNNING, "it is restarted"
+                    self.restarting.add(vm.vm_id)
+                else:
+                    self.strays.add(vm.vm_id)
         return effects
 
     def _catch_up(self, task: Task, now_ms: int) -> list[SubmissionEffect]:
@@ -236,6 +264,7 @@ class SubmissionCore(Reports):
             return []
         if vm.doubt or vm.elsewhere_s < math.inf or vm.task_id in self.waiting:
             return []
+        vm.plan = Plan.NONE
         removed: list[str] = []
         effects = self.gone(vm, removed, now_s, event.now_ms, "")
         return [*effects, UpdateRecords(removed_vms=removed)]
@@ -246,6 +275,7 @@ class SubmissionCore(Reports):
         for host_id, host in self.registry.hosts.items():
             effects += self._watch_host(host_id, host, now_s)
         effects += self._settle_strays(now_s, event.now_ms)
+        effects += self._restart_due(now_s, event.now_ms)
         acquit(self.registry, now_s)
         for vm in self._awaited():
             if now_s - vm.waits_s > self.start_timeout_s:
@@ -265,6 +295,7 @@ class SubmissionCore(Reports):
         """VMs without a host: place those that nobody can have, see to the others."""
         strays = [vm for vm in self._awaited() if vm.state is VmState.PENDING]
         strays += [self.registry.vms[i] for i in sorted(self.strays) if i in self.registry.vms]
+        strays = [vm for vm in strays if vm.plan is Plan.NONE]
         if not strays:
             return []
         hosts_away = away(self.registry)
@@ -280,6 +311,8 @@ class SubmissionCore(Reports):
                 continue
             elif may_be_on(vm, hosts_away):
                 effects += self._await_host(vm, suspect(vm, hosts_away))
+            elif may_be_defined_on(vm, hosts_away) and self._was_started(vm):
+                effects += self._want(vm, "the host that may have had it is down", now_s)
             elif self.is_awaited(vm):
                 vm.doubt, vm.elsewhere_s = "", math.inf
                 again.append(vm)
@@ -288,6 +321,13 @@ class SubmissionCore(Reports):
         if removed:
             effects.append(UpdateRecords(removed_vms=removed))
         return effects + self.dispatch(again, now_s, now_ms)
+
+    def _was_started(self, vm: VmEntry) -> bool:
+        """Whether the VM is to run: its submission waits for it, or it ran and is to go on."""
+        return self.is_awaited(vm) or (
+            vm.was not in {VmState.STOPPED, VmState.FAILED, VmState.PENDING}
+            and vm.policy.is_highly_available
+        )
 
     def _await_host(self, vm: VmEntry, host: HostEntry | None) -> list[SubmissionEffect]:
         """The VM may be on a host that is away: say so, once that host was given up."""
@@ -306,7 +346,7 @@ class SubmissionCore(Reports):
         effects: list[SubmissionEffect] = []
         for vm in self.registry.vms_of_host(host_id):
             if vm.managed and vm.state is not VmState.UNREACHABLE:
-                vm.reason = "its host does not answer"
+                vm.reason = vm.reason if vm.plan is not Plan.NONE else "its host does not answer"
                 effects += self._unreachable(vm)
         return effects
 

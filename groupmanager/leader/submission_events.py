@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from snooze.common.decisions import DecisionKind, DecisionState
 from snooze.common.errors import ErrorReport, Problem
 from snooze.common.records import TaskRecord, VmRecord
 from snooze.common.resources import Capacity
+from snooze.common.vms import DEFAULT_POLICY, VmPolicy
 from snooze.common.wire import PlacementAnswer, PlacementRequest, VmStatus
 from snooze.groupmanager.leader.membership_core import Announce
 
@@ -25,6 +27,7 @@ class Candidate:
     image: str = ""
     host: str = ""
     problems: tuple[Problem, ...] = ()
+    policy: VmPolicy = DEFAULT_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +91,14 @@ class VmsReported:
 
 @dataclass(frozen=True, slots=True)
 class ManagerHeard:
-    """A manager joined, and all it has was reported: what it does not have, it did not place."""
+    """A manager joined, and all it has was reported: what it does not have, it did not place.
+
+    ``moving``: the VMs whose migration it sees to; no other is.
+    """
 
     manager_id: str
     now_ms: int
+    moving: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,48 @@ class Destroyed:
     """A client wants a VM gone that no host has: pending, or failed."""
 
     vm_id: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostDown:
+    """A lost host is proven down, as its entry in the registry says; ``proof`` for people."""
+
+    host_id: str
+    proof: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestartsWritten:
+    """The next generations of these VMs are safe."""
+
+    vm_ids: Sequence[str]
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestartsNotWritten:
+    """The next generations of these VMs could not be written."""
+
+    vm_ids: Sequence[str]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestartAsked:
+    """A person wants a VM, which no host in reach has, started on any host."""
+
+    vm_id: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartEnded:
+    """What became of a ``StartThere``; ``error`` is empty when it was carried out."""
+
+    vm_id: str
+    error: str
     now_ms: int
 
 
@@ -129,6 +178,11 @@ SubmissionEvent = (
     | ManagerHeard
     | StateLoaded
     | Destroyed
+    | HostDown
+    | RestartsWritten
+    | RestartsNotWritten
+    | RestartAsked
+    | StartEnded
     | Ticked
 )
 
@@ -184,6 +238,35 @@ class TaskMoved:
     task_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class RecordRestarts:
+    """Write VMs with their next generation; answered by ``RestartsWritten`` or ``NotWritten``."""
+
+    vms: Sequence[VmRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class StartThere:
+    """Have a manager start a VM that is off on one of its hosts; answered by ``StartEnded``."""
+
+    manager_id: str
+    vm_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision, or with the same ``key`` what became of it; the shell gives it id and time."""
+
+    key: str
+    kind: DecisionKind
+    state: DecisionState
+    subjects: tuple[str, ...]
+    reason: str = ""
+    actions: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
+    outcome: str = ""
+
+
 SubmissionEffect = (
     AnswerSubmission
     | RecordTask
@@ -191,5 +274,8 @@ SubmissionEffect = (
     | AskManager
     | RejoinManager
     | TaskMoved
+    | RecordRestarts
+    | StartThere
+    | Decided
     | Announce
 )

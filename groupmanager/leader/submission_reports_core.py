@@ -2,28 +2,32 @@
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 from snooze.common.vm_lifecycle import SETTLED, VmState
 from snooze.common.vms import VmErrorCode
 from snooze.common.wire import VmStatus
-from snooze.groupmanager.leader.registry import VmEntry, vm_key
+from snooze.groupmanager.leader.registry import Plan, VmEntry, vm_key
 from snooze.groupmanager.leader.submission_events import (
     SubmissionEffect,
     UpdateRecords,
     VmsReported,
 )
-from snooze.groupmanager.leader.submission_state_core import SubmissionState, announce
+from snooze.groupmanager.leader.submission_restarts_core import Restarts
+from snooze.groupmanager.leader.submission_state_core import announce
 from snooze.groupmanager.leader.vm_views import adopted, record_of
 
 
 @dataclass(slots=True)
-class Reports(SubmissionState):
+class Reports(Restarts):
     """The part of the submission core that hears of VMs."""
 
     def _reported(self, event: VmsReported, now_s: float) -> list[SubmissionEffect]:
         effects: list[SubmissionEffect] = []
         changed: list[VmEntry] = []
         removed: list[str] = []
+        if event.host_id:
+            self.registry.copies.pop(event.host_id, None)
         for status in event.statuses:
             effects += self._take_status(event, status, changed, removed, now_s)
         if event.host_id:
@@ -51,21 +55,43 @@ class Reports(SubmissionState):
             self.registry.add_vm(vm)
             if vm.ip_address and vm.managed:
                 self.leases.claim(vm.ip_address, vm.vm_id)
-        elif status.generation < vm.generation or not self._is_current(event, status, vm):
+        elif not self._is_current(event, status, vm):
             return []
-        before = vm.state
+        elif not self._is_the_one(vm, status):
+            self._note_copy(status)
+            return []
+        if status.generation < vm.generation:
+            vm.highest = max(vm.highest, vm.generation)
+        if status.state is VmState.DESTROYED and self._take_other(vm, status.host_id):
+            return []
+        before, ran, moved = vm.state, _ran(vm), vm.moving
+        self._forget_copy(status.host_id, vm.vm_id)
         vm.state, vm.demand, vm.generation = status.state, status.demand, status.generation
         vm.manager_id, vm.host_id, vm.doubt = event.manager_id, status.host_id, ""
-        vm.reason = status.reason
+        vm.reason, vm.moving = status.reason, status.state is VmState.MIGRATING
         if not vm.ip_address:
             vm.ip_address = status.ip_address
         self._note_whereabouts(vm, now_s)
+        if moved and vm.state is VmState.UNREACHABLE and vm.host_id:
+            # Its manager has taken it back at the destination: it is at the source, or nowhere.
+            vm.elsewhere_s = math.inf
         if vm.state is VmState.DESTROYED:
             return self.gone(vm, removed, now_s, event.now_ms, status.cause)
         if vm.state is VmState.FAILED and not status.host_id:
             code = VmErrorCode(status.error_code or VmErrorCode.START_FAILED)
             return self.fail(vm, code, status.reason, now_s, event.now_ms)
         effects: list[SubmissionEffect] = []
+        if vm.state is not VmState.UNREACHABLE:
+            effects += self.restart_ended(vm)
+        interrupted = vm.managed and vm.state is VmState.STOPPED and (ran or vm.revives)
+        if interrupted and (status.interrupted or status.fenced):
+            # Rule 6 of the restarts: until it runs again the record says that it does.
+            return effects + self.comes_back(vm, now_s) + self.task_progress(vm, event.now_ms)
+        if vm.state not in {VmState.UNREACHABLE, VmState.STARTING}:
+            effects += self.revived(vm)
+            vm.was = vm.state
+        elif vm.state is VmState.STARTING and not vm.revives:
+            vm.was = vm.state
         marker = (vm.state, vm.host_id, vm.generation)
         if vm.managed and vm.state in SETTLED and vm.recorded != marker:
             vm.recorded = marker
@@ -75,6 +101,60 @@ class Reports(SubmissionState):
         if before is not vm.state or vm.state in SETTLED:
             effects += self.task_progress(vm, event.now_ms)
         return effects
+
+    def _is_the_one(self, vm: VmEntry, status: VmStatus) -> bool:
+        """Whether this report is of the VM, not of a copy that was left somewhere."""
+        if not status.managed or status.host_id == vm.host_id:
+            return True
+        if status.generation < vm.generation:
+            # A copy that was left behind is the VM again as long as no other can be.
+            return (
+                vm.plan is not Plan.NONE
+                and not vm.doubt
+                and status.host_id != ""
+                and status.state is not VmState.DESTROYED
+                and vm.elsewhere_s == math.inf
+                and not vm.host_id
+            )
+        host = self.registry.hosts.get(vm.host_id)
+        if status.generation > vm.generation or not status.host_id or vm.moving:
+            return True
+        if host is None or not host.joined or vm.state not in _HAS_A_GUEST:
+            return True
+        # Two hosts in reach have it with one generation: a migration stopped half-way. The guest
+        # that runs is the VM; of two, the one that we know.
+        return status.state is VmState.RUNNING and vm.state is not VmState.RUNNING
+
+    def _note_copy(self, status: VmStatus) -> None:
+        if status.state is VmState.DESTROYED:
+            self._forget_copy(status.host_id, status.vm_id)
+        elif status.host_id in self.registry.hosts:
+            self.registry.copies.setdefault(status.host_id, {})[status.vm_id] = status
+
+    def _forget_copy(self, host_id: str, vm_id: str) -> None:
+        copies = self.registry.copies.get(host_id)
+        if copies is not None:
+            copies.pop(vm_id, None)
+            if not copies:
+                del self.registry.copies[host_id]
+
+    def _take_other(self, vm: VmEntry, gone_from: str) -> bool:
+        """The VM is gone from a host, and another has a copy as good: that is the VM now."""
+        if not vm.managed:
+            return False
+        found = [
+            copies[vm.vm_id]
+            for host_id, copies in sorted(self.registry.copies.items())
+            if host_id != gone_from and vm.vm_id in copies
+        ]
+        same = [status for status in found if status.generation == vm.generation]
+        if not same:
+            return False
+        vm.host_id, vm.state = same[0].host_id, same[0].state
+        host = self.registry.hosts[vm.host_id]
+        vm.manager_id, vm.was = host.manager_id, vm.state
+        self._forget_copy(vm.host_id, vm.vm_id)
+        return True
 
     def _note_whereabouts(self, vm: VmEntry, now_s: float) -> None:
         """After a report: can the VM be on any other host than the one it names?"""
@@ -108,6 +188,9 @@ class Reports(SubmissionState):
                 continue
             if not vm.managed:
                 self.registry.remove_vm(vm)
+            elif vm.plan is not Plan.NONE or self._take_other(vm, event.host_id):
+                if vm.plan is not Plan.NONE:  # it is not here: its restart goes on
+                    vm.state, vm.host_id, vm.manager_id = VmState.PENDING, "", ""
             elif vm.state in {VmState.STARTING, VmState.UNREACHABLE} and self.is_awaited(vm):
                 # Ordered by a manager whose orders this host refuses from now on.
                 vm.state, vm.host_id, vm.manager_id, vm.doubt = VmState.PENDING, "", "", ""
@@ -120,6 +203,19 @@ class Reports(SubmissionState):
             else:
                 effects += self.gone(vm, removed, now_s, event.now_ms, "")
         return effects
+
+
+_HAS_A_GUEST: Final = frozenset({VmState.STARTING, VmState.RUNNING, VmState.PAUSED})
+
+
+def _ran(vm: VmEntry) -> bool:
+    """Whether the VM was to be running when it was heard of last."""
+    return vm.plan is not Plan.NONE or vm.was in {
+        VmState.STARTING,
+        VmState.RUNNING,
+        VmState.PAUSED,
+        VmState.MIGRATING,
+    }
 
 
 def _recordable(vm: VmEntry) -> bool:

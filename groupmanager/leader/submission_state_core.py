@@ -20,7 +20,7 @@ from snooze.groupmanager.leader.address_leases import AddressLeases
 from snooze.groupmanager.leader.dispatcher import choose
 from snooze.groupmanager.leader.energy_rules import SLEEPERS, could_be_woken_for, just_joined
 from snooze.groupmanager.leader.membership_core import Announce
-from snooze.groupmanager.leader.registry import Registry, VmEntry
+from snooze.groupmanager.leader.registry import Plan, Registry, VmEntry
 from snooze.groupmanager.leader.submission_events import (
     AskManager,
     SubmissionEffect,
@@ -35,6 +35,11 @@ MAX_ENDED_TASKS: Final = 100_000
 """Beyond this the oldest ended tasks are forgotten before their retention is over."""
 ASK_AGAIN_S: Final = 1.0
 """A VM that waits for room is offered again to managers that refused it after this."""
+LOST_AFTER_S: Final = 60.0
+"""A VM that left its host and that no host in reach has told of for so long is gone; hosts look at
+what they have twice in this time."""
+LONG_AGO: Final = -1e18
+"""Earlier than any monotonic time: a VM read from the record may have been asked for at any."""
 
 
 @dataclass(slots=True)
@@ -111,6 +116,22 @@ class SubmissionState:
             return []
         self.note_progress(vm)
         return [TaskMoved(task.task_id), announce(self.registry, vm, vm.task_id)]
+        if vm.plan is not Plan.NONE:
+            return self.no_room(vm, message, now_s)
+        if self.settled:
+            return self.fail(vm, code, message, now_s, now_ms)
+        vm.tried.clear()
+        return []
+
+    def no_room(self, vm: VmEntry, message: str, now_s: float) -> list[SubmissionEffect]:
+        """No manager takes a VM that is to be restarted."""
+        raise NotImplementedError
+
+    def restart_failed(
+        self, vm: VmEntry, code: VmErrorCode, message: str, now_s: float, now_ms: int
+    ) -> list[SubmissionEffect]:
+        """The start of a VM that is to be restarted failed."""
+        raise NotImplementedError
 
     def gone(
         self, vm: VmEntry, removed: list[str], now_s: float, now_ms: int, cause: str
@@ -129,6 +150,9 @@ class SubmissionState:
         self, vm: VmEntry, code: VmErrorCode, message: str, now_s: float, now_ms: int
     ) -> list[SubmissionEffect]:
         """A VM that never ran: its name, address and record are free again, its task keeps why."""
+        if vm.plan is not Plan.NONE and not self.is_awaited(vm):
+            return self.restart_failed(vm, code, message, now_s, now_ms)
+        vm.plan = Plan.NONE
         vm.state, vm.reason, vm.error_code, vm.doubt = VmState.FAILED, message, code, ""
         self.registry.remove_vm(vm)
         self.leases.release(vm.vm_id, now_s)

@@ -18,6 +18,7 @@ def spec_of(vm: VmEntry) -> VmSpec:
         image=vm.image,
         ip_address=vm.ip_address,
         mac_address=vm.mac_address,
+        policy=vm.policy,
     )
 
 
@@ -39,6 +40,9 @@ def record_of(vm: VmEntry) -> VmRecord:
         pin_manager=vm.pin_manager,
         manager_id=vm.manager_id if vm.state is not VmState.PENDING else "",
         host_id=vm.host_id,
+        policy=vm.policy,
+        restarts_ms=vm.restarts_ms,
+        highest=vm.highest,
     )
 
 
@@ -62,6 +66,10 @@ def entry_of(record: VmRecord, now_s: float) -> VmEntry:
         host_id=record.host_id,
         waits_s=now_s,
         recorded=(record.state, record.host_id, record.generation),
+        policy=record.policy,
+        restarts_ms=record.restarts_ms,
+        highest=record.highest,
+        was=record.state,
     )
 
 
@@ -80,4 +88,5 @@ def adopted(status: VmStatus, now_s: float) -> VmEntry:
         mac_address=status.mac_address,
         host_id=status.host_id,
         waits_s=now_s,
+        policy=status.policy,
     )

@@ -5,7 +5,7 @@ some host while a start could be ordered on it: ``elsewhere_s <= reachable_s``.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 
@@ -17,13 +17,26 @@ def away(registry: Registry) -> list[HostEntry]:
 
 
 def may_be_on(vm: VmEntry, hosts: Sequence[HostEntry]) -> bool:
-    """Whether the VM may be on one of ``hosts``, which are as ``away`` gives them."""
-    return bool(hosts) and hosts[0].reachable_s >= vm.elsewhere_s
+    """Whether the VM may run on one of ``hosts``, which are as ``away`` gives them."""
+    return next(_possible(vm, hosts), None) is not None
 
 
 def suspect(vm: VmEntry, hosts: Sequence[HostEntry]) -> HostEntry | None:
-    """The first host given up that may have the VM."""
-    return next((h for h in hosts if h.given_up and h.reachable_s >= vm.elsewhere_s), None)
+    """The first host given up that may run the VM."""
+    return next((host for host in _possible(vm, hosts) if host.given_up), None)
+
+
+def may_be_defined_on(vm: VmEntry, hosts: Sequence[HostEntry]) -> bool:
+    """Whether a host that is proven down may still have the VM's definition."""
+    return any(host.is_off_for(vm) and host.reachable_s >= vm.elsewhere_s for host in hosts)
+
+
+def _possible(vm: VmEntry, hosts: Sequence[HostEntry]) -> Iterator[HostEntry]:
+    for host in hosts:
+        if host.reachable_s < vm.elsewhere_s:
+            return
+        if not host.is_off_for(vm):
+            yield host
 
 
 def acquit(registry: Registry, now_s: float) -> None:

@@ -8,7 +8,14 @@ import numpy as np
 from snooze.common.resources import TOLERANCE, Capacity, FloatArray, R
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
 from snooze.common.vms import VmReport
-from snooze.common.wire import Assignment, HostDescription, HostState, VmStatus
+from snooze.common.wire import (
+    Assignment,
+    HostDescription,
+    HostDirective,
+    HostState,
+    StaleCopy,
+    VmStatus,
+)
 from snooze.scheduling.snapshot import HostState as SchedulingState
 
 
@@ -18,6 +25,9 @@ class HostEntry:
 
     ``orders``: how many are under way; ``leaving``: where it is to go once there are none;
     ``sleeping``: it is being sent to sleep.
+    ``directed``: the leader has said what holds of it; ``schedulable``: and that it takes VMs;
+    ``stale``: domains that are to be discarded first. ``copies``: domains of VMs that another host
+    of this manager has with a higher generation.
     """
 
     description: HostDescription
@@ -25,7 +35,17 @@ class HostEntry:
     orders: int = 0
     leaving: Assignment | None = None
     sleeping: bool = False
+    directed: bool = False
+    schedulable: bool = False
+    stale: dict[str, StaleCopy] = field(default_factory=dict[str, StaleCopy])
+    copies: "dict[str, VmEntry]" = field(default_factory=lambda: {})
     vms: set[str] = field(default_factory=set[str])
+
+    @property
+    def takes_vms(self) -> bool:
+        """Whether a VM may be placed on it or move to it."""
+        taken = self.leaving is not None or self.sleeping
+        return self.schedulable and not self.stale and not taken
 
     @property
     def host_id(self) -> str:
@@ -72,6 +92,9 @@ class VmEntry:
             reason=self.reason,
             cause=self.cause,
             error_code=error_code,
+            policy=report.policy,
+            fenced=report.fenced,
+            interrupted=report.interrupted,
         )
 
 
@@ -125,6 +148,23 @@ class HostTable:
         self.version += 1
         host.sleeping = sleeping
 
+    def set_directive(self, host: HostEntry, directive: HostDirective) -> None:
+        """The leader says what holds of a host."""
+        self.version += 1
+        host.directed, host.schedulable = True, directive.schedulable
+        host.stale = {copy.vm_id: copy for copy in directive.stale}
+
+    def set_aside(self, vm: VmEntry) -> None:
+        """A VM of the table is a copy only: another host has it, or will."""
+        self.remove_vm(vm)
+        self.hosts[vm.host_id].copies[vm.key] = vm
+
+    def discarded(self, host: HostEntry, vm_id: str) -> None:
+        """A stale copy is gone from a host."""
+        self.version += 1
+        host.stale.pop(vm_id, None)
+        host.copies.pop(vm_id, None)
+
     def row_of(self, host_id: str) -> int | None:
         """The host's row in the arrays; None if it is not here."""
         return self._row.get(host_id)
@@ -177,7 +217,7 @@ class HostTable:
 
     def free(self, limit: FloatArray) -> FloatArray:
         """``float64[H, R]``: what is free on the hosts that take VMs, never negative."""
-        taking = [_takes_vms(self.hosts[host_id]) for host_id in self.order]
+        taking = [self.hosts[host_id].takes_vms for host_id in self.order]
         room = np.maximum(self.capacity * limit - self.reserved, 0.0)
         result: FloatArray = room[np.array(taking, dtype=np.bool_)] if taking else room
         return result
@@ -186,9 +226,9 @@ class HostTable:
         """``HostState`` of each host for placement."""
         return [
             int(
-                SchedulingState.ACTIVE
-                if _takes_vms(self.hosts[host_id])
-                else SchedulingState.DRAINING
+                SchedulingState.DRAINING
+                if not self.hosts[host_id].takes_vms
+                else SchedulingState.ACTIVE
             )
             for host_id in self.order
         ]
@@ -204,7 +244,9 @@ class HostTable:
     def state_of(self, host_id: str) -> HostState:
         """A host as the leader is told of it."""
         host = self.hosts[host_id]
-        return HostState(host.description, host.epoch, [vm.status() for vm in self.vms_on(host_id)])
+        statuses = [vm.status() for vm in self.vms_on(host_id)]
+        statuses += [vm.status() for _, vm in sorted(host.copies.items())]
+        return HostState(host.description, host.epoch, statuses)
 
     def is_outdated(self, told: HostState | None, host_id: str) -> bool:
         """Whether what was told of a host is of a former joining, or names VMs that are gone."""
@@ -212,7 +254,9 @@ class HostTable:
         if told is None or told.epoch != host.epoch:
             return True
         return any(
-            (vm.vm_id if vm.managed else f"{vm.vm_id}@{host_id}") not in host.vms for vm in told.vms
+            (vm.vm_id if vm.managed else f"{vm.vm_id}@{host_id}") not in host.vms
+            and vm.vm_id not in host.copies
+            for vm in told.vms
         )
 
     def find(self, vm_id: str) -> VmEntry | None:
@@ -223,7 +267,3 @@ class HostTable:
         return next(
             (vm for vm in self.vms.values() if vm.report.name == vm_id and vm.report.managed), None
         )
-
-
-def _takes_vms(host: HostEntry) -> bool:
-    return host.leaving is None and not host.sleeping

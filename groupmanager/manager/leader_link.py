@@ -40,6 +40,7 @@ class LeaderLink:
         answer: Callable[[LeaderOrder], Awaitable[msgspec.Struct]],
         joined: Callable[[], None],
         died: Callable[[ManagerDescription], None],
+        moving: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         """What it serves.
 
@@ -47,7 +48,9 @@ class LeaderLink:
             answer: carries out the leader's orders.
             joined: called after the hello.
             died: told of a leader whose process is gone, though the store may not know it yet.
+            moving: names the VMs whose migration this manager sees to.
         """
+        self._moving = moving
         self.identity = identity
         self.epoch = 0
         self._table = table
@@ -120,7 +123,11 @@ class LeaderLink:
 
     def _hello(self) -> ManagerHello:
         table = self._table
-        return ManagerHello(self.identity, [table.state_of(host_id) for host_id in table.order])
+        return ManagerHello(
+            self.identity,
+            [table.state_of(host_id) for host_id in table.order],
+            moving=self._moving(),
+        )
 
     async def _stay(self, link: Link, hello: ManagerHello, welcome: ManagerWelcome) -> None:
         """Be with a leader until the link ends.
@@ -138,6 +145,7 @@ class LeaderLink:
             if table.is_outdated(told.get(host_id), host_id):
                 link.notify(HostJoined(table.state_of(host_id)))
         statuses = [vm.status() for vm in table.vms.values()]
+        statuses += [vm.status() for host in table.hosts.values() for vm in host.copies.values()]
         if statuses:
             link.notify(VmsChanged(statuses))
         self._joined()
@@ -155,6 +163,9 @@ class LeaderLink:
         if isinstance(notice, VmsChanged):
             for status in notice.vms:
                 key = f"{status.vm_id}@{status.host_id}" if not status.managed else status.vm_id
+                former = self._statuses.get(key)
+                if former is not None and former.generation != status.generation:
+                    key = f"{status.vm_id}@{status.host_id}"  # of a copy, which is another domain
                 self._statuses.pop(key, None)
                 self._statuses[key] = status
             if not self._flushing:

@@ -13,7 +13,8 @@ Rules:
    is asked what it has.
 5. An order of the leader is checked against the VM's state first; one that has nothing to do is
    answered as done.
-6. A host that is to go to another manager gets no new VM, and goes when no order and no migration
+6. A host takes no VM, nor a lease, before the leader has said what holds of it (``directives.py``).
+7. A host that is to go to another manager gets no new VM, and goes when no order and no migration
    concerns it.
 
 Invariant: ``reserved`` of a host is the sum of the demands of what holds room on it.
@@ -35,9 +36,11 @@ from snooze.common.wire import (
     MoveToManager,
 )
 from snooze.common.wire import HostJoined as HostJoinedNotice
+from snooze.groupmanager.manager.directives import Directives, put_report
 from snooze.groupmanager.manager.host_table import HostEntry, HostTable, VmEntry
 from snooze.groupmanager.manager.manager_events import (
     CloseHost,
+    Directed,
     HostAnswered,
     HostJoined,
     HostLost,
@@ -87,6 +90,7 @@ class ManagerCore:
         self._placing = Placing(
             table, policy, self.overcommit, self.headroom, self.orders.give, self.changes
         )
+        self._directives = Directives(table, self.orders.give)
         self._commands = VmCommands(
             table, self.limit, self.orders.give, self.changes, self.migrations
         )
@@ -105,6 +109,8 @@ class ManagerCore:
                 return self._host_joined(event)
             case HostLost():
                 return self._host_lost(event)
+            case Directed():
+                return self._directives.directed(event.directives)
             case PlaceAsked():
                 return self._placing.place(event)
             case OrderAsked():
@@ -133,11 +139,11 @@ class ManagerCore:
         if host_id in self.table.hosts:
             effects += self._drop_host(host_id, "it joined again")
             effects += self.sleeping.left(host_id)
-        self.table.add_host(HostEntry(hello.host, hello.epoch))
+        host = HostEntry(hello.host, hello.epoch)
+        self.table.add_host(host)
         for report in hello.vms:
-            self.table.put_vm(
-                VmEntry(report, host_id, report.state, report.demand, reason=report.reason)
-            )
+            vm = VmEntry(report, host_id, report.state, report.demand, reason=report.reason)
+            put_report(self.table, host, vm)
         effects.append(TellLeader(HostJoinedNotice(self.table.state_of(host_id))))
         return effects
 
@@ -148,7 +154,7 @@ class ManagerCore:
         left = event.left or self.sleeping.lost(event.host_id)
         effects = self._drop_host(event.host_id, event.reason)
         effects += self.sleeping.left(event.host_id)
-        notice = HostGoneNotice(event.host_id, event.epoch, event.reason, left)
+        notice = HostGoneNotice(event.host_id, event.epoch, event.reason, left, event.silent)
         return [TellLeader(notice), *effects]
 
     def _drop_host(self, host_id: str, reason: str) -> list[ManagerEffect]:
@@ -199,7 +205,7 @@ class ManagerCore:
         if vm is None:
             return self._new_vm(event)
         if vm.host_id != event.host_id:
-            return []
+            return self._copy_noticed(event)
         if vm.ordered or (vm.state is VmState.DESTROYING and not event.notice.gone):
             return []
         if event.notice.gone:
@@ -224,6 +230,18 @@ class ManagerCore:
         vm.report, vm.reason = report, report.reason
         return self.changes.report(vm, "")
 
+    def _copy_noticed(self, event: VmNoticed) -> list[ManagerEffect]:
+        """A host speaks of a VM that another host of ours has."""
+        host, report = self.table.hosts[event.host_id], event.notice.report
+        copy = host.copies.get(report.vm_id)
+        if event.notice.gone:
+            if copy is None:
+                return []
+            self.table.discarded(host, report.vm_id)
+            copy.state = VmState.DESTROYED
+            return self.changes.report(copy, "")
+        return self._new_vm(event)
+
     def _images_noticed(self, event: ImagesNoticed) -> list[ManagerEffect]:
         host = self.table.hosts.get(event.host_id)
         if host is None:
@@ -237,5 +255,5 @@ class ManagerCore:
             return []
         report = event.notice.report
         vm = VmEntry(report, event.host_id, report.state, report.demand, reason=report.reason)
-        self.table.put_vm(vm)
+        put_report(self.table, self.table.hosts[event.host_id], vm)
         return self.changes.report(vm, "")

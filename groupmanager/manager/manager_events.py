@@ -7,6 +7,7 @@ from snooze.common.errors import ErrorReport
 from snooze.common.wire import (
     Assignment,
     HostAnswer,
+    HostDirective,
     HostHello,
     HostOrder,
     ManagerAnswer,
@@ -28,12 +29,13 @@ class HostJoined:
 
 @dataclass(frozen=True, slots=True)
 class HostLost:
-    """A host's link is closed; ``left``: it was sent to another manager."""
+    """A host's link is closed; ``left``: it was sent elsewhere; ``silent``: it was not heard."""
 
     host_id: str
     epoch: int
     reason: str
     left: bool = False
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,16 @@ class ImagesNoticed:
     images: tuple[ImageView, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Directed:
+    """The leader says what holds of some hosts."""
+
+    directives: list[HostDirective]
+
+
 ManagerEvent = (
-    HostJoined
+    Directed
+    | HostJoined
     | HostLost
     | PlaceAsked
     | OrderAsked

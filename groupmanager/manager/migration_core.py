@@ -55,7 +55,7 @@ from snooze.common.wire import (
     VmOrderDone,
     VmsChanged,
 )
-from snooze.groupmanager.manager.host_table import HostTable, VmEntry
+from snooze.groupmanager.manager.host_table import HostEntry, HostTable, VmEntry
 from snooze.groupmanager.manager.manager_events import (
     AnswerLeader,
     ManagerEffect,
@@ -85,6 +85,7 @@ class Migration:
     finishes: int = 0
     promised: Capacity = ZERO
     promised_epoch: int = 0
+    taken_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,11 @@ class Migrations:
     def moves(self, key: str) -> bool:
         """Whether the VM is on its way, out of here or in."""
         return key in self._open or key in self._incoming
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """The VMs whose migration we see to."""
+        return tuple(sorted(self._open))
 
     def touch(self, host_id: str) -> bool:
         """Whether a migration starts or ends at the host."""
@@ -170,8 +176,7 @@ class Migrations:
 
     def _require_room(self, host_id: str, vm: VmEntry) -> None:
         host = self._table.hosts[host_id]
-        if host.leaving is not None:
-            raise Conflict(f"host {host_id} is being given to another group manager; try again")
+        _require_taking(host)
         if not self._table.fits(host_id, vm.demand, self._limit):
             raise NoCapacity(
                 f"host {host.description.hostname} has no room for VM {vm.report.name!r}"
@@ -233,6 +238,7 @@ class Migrations:
         def aborted(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
             if isinstance(outcome, OrderDone) and outcome.report is not None:
                 return self._over(migration, outcome.report)
+            migration.taken_back = isinstance(outcome, OrderDone)
             return self._look(migration, why)
 
         return self._order(
@@ -276,6 +282,12 @@ class Migrations:
                 effects += self._report(vm, migration.cause)
             else:
                 effects += self.left(vm)
+        elif vm.key not in self._table.vms:
+            # The source is gone. If the destination has answered, the VM is there or nowhere.
+            at = host_id if migration.taken_back else ""
+            vm.state, vm.cause = VmState.UNREACHABLE, migration.cause
+            vm.reason = f"lost between {migration.source} and {migration.destination}"
+            effects.append(TellLeader(VmsChanged([vm.status(host_id=at)])))
         return [*effects, AnswerLeader(migration.request_id, _error_of(why))]
 
     def left(self, vm: VmEntry) -> list[ManagerEffect]:
@@ -364,8 +376,7 @@ class Migrations:
             return
         self._end_incoming(vm_id)
         host = self._table.hosts[host_id]
-        if host.leaving is not None:
-            raise Conflict(f"host {host_id} is being given to another group manager; try again")
+        _require_taking(host)
         if not self._table.fits(host_id, order.report.demand, self._limit):
             raise NoCapacity(
                 f"host {host.description.hostname} has no room for VM {order.report.name!r}"
@@ -429,6 +440,14 @@ class Migrations:
         incoming = self._incoming.pop(vm_id, None)
         if incoming is not None:
             self._give_back(incoming.host_id, incoming.promised_epoch, incoming.report.demand)
+
+
+def _require_taking(host: HostEntry) -> None:
+    name = host.description.hostname
+    if host.leaving is not None:
+        raise Conflict(f"host {name} is being given to another group manager; try again")
+    if not host.takes_vms:
+        raise Conflict(f"host {name} takes no VMs at present; try again")
 
 
 def _error_of(outcome: object) -> ErrorReport:

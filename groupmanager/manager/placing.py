@@ -67,6 +67,9 @@ class Placing:
         new: list[PlacementRequest] = []
         for request in event.message.vms:
             known = self._table.vms.get(request.spec.vm_id)
+            if known is not None and known.report.generation < request.spec.generation:
+                self._table.set_aside(known)  # of an earlier life: the leader will say what of it
+                known = None
             if known is not None:
                 answers[request.spec.vm_id] = PlacedVm(request.spec.vm_id, known.host_id)
             else:
@@ -133,8 +136,10 @@ class Placing:
             ip_address=spec.ip_address,
             mac_address=spec.mac_address,
             image=spec.image,
+            policy=spec.policy,
         )
         vm = VmEntry(report, host_id, VmState.STARTING, spec.demand, cause, ordered=True)
+        self._table.hosts[host_id].copies.pop(vm.key, None)  # the start takes its place
         self._table.put_vm(vm)
 
         def started(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:

@@ -29,7 +29,7 @@ from snooze.common.logging_setup import caused_by
 from snooze.common.resources import Capacity
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.task_set import TaskSet
-from snooze.common.transport.channel import LinkStats
+from snooze.common.transport.channel import CloseCause, CloseReason, LinkStats
 from snooze.common.transport.link import Link, LinkLimits, Service, was_sent
 from snooze.common.transport.link_server import Accepted as LinkAccepted
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY
@@ -45,6 +45,7 @@ from snooze.common.wire import (
     HostHello,
     HostNotice,
     HostOrder,
+    HostRequest,
     HostSamples,
     HostWelcome,
     ImagesChanged,
@@ -70,6 +71,7 @@ from snooze.common.wire import (
 from snooze.groupmanager.manager import manager_events as events
 from snooze.groupmanager.manager.host_views import describe
 from snooze.groupmanager.manager.leader_link import LeaderLink
+from snooze.groupmanager.manager.leases import Leases
 from snooze.groupmanager.manager.manager_core import ManagerCore
 from snooze.groupmanager.manager.monitoring import Monitoring
 from snooze.groupmanager.manager.summaries import Summaries
@@ -116,8 +118,15 @@ class ManagerService:
         self._clock = clock
         self.monitoring = Monitoring(settings.monitoring.interval_s)
         self.leader = LeaderLink(
-            identity, self.core.table, limits, self._answer_leader, self._leader_joined, leader_died
+            identity,
+            self.core.table,
+            limits,
+            self._answer_leader,
+            self._leader_joined,
+            leader_died,
+            lambda: self.core.migrations.moving,
         )
+        self.leases = Leases(self.core.table, self.leader, clock, settings.recovery.lease_s)
         self.summaries = Summaries(
             self.core.table,
             self.core.limit,
@@ -137,6 +146,7 @@ class ManagerService:
         """Begin to look for the leader."""
         self._tasks.spawn(self.leader.keep())
         self._tasks.spawn(self.summaries.keep())
+        self._tasks.spawn(self.leases.keep())
 
     async def close(self) -> None:
         """Let hosts and leader go; VMs keep running."""
@@ -202,26 +212,31 @@ class ManagerService:
             self.summaries.soon()
             link.closed.add_done_callback(
                 lambda closed: (
-                    self._host_gone(hello, link, str(closed.result()))
+                    self._host_gone(hello, link, closed.result())
                     if not closed.cancelled()
                     else None
                 )
             )
 
         service = Service(
+            requests=HostRequest,
+            answer=lambda request: self.leases.grant(host_id, hello.epoch),
             notifications=HostNotice,
             on_notification=lambda notice: self._on_notice(host_id, notice),
         )
         return LinkAccepted(HostWelcome(self.leader.identity), service, opened)
 
-    def _host_gone(self, hello: HostHello, link: Link, reason: str) -> None:
+    def _host_gone(self, hello: HostHello, link: Link, reason: CloseReason) -> None:
         left = link in self._left
         self._left.discard(link)
         if self._links.get(hello.host.host_id) is not link:
             return
         del self._links[hello.host.host_id]
         self.monitoring.remove_host(hello.host.host_id, self._clock.monotonic_s())
-        self._runner.feed(events.HostLost(hello.host.host_id, hello.epoch, reason, left))
+        silent = reason.cause is CloseCause.SILENT
+        self._runner.feed(
+            events.HostLost(hello.host.host_id, hello.epoch, str(reason), left, silent)
+        )
         self.summaries.soon()
 
     def _on_notice(self, host_id: str, notice: HostNotice) -> None:
@@ -303,7 +318,12 @@ class ManagerService:
                 return Accepted()
             case SleepHost():
                 return await self._ask(lambda i: events.SleepAsked(i, message))
-            case DirectHosts() | SetAutonomy() | JudgeDecision() | Reconfigure():
+            case DirectHosts():
+                self._runner.feed(events.Directed(message.directives))
+                self.leases.directed()
+                self.summaries.soon()
+                return Accepted()
+            case SetAutonomy() | JudgeDecision() | Reconfigure():
                 raise Conflict("this group manager cannot do that yet")
             case _:
                 assert_never(message)

@@ -122,6 +122,8 @@ class Sleeping:
         if vm is not None:
             found = self.table.vms[vm]
             return f"VM {found.report.name} is on it ({found.state.value})"
+        if host.copies or host.stale:
+            return "a stale copy of a VM is on it"
         if host.orders:
             return "an order is under way on it"
         if self.migrations.touch(host.host_id):

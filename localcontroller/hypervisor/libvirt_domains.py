@@ -19,7 +19,7 @@ from snooze.common.errors import Conflict, ExecutionError, InvalidRequest, NotFo
 from snooze.common.resources import KIB_PER_MIB, Capacity
 from snooze.common.template_policy import judge
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import VmReport, VmSpec
+from snooze.common.vms import DEFAULT_POLICY, VmReport, VmSpec
 from snooze.localcontroller.domain_xml import (
     METADATA_PREFIX,
     DomainFacts,
@@ -65,6 +65,8 @@ _SHUTOFF_REASONS: Final = {
     8: "daemon",
 }
 _SHUTOFF_FAILURES: Final = (3, 6)
+_SHUTOFF_UNASKED: Final = (0, 8)
+"""libvirt does not know why (it was not running then: its host went down), or found no process."""
 
 ACTIVE_STATES: Final = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPING})
 
@@ -170,10 +172,13 @@ def report(domain: libvirt.virDomain) -> VmReport | None:
         reason = _SHUTOFF_REASONS.get(why, "")
         if why in _SHUTOFF_FAILURES:
             state = VmState.FAILED
-    return as_report(facts, state, xml, reason)
+    interrupted = number == _SHUTOFF and why in _SHUTOFF_UNASKED
+    return as_report(facts, state, xml, reason, interrupted=interrupted)
 
 
-def as_report(facts: DomainFacts, state: VmState, xml: str, reason: str = "") -> VmReport:
+def as_report(
+    facts: DomainFacts, state: VmState, xml: str, reason: str = "", *, interrupted: bool = False
+) -> VmReport:
     """A report from what a definition says."""
     tag = facts.tag
     return VmReport(
@@ -188,6 +193,8 @@ def as_report(facts: DomainFacts, state: VmState, xml: str, reason: str = "") ->
         image=tag.image if tag else "",
         xml=xml,
         reason=reason,
+        policy=tag.policy if tag else DEFAULT_POLICY,
+        interrupted=interrupted and tag is not None,
     )
 
 
@@ -414,6 +421,36 @@ def destroy(connection: libvirt.virConnect, workshop: Workshop, vm_id: str) -> N
         undefine(domain)
     if workshop.options.remove_disks and workshop.has_real_disks:
         workshop.images.remove_disk(vm_id)
+
+
+def power_off(connection: libvirt.virConnect, vm_id: str) -> VmReport:
+    """See the port."""
+    domain, present = managed(connection, vm_id)
+    if present.state in ACTIVE_STATES:
+        _switch_off(domain)
+    return present_report(domain)
+
+
+def discard(
+    connection: libvirt.virConnect, vm_id: str, generation: int, *, only_off: bool
+) -> VmReport | None:
+    """See the port."""
+    domain = find(connection, vm_id)
+    if domain is None:
+        return None
+    present = report(domain)
+    if present is None:
+        raise Conflict(f"VM {vm_id} is arriving here by a migration")
+    if not present.managed:
+        raise Conflict(f"domain {present.name!r} is not managed by us")
+    if present.generation > generation:
+        return present
+    if present.state in ACTIVE_STATES:
+        if only_off:
+            return present
+        _switch_off(domain)
+    undefine(domain)
+    return None
 
 
 def resize(connection: libvirt.virConnect, vm_id: str, vcpus: int, memory_kib: int) -> VmReport:

@@ -187,6 +187,22 @@ class LibvirtHypervisor:
             self.options.start_timeout_s,
         )
 
+    async def power_off(self, vm_id: str) -> VmReport:
+        """See the port."""
+        return await self._order(
+            vm_id, f"switch VM {vm_id} off", lambda c: libvirt_domains.power_off(c, vm_id)
+        )
+
+    async def discard(
+        self, vm_id: str, generation: int, *, only_off: bool = False
+    ) -> VmReport | None:
+        """See the port."""
+        return await self._order(
+            vm_id,
+            f"discard a stale copy of VM {vm_id}",
+            lambda c: libvirt_domains.discard(c, vm_id, generation, only_off=only_off),
+        )
+
     async def resize(self, vm_id: str, vcpus: int, memory_kib: int) -> VmReport:
         """See the port."""
         return await self._order(

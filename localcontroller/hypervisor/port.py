@@ -300,6 +300,28 @@ class Hypervisor(Protocol):
         """Switch it off, undefine it and remove the disks made for it. Unknown: already done."""
         ...
 
+    async def power_off(self, vm_id: str) -> VmReport:
+        """Switch it off at once; it stays defined, its disks stay. Off: already done."""
+        ...
+
+    async def discard(
+        self, vm_id: str, generation: int, *, only_off: bool = False
+    ) -> VmReport | None:
+        """Switch off and undefine a stale copy; its disks stay: the living VM may use them.
+
+        Args:
+            generation: the highest that is stale.
+            only_off: leave a guest alone that is on.
+
+        Returns:
+            What is left here: a domain with a higher generation, or with ``only_off`` one that is
+            on; None if there is none (any more).
+
+        Raises:
+            Conflict: it is not managed, or is arriving by a migration.
+        """
+        ...
+
     async def resize(self, vm_id: str, vcpus: int, memory_kib: int) -> VmReport:
         """Give it this many vCPUs and this much memory, live and for its next start.
 

@@ -181,6 +181,37 @@ class SimulatedHypervisor(HostListener):
             self._tell(vm, ChangeKind.GONE, "undefined")
         self._answer("destroy", vm)
 
+    async def power_off(self, vm_id: str) -> VmReport:
+        """See the port."""
+        vm = self._managed(vm_id)
+        if vm.state in _ACTIVE:
+            await self.world.work(self.host, "power_off")
+            self._check_connected()
+            self._enter(vm, VmState.STOPPED, ChangeKind.STOPPED, "destroyed")
+        return self._answer("power_off", vm)
+
+    async def discard(
+        self, vm_id: str, generation: int, *, only_off: bool = False
+    ) -> VmReport | None:
+        """See the port."""
+        self._check_connected()
+        if vm_id not in self.host.vms:
+            return None
+        vm = self._managed(vm_id)
+        self._check_settled(vm, "discard")
+        await self.world.work(self.host, "discard")
+        self._check_connected()
+        if vm.spec.generation > generation or (only_off and vm.state in _ACTIVE):
+            return self._answer("discard", vm)
+        if self.host.vms.get(vm_id) is vm:
+            if vm.state in _ACTIVE:
+                self._enter(vm, VmState.STOPPED, ChangeKind.STOPPED, "destroyed")
+            self.host.drop(vm_id)
+            vm.state = VmState.DESTROYED
+            self._tell(vm, ChangeKind.GONE, "undefined")
+        self._answer("discard", vm)
+        return None
+
     async def resize(self, vm_id: str, vcpus: int, memory_kib: int) -> VmReport:
         """See the port."""
         vm = self._managed(vm_id)
@@ -422,7 +453,7 @@ class SimulatedHypervisor(HostListener):
                 listener._call_back(vm, ChangeKind.STARTED)
 
     def _enter(self, vm: SimulatedVm, state: VmState, kind: ChangeKind, reason: str) -> None:
-        vm.state, vm.reason = state, ""
+        vm.state, vm.reason, vm.interrupted = state, "", False
         self._tell(vm, kind, reason)
 
     def _tell(self, vm: SimulatedVm, kind: ChangeKind, reason: str) -> None:
@@ -461,4 +492,6 @@ def _report(vm: SimulatedVm) -> VmReport:
         spec.image,
         vm.xml,
         vm.reason,
+        spec.policy,
+        interrupted=vm.interrupted,
     )

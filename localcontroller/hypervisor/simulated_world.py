@@ -96,6 +96,7 @@ class SimulatedVm:
     max_vcpus: int = 1
     max_memory_kib: int = 0
     reason: str = ""
+    interrupted: bool = False
 
 
 @dataclass(slots=True)
@@ -189,7 +190,8 @@ class SimulatedHost:
         """The machine loses power: nobody is told, and every VM is off."""
         self.lose_connection("power lost")
         for vm in self.vms.values():
-            vm.state = VmState.STOPPED
+            if vm.state not in {VmState.STOPPED, VmState.FAILED}:
+                vm.state, vm.interrupted = VmState.STOPPED, True
 
     def crash(self, vm_id: str, reason: str = "guest panicked") -> None:
         """A VM's process dies.
@@ -209,7 +211,7 @@ class SimulatedHost:
             KeyError: if it is not here.
         """
         vm = self.vms[vm_id]
-        vm.state, vm.reason = VmState.STOPPED, "shutdown"
+        vm.state, vm.reason, vm.interrupted = VmState.STOPPED, "shutdown", False
         for listener in tuple(self.listeners):
             listener.vm_stopped(vm)
 

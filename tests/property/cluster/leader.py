@@ -19,7 +19,9 @@ from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand
 from snooze.common.wire import (
     AssignmentRequest,
+    DirectHosts,
     ForgetHost,
+    HostDirective,
     HostGone,
     HostJoined,
     ManagerHello,
@@ -35,8 +37,10 @@ from snooze.common.wire import (
     VmsChanged,
 )
 from snooze.groupmanager.leader import membership_core as membership
+from snooze.groupmanager.leader import recovery_events as recovery
 from snooze.groupmanager.leader import submission_events as submissions
 from snooze.groupmanager.leader.address_leases import AddressLeases
+from snooze.groupmanager.leader.recovery_core import RecoveryCore
 from snooze.groupmanager.leader.registry import Registry
 from snooze.groupmanager.leader.submission_core import SubmissionCore
 from tests.property.cluster.hosts import Host
@@ -75,6 +79,7 @@ class Leader(Peer):
             unreachable_after_s=10.0,
         )
         self.membership = membership.MembershipCore(self.registry, home, self.epoch)
+        self.recovery = RecoveryCore(self.registry, world.now_s)
         self.links: dict[str, Link] = {}
         self.started_s = world.now_s
         self.writes: deque[Callable[[], None]] = deque()
@@ -96,6 +101,7 @@ class Leader(Peer):
 
     def tick(self) -> None:
         self._members(membership.Ticked())
+        self._recover(recovery.Ticked(self.now_ms))
         self.feed(submissions.Ticked(self.now_ms, self.world.now_s - self.started_s > 3.0))
 
     # -------------------------------- events and effects
@@ -124,8 +130,39 @@ class Leader(Peer):
             case submissions.RejoinManager():
                 if effect.manager_id in self.links:
                     self.links[effect.manager_id].close(self)
-            case submissions.TaskMoved() | membership.Announce():
+            case submissions.RecordRestarts():
+                self.writes.append(lambda: self._record_restarts(effect))
+            case submissions.StartThere():
+                raise AssertionError(effect)
+            case submissions.TaskMoved() | submissions.Decided() | membership.Announce():
                 pass
+
+    def _record_restarts(self, effect: submissions.RecordRestarts) -> None:
+        self.world.store.vms.update({vm.vm_id: vm for vm in effect.vms})
+        self.feed(submissions.RestartsWritten([vm.vm_id for vm in effect.vms], self.now_ms))
+
+    def _recover(self, event: recovery.RecoveryEvent) -> None:
+        """No host here has a power controller or a lease: none is ever proven down."""
+        for effect in self.recovery.handle(event, self.world.now_s):
+            if isinstance(effect, recovery.Direct):
+                self._direct(effect.manager_id, list(effect.directives))
+            else:
+                assert isinstance(effect, membership.Announce), effect
+
+    def _direct(self, manager_id: str, directives: list[HostDirective]) -> None:
+        def answered(outcome: Outcome, unknown: bool) -> None:
+            if self.is_in_office and isinstance(outcome, ErrorReport):
+                host_ids = [directive.host_id for directive in directives]
+                self._recover(recovery.DirectiveLost(host_ids))
+
+        link = self.links.get(manager_id)
+        if link is None:
+            self.world.soon.append(lambda: answered(ErrorReport("too_busy", "gone"), False))
+        else:
+            link.request(self, DirectHosts(self.epoch, directives), answered)
+
+    def _heard(self, manager_id: str, *host_ids: str) -> None:
+        self._recover(recovery.HostHeard(manager_id, host_ids, self.now_ms))
 
     def _record(self, effect: submissions.RecordTask) -> None:
         task_id = effect.task.task_id
@@ -238,7 +275,8 @@ class Leader(Peer):
         for state in hello.hosts:
             host_id = state.host.host_id
             self.feed(submissions.VmsReported(manager_id, state.vms, self.now_ms, host_id))
-        self.feed(submissions.ManagerHeard(manager_id, self.now_ms))
+        self.feed(submissions.ManagerHeard(manager_id, self.now_ms, frozenset(hello.moving)))
+        self._heard(manager_id, *(state.host.host_id for state in hello.hosts))
 
     def _manager_of(self, link: Link) -> str | None:
         return next((m for m, known in self.links.items() if known is link), None)
@@ -255,6 +293,7 @@ class Leader(Peer):
                 state = message.state
                 host_id = state.host.host_id
                 self.feed(submissions.VmsReported(manager_id, state.vms, self.now_ms, host_id))
+                self._heard(manager_id, host_id)
             case HostGone():
                 self._members(membership.HostLeft(manager_id, message))
             case ManagerSummary():

@@ -12,7 +12,9 @@ from snooze.common.errors import (
 )
 from snooze.common.resources import Capacity
 from snooze.common.wire import (
+    Accepted,
     Address,
+    DirectHosts,
     ForgetHost,
     HostAnswer,
     HostGone,
@@ -112,7 +114,9 @@ class Manager(Peer):
         if isinstance(message, HostHello):
             self._accept(link, ident, message)
             return
-        assert isinstance(message, PlaceVms | VmOrder | RelayedOrder | ReleaseHost | ForgetHost)
+        assert isinstance(
+            message, PlaceVms | VmOrder | RelayedOrder | ReleaseHost | ForgetHost | DirectHosts
+        )
         if message.epoch < self.leader_epoch:
             link.reply(self, ident, ErrorReport.of(StaleEpoch("a later leader was heard of")))
             return
@@ -125,6 +129,10 @@ class Manager(Peer):
                 self.feed(events.OrderAsked(request_id, message))
             case RelayedOrder():
                 self.feed(events.RelayAsked(request_id, message))
+            case DirectHosts():
+                self.feed(events.Directed(message.directives))
+                self.summarise()
+                link.reply(self, ident, Accepted())
             case ReleaseHost():
                 self.feed(events.ReleaseAsked(message.host_id, message.assignment))
             case ForgetHost():
@@ -162,7 +170,8 @@ class Manager(Peer):
     def join(self, leader: "Leader") -> None:
         """Open a link to the leader; what changes before the welcome is told again."""
         table = self.core.table
-        hello = ManagerHello(self.description, [table.state_of(h) for h in table.order])
+        states = [table.state_of(h) for h in table.order]
+        hello = ManagerHello(self.description, states, moving=self.core.migrations.moving)
         told = {state.host.host_id: state for state in hello.hosts}
         link = self.world.open(self, leader)
         link.request(self, hello, lambda outcome, unknown: self._joined(link, told, outcome))
@@ -181,6 +190,7 @@ class Manager(Peer):
             if table.is_outdated(told.get(host_id), host_id):
                 link.notify(self, HostJoined(table.state_of(host_id)))
         statuses = [vm.status() for vm in table.vms.values()]
+        statuses += [vm.status() for host in table.hosts.values() for vm in host.copies.values()]
         if statuses:
             link.notify(self, VmsChanged(statuses))
         self.summarise()

@@ -32,6 +32,8 @@ class Rig:
     started: list[Task] = field(default_factory=list[Task])
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     destroys: bool = True
+    restarted: list[str] = field(default_factory=list[str])
+    why_not: str = ""
     commands: Commands = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,6 +45,7 @@ class Rig:
             self.started.append,
             self._moved,
             self._destroy_unplaced,
+            self._restart,
         )
         for host_id in ("h1", "h2"):
             self.registry.hosts[host_id] = HostEntry(host_of(host_id), "gm1", 1, True, 0.0)
@@ -56,6 +59,10 @@ class Rig:
     def _moved(self, task: Task) -> None:
         assert task.ended
         self.ended.set()
+
+    def _restart(self, vm_id: str) -> str:
+        self.restarted.append(vm_id)
+        return self.why_not
 
     def _destroy_unplaced(self, vm_id: str) -> None:
         if self.destroys:

@@ -10,7 +10,6 @@ from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmErrorCode
 from snooze.groupmanager.leader.membership_core import Announce
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
-from snooze.groupmanager.leader.submission_core import LOST_AFTER_S
 from snooze.groupmanager.leader.submission_events import (
     AskManager,
     Destroyed,
@@ -20,6 +19,7 @@ from snooze.groupmanager.leader.submission_events import (
     SubmissionEffect,
     UpdateRecords,
 )
+from snooze.groupmanager.leader.submission_state_core import LOST_AFTER_S
 from snooze.groupmanager.leader.whereabouts import acquit, away, may_be_on, suspect
 from tests.unit.leader.builders import SMALL, Desk, host_of, none, only, status_of
 

@@ -14,6 +14,7 @@ from snooze.common.wire import (
     Assignment,
     HostAnswer,
     HostDescription,
+    HostDirective,
     HostHello,
     HostOrder,
     Inventory,
@@ -25,6 +26,7 @@ from snooze.common.wire import (
     PlacementRequest,
     PlaceVms,
     RelayedOrder,
+    StaleCopy,
     VmChanged,
     VmOrder,
     VmsChanged,
@@ -34,6 +36,7 @@ from snooze.groupmanager.manager.host_table import VmEntry
 from snooze.groupmanager.manager.manager_core import ManagerCore
 from snooze.groupmanager.manager.manager_events import (
     AnswerLeader,
+    Directed,
     HostAnswered,
     HostJoined,
     HostLost,
@@ -144,7 +147,15 @@ class Desk:
     def join(
         self, host_id: str, *vms: VmReport, epoch: int = 10, cores: float = 4.0
     ) -> list[ManagerEffect]:
-        return self.feed(HostJoined(HostHello(host_of(host_id, cores), list(vms), epoch)))
+        """A host joins, and the leader has nothing against it."""
+        effects = self.feed(HostJoined(HostHello(host_of(host_id, cores), list(vms), epoch)))
+        return effects + self.direct(host_id, epoch=epoch)
+
+    def direct(
+        self, host_id: str, *stale: StaleCopy, epoch: int = 10, schedulable: bool = True
+    ) -> list[ManagerEffect]:
+        """The leader says what holds of a host."""
+        return self.feed(Directed([HostDirective(host_id, epoch, stale, schedulable)]))
 
     def lose(self, host_id: str, epoch: int = 10) -> list[ManagerEffect]:
         return self.feed(HostLost(host_id, epoch, "silent"))

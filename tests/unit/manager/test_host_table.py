@@ -16,7 +16,7 @@ ALL = np.ones(4)
 def table_of(*host_ids: str) -> HostTable:
     table = HostTable()
     for host_id in host_ids:
-        table.add_host(HostEntry(host_of(host_id), 1))
+        table.add_host(HostEntry(host_of(host_id), 1, directed=True, schedulable=True))
     return table
 
 
@@ -161,7 +161,7 @@ def test_reservations_are_always_the_sum_of_what_holds_room(
         vm = table.vms.get(vm_id)
         if deed == "host":
             table.remove_host(host_id)
-            table.add_host(HostEntry(host_of(host_id), 1))
+            table.add_host(HostEntry(host_of(host_id), 1, directed=True, schedulable=True))
         elif deed == "put":
             table.put_vm(vm_of(vm_id, host_id, state, Capacity(cores, 100.0 * cores)))
         elif vm is None:

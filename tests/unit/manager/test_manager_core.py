@@ -257,10 +257,14 @@ def test_the_end_of_what_was_never_here_is_no_news() -> None:
     assert desk.notice("h9", report_of("x")) == []
 
 
-def test_what_another_host_says_of_a_vm_is_not_heard() -> None:
+def test_what_another_host_says_of_a_vm_is_told_as_a_copy_of_it() -> None:
     desk = Desk()
     desk.run("a")
-    assert desk.notice("h2", report_of("a", VmState.STOPPED)) == []
+    (status,) = told(desk.notice("h2", report_of("a", VmState.STOPPED)))
+    assert (status.host_id, status.state) == ("h2", VmState.STOPPED)
+    assert (desk.vm("a").host_id, desk.state("a")) == ("h1", VmState.RUNNING)
+    (status,) = told(desk.notice("h2", report_of("a", VmState.STOPPED), gone=True))
+    assert (status.host_id, status.state) == ("h2", VmState.DESTROYED)
     assert desk.state("a") is VmState.RUNNING
 
 

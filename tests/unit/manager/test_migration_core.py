@@ -265,7 +265,8 @@ def test_the_source_is_lost_while_the_destination_prepares(journey: Journey) -> 
     journey.refused()  # "it has just left"
     journey.abort(OrderDone())
     assert error_of(journey.effects) == REFUSED
-    assert told(journey.effects) == [], "the host will say when it joins"
+    (status,) = told(journey.effects)
+    assert (status.host_id, status.state) == (HERE, VmState.UNREACHABLE), "there or nowhere"
 
 
 @pytest.mark.parametrize("arrives", [False, True])

@@ -1,0 +1,109 @@
+"""The latest decisions of the cluster: what its cores decided, and what managers told."""
+
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+
+import msgspec
+
+from snooze.common.clock import Clock
+from snooze.common.decisions import (
+    DECISION_ENDED,
+    Decision,
+    DecisionKind,
+    DecisionMode,
+    DecisionState,
+)
+from snooze.groupmanager.leader.events import EventLog
+from snooze.groupmanager.leader.submission_events import Decided
+
+MAX_DECISIONS = 10_000
+"""The oldest are forgotten beyond this."""
+
+Sink = Callable[[Decision], None]
+
+
+class DecisionLog:
+    """Decisions by id, the oldest first; each change is an event of kind ``decision.KIND``."""
+
+    def __init__(
+        self, clock: Clock, events: EventLog, decider: str, sink: Sink | None = None
+    ) -> None:
+        """``sink`` is given every decision each time it changes (to keep it in a file)."""
+        self._clock = clock
+        self._events = events
+        self._decider = decider
+        self._sink = sink
+        self._decisions: OrderedDict[str, Decision] = OrderedDict()
+        self._by_key: dict[str, str] = {}
+
+    def add(self, decision: Decision) -> None:
+        """A new decision, or one known already as it stands now."""
+        known = self._decisions.get(decision.decision_id)
+        self._decisions[decision.decision_id] = decision
+        while len(self._decisions) > MAX_DECISIONS:
+            self._decisions.popitem(last=False)
+        if known is None or (known.state, known.outcome) != (decision.state, decision.outcome):
+            text = decision.outcome or decision.reason
+            self._events.add(
+                f"decision.{decision.kind.value}",
+                next(iter(decision.subjects), ""),
+                f"{decision.state.value}: {text}",
+                decision.decision_id,
+            )
+        if self._sink is not None:
+            self._sink(decision)
+
+    def note(self, decided: Decided, mode: DecisionMode = DecisionMode.AUTO) -> Decision:
+        """What one of the leader's own cores decided; the same key again is what became of it.
+
+        A key whose decision has ended begins a new one.
+        """
+        former = self._decisions.get(self._by_key.get(decided.key, ""))
+        now_ms = self._clock.wall_ms()
+        if former is None or former.state in DECISION_ENDED:
+            former = Decision(
+                uuid.uuid4().hex,
+                now_ms,
+                decided.kind,
+                mode,
+                self._decider,
+                decided.reason,
+                decided.subjects,
+                decided.actions,
+                decided.alternatives,
+            )
+            self._by_key[decided.key] = former.decision_id
+        ended = decided.state in DECISION_ENDED
+        decision = msgspec.structs.replace(
+            former,
+            reason=former.reason or decided.reason,
+            state=decided.state,
+            outcome=decided.outcome or former.outcome,
+            ended_ms=now_ms if ended else 0,
+        )
+        if ended:
+            self._by_key.pop(decided.key, None)
+        self.add(decision)
+        return decision
+
+    def get(self, decision_id: str) -> Decision | None:
+        """A decision by its id."""
+        return self._decisions.get(decision_id)
+
+    def latest(
+        self,
+        limit: int,
+        kind: DecisionKind | None = None,
+        state: DecisionState | None = None,
+    ) -> list[Decision]:
+        """Up to ``limit`` decisions, newest first."""
+        found: list[Decision] = []
+        for decision in reversed(self._decisions.values()):
+            if (kind is None or decision.kind is kind) and (
+                state is None or decision.state is state
+            ):
+                found.append(decision)
+                if len(found) == limit:
+                    break
+        return found

@@ -1,0 +1,361 @@
+"""Which lost hosts are proven down, and what a host that comes back must do first.
+
+Rules:
+
+1. A host that is away is *suspect* once it has been silent for ``fence_after_s``; or for
+   ``patience_s`` if its link was closed rather than silent (its machine is alive: an agent or a
+   manager went), or if a new leader has not heard of it yet. Hosts that were sent to sleep are not
+   watched, nor are hosts without a VM to bring back.
+2. It is *proven down* by one of three:
+
+   * ``bmc``: its power controller, asked after it was lost, read as off. It is asked at
+     ``fence_after_s``; a suspect that is on is ordered off and read again. Already off counts. A
+     controller that is silent or refuses proves nothing: it is asked again, after pauses that
+     double. An answer to a question that is older than the host's last sign of life is not heard.
+   * ``lease``: it fences its highly available VMs by itself (``lease_s`` > 0), and nobody below
+     this leader can have renewed its lease for ``lease_s + its own lease_s + margin_s``. That is
+     proof for highly available VMs only.
+   * ``person``: somebody said so.
+
+3. While a host is being switched off it gets no manager (``fencing``).
+4. If more than ``storm_share`` of the hosts are away at once, at least ``STORM_HOSTS``, it is more
+   likely that we are cut off: none is switched off, only asked, until fewer are.
+5. A host that was proven off by its controller is ``FENCED``; that is recorded, and then it is
+   switched on again, once.
+6. A host that joins is told, before it may take a VM or hold a lease, which domains are stale:
+   those whose VM is known on another host, or under way to one; and again when that changes.
+
+Invariant: ``down`` of a host is set only while it is away, and only by a proof of rule 2.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, assert_never
+
+from snooze.common.decisions import DecisionKind, DecisionState
+from snooze.common.errors import ErrorReport
+from snooze.common.records import HostPower
+from snooze.common.vm_lifecycle import VmState
+from snooze.common.vms import FailureAction
+from snooze.common.wire import HostDirective, StaleCopy
+from snooze.groupmanager.leader.membership_core import Announce, RecordHost
+from snooze.groupmanager.leader.recovery_events import (
+    AnswerPerson,
+    AskPower,
+    ConfirmDead,
+    Direct,
+    DirectiveLost,
+    HostHeard,
+    HostProven,
+    PowerAnswered,
+    PowerOutcome,
+    RecoveryEffect,
+    RecoveryEvent,
+    Redirect,
+    SwitchOn,
+    Ticked,
+)
+from snooze.groupmanager.leader.registry import Down, HostEntry, Registry, VmEntry
+from snooze.groupmanager.leader.submission_events import Decided
+
+STORM_HOSTS: Final = 3
+LOOK_S: Final = 1.0
+"""How often it is looked anew which lost hosts have VMs to bring back."""
+PAUSE_MIN_S: Final = 2.0
+PAUSE_MAX_S: Final = 60.0
+"""Pauses between two questions to a power controller that did not help."""
+
+_ASLEEP = frozenset({HostPower.GOING_DOWN, HostPower.ASLEEP, HostPower.WAKING})
+_OFF = frozenset({VmState.STOPPED, VmState.FAILED, VmState.STOPPING, VmState.DESTROYING})
+
+
+@dataclass(slots=True)
+class Watch:
+    """A lost host under watch.
+
+    ``attempt`` numbers the questions to its controller; ``open``: the one under way has not been
+    answered; ``off``: that one orders it off. ``seen_s``: the host's last sign of life when asked.
+    """
+
+    attempt: int = 0
+    open: bool = False
+    off: bool = False
+    seen_s: float = 0.0
+    tries: int = 0
+    next_s: float = 0.0
+    told: str = ""
+
+
+@dataclass(slots=True)
+class RecoveryCore:
+    """Decides about lost hosts and those that come back; see the module's rules."""
+
+    registry: Registry
+    started_s: float
+    lease_s: float = 30.0
+    margin_s: float = 10.0
+    fence_after_s: float = 1.0
+    patience_s: float = 30.0
+    storm_share: float = 0.5
+    reboot_fenced: bool = True
+    watches: dict[str, Watch] = field(default_factory=dict[str, Watch])
+    directed: dict[str, HostDirective] = field(default_factory=dict[str, HostDirective])
+    untold: set[str] = field(default_factory=set[str])
+    needy: frozenset[str] = frozenset()
+    looked_s: float = -1e18
+    holds: bool = False
+
+    def handle(self, event: RecoveryEvent, now_s: float) -> list[RecoveryEffect]:
+        """Take in one event."""
+        match event:
+            case Ticked():
+                return self._ticked(event, now_s)
+            case PowerAnswered():
+                return self._power_answered(event, now_s)
+            case ConfirmDead():
+                return self._confirmed(event)
+            case HostHeard():
+                return self._heard(event)
+            case DirectiveLost():
+                self.untold |= set(event.host_ids)
+                return []
+            case Redirect():
+                return self._direct([event.host_id])
+            case _:
+                assert_never(event)
+
+    # ------------------------------------------------------------ suspects
+
+    def _ticked(self, event: Ticked, now_s: float) -> list[RecoveryEffect]:
+        hosts = self.registry.hosts
+        lost = [
+            host
+            for host in hosts.values()
+            if not host.joined and host.down is not Down.EVERYTHING and host.state not in _ASLEEP
+        ]
+        for host_id in [i for i in self.watches if i not in hosts or hosts[i].joined]:
+            del self.watches[host_id]
+        effects = self._redirect()
+        if not lost:
+            self.holds = False
+            return effects
+        if now_s - self.looked_s >= LOOK_S:
+            self.looked_s = now_s
+            self.needy = self._look({host.description.host_id for host in lost})
+        effects += self._hold_in_storm(len(lost))
+        for host in lost:
+            if host.description.host_id in self.needy:
+                effects += self._watch(host, event.now_ms, now_s)
+        return effects
+
+    def _look(self, host_ids: set[str]) -> frozenset[str]:
+        """Which of these hosts have a VM that is to be brought back."""
+        return frozenset(
+            vm.host_id
+            for vm in self.registry.vms.values()
+            if vm.host_id in host_ids and vm.managed and self._is_wanted(vm)
+        )
+
+    def _is_wanted(self, vm: VmEntry) -> bool:
+        if vm.was in _OFF:
+            return False
+        if vm.was in {VmState.PENDING, VmState.STARTING}:
+            return True
+        match vm.policy.on_host_failure:
+            case FailureAction.RESTART:
+                return True
+            case FailureAction.ASK:
+                return self.registry.hosts[vm.host_id].state is not HostPower.FENCED
+            case FailureAction.LEAVE:
+                return False
+
+    def _hold_in_storm(self, lost: int) -> list[RecoveryEffect]:
+        total = sum(1 for host in self.registry.hosts.values() if host.state not in _ASLEEP)
+        holds = lost >= STORM_HOSTS and lost > self.storm_share * total
+        changed, self.holds = holds is not self.holds, holds
+        if not changed or not holds:
+            return []
+        return [
+            Announce(
+                "recovery.held",
+                "hosts",
+                f"{lost} of {total} hosts are away at once: none is switched off until fewer are "
+                "(recovery.storm_share)",
+            )
+        ]
+
+    def _watch(self, host: HostEntry, now_ms: int, now_s: float) -> list[RecoveryEffect]:
+        host_id = host.description.host_id
+        watch = self.watches.setdefault(host_id, Watch())
+        lost_s = max(host.seen_s, self.started_s)
+        gone_s = now_s - lost_s
+        effects: list[RecoveryEffect] = []
+        fences_itself_s = host.description.lease_s
+        if (
+            fences_itself_s > 0
+            and host.down is None
+            and gone_s >= self.lease_s + fences_itself_s + self.margin_s
+        ):
+            effects += self._prove(
+                host, Down.FENCED, "lease", "its lease ran out, so it has fenced itself", now_ms
+            )
+        if watch.open or now_s < watch.next_s or not host.description.power.driver:
+            return effects
+        wait_s = self.fence_after_s if host.silent else max(self.patience_s, self.fence_after_s)
+        if gone_s < self.fence_after_s:
+            return effects
+        off = gone_s >= wait_s and not self.holds
+        if not off and watch.tries:
+            return effects  # it said that it is on: next time it is ordered off
+        watch.attempt += 1
+        watch.open, watch.off, watch.seen_s = True, off, host.seen_s
+        host.fencing = off
+        if off:
+            name = host.description.hostname
+            why = f"host {name} has been away for {gone_s:.1f} s"
+            effects.append(
+                Decided(
+                    _key(host),
+                    DecisionKind.FENCE,
+                    DecisionState.RUNNING,
+                    (host_id,),
+                    why,
+                    (f"switch {name} off and read its state back",),
+                )
+            )
+        return [*effects, AskPower(host_id, watch.attempt, off, host.description.power)]
+
+    def _power_answered(self, event: PowerAnswered, now_s: float) -> list[RecoveryEffect]:
+        host, watch = self.registry.hosts.get(event.host_id), self.watches.get(event.host_id)
+        if host is None or watch is None or watch.attempt != event.attempt or not watch.open:
+            if host is not None and watch is None:
+                host.fencing = False
+            return []
+        watch.open, host.fencing = False, False
+        if host.joined or host.seen_s != watch.seen_s:
+            return []  # it has shown life since it was asked about
+        if event.outcome is PowerOutcome.OFF:
+            return self._prove(
+                host, Down.EVERYTHING, "bmc", "its power controller says it is off", event.now_ms
+            )
+        watch.tries += 1
+        first = event.outcome is PowerOutcome.ON and not watch.off
+        pause_s = 0.0 if first else min(PAUSE_MAX_S, PAUSE_MIN_S * 2.0 ** min(watch.tries - 1, 10))
+        watch.next_s = now_s + pause_s
+        if not watch.off and event.outcome is not PowerOutcome.ON:
+            watch.tries = 0  # it is asked again until it says something
+        name = host.description.hostname
+        said = {
+            PowerOutcome.ON: "is on",
+            PowerOutcome.REFUSED: "cannot be switched off",
+            PowerOutcome.SILENT: "has a power controller that does not answer: that proves nothing",
+            PowerOutcome.OFF: "is off",
+        }[event.outcome]
+        note = f"host {name} {said}" + (f" ({event.message})" if event.message else "")
+        if note == watch.told:
+            return []
+        watch.told = note
+        effects: list[RecoveryEffect] = [Announce("host.suspect", event.host_id, note)]
+        if watch.off:
+            effects.append(
+                Decided(
+                    _key(host),
+                    DecisionKind.FENCE,
+                    DecisionState.RUNNING,
+                    (event.host_id,),
+                    outcome=note,
+                )
+            )
+        return effects
+
+    def _confirmed(self, event: ConfirmDead) -> list[RecoveryEffect]:
+        host = self.registry.hosts.get(event.host_id)
+        if host is None or host.joined:
+            name = host.description.hostname if host is not None else event.host_id
+            error = ErrorReport("conflict", f"host {name} is in reach: it is not dead")
+            return [AnswerPerson(event.request_id, error)]
+        effects = self._prove(
+            host, Down.EVERYTHING, "person", "a person said that it is off", event.now_ms
+        )
+        return [*effects, AnswerPerson(event.request_id)]
+
+    def _prove(
+        self, host: HostEntry, down: Down, proof: str, why: str, now_ms: int
+    ) -> list[RecoveryEffect]:
+        """Rule 2 holds: whatever was there may be started elsewhere."""
+        host_id, name = host.description.host_id, host.description.hostname
+        host.down, host.fencing = down, False
+        effects: list[RecoveryEffect] = []
+        if down is Down.EVERYTHING:
+            again = host.state is not HostPower.FENCED
+            host.state, host.state_since_ms, host.note = HostPower.FENCED, now_ms, why
+            if proof == "bmc" and again and self.reboot_fenced:
+                host.tries = 1
+                effects.append(SwitchOn(host_id, host.description.power))
+            else:
+                effects.append(RecordHost(host.record()))
+        effects.append(Announce("host.down", host_id, f"host {name} is down: {why}"))
+        effects.append(
+            Decided(
+                _key(host),
+                DecisionKind.FENCE,
+                DecisionState.DONE,
+                (host_id,),
+                f"host {name} is lost",
+                outcome=f"proven down: {why}",
+            )
+        )
+        return [*effects, HostProven(host_id, proof)]
+
+    # ------------------------------------------------------------ hosts that come back
+
+    def _heard(self, event: HostHeard) -> list[RecoveryEffect]:
+        """Hosts joined a manager, and what they have was reported: tell each what is true of it."""
+        effects: list[RecoveryEffect] = []
+        for host_id in event.host_ids:
+            host = self.registry.hosts.get(host_id)
+            if host is None or not host.joined or host.manager_id != event.manager_id:
+                continue
+            if host.state is HostPower.FENCED:
+                host.state, host.state_since_ms = HostPower.ACTIVE, event.now_ms
+                host.tries, host.note = 0, ""
+                effects.append(RecordHost(host.record()))
+        return effects + self._direct(event.host_ids)
+
+    def _redirect(self) -> list[RecoveryEffect]:
+        """Directives that were lost, and those that changed."""
+        changed = self.untold
+        self.untold = set()
+        for host_id in self.registry.copies:
+            told = self.directed.get(host_id)
+            if told is not None and told.stale != self._stale(host_id):
+                changed.add(host_id)
+        return self._direct(sorted(changed)) if changed else []
+
+    def _direct(self, host_ids: Sequence[str]) -> list[RecoveryEffect]:
+        by_manager: dict[str, list[HostDirective]] = {}
+        for host_id in host_ids:
+            host = self.registry.hosts.get(host_id)
+            if host is None or not host.joined or host.manager_id not in self.registry.managers:
+                continue
+            directive = HostDirective(
+                host_id, host.epoch, self._stale(host_id), not host.maintenance
+            )
+            self.directed[host_id] = directive
+            by_manager.setdefault(host.manager_id, []).append(directive)
+        return [Direct(manager, directives) for manager, directives in by_manager.items()]
+
+    def _stale(self, host_id: str) -> tuple[StaleCopy, ...]:
+        """The copies on this host that must go."""
+        found: list[StaleCopy] = []
+        for vm_id, status in sorted(self.registry.copies.get(host_id, {}).items()):
+            vm = self.registry.vms.get(vm_id)
+            if vm is None or (vm.host_id in {"", host_id} and not vm.doubt):
+                continue
+            only_off = status.generation == vm.generation and vm.state is not VmState.RUNNING
+            found.append(StaleCopy(vm_id, status.generation, only_off))
+        return tuple(found)
+
+
+def _key(host: HostEntry) -> str:
+    return f"fence:{host.description.host_id}"
