@@ -17,20 +17,16 @@ from snooze.common.autonomy import Control
 from snooze.common.clock import Clock
 from snooze.common.coordination.port import Check, Coordinator, Create, Put
 from snooze.common.core_runner import CoreRunner
-from snooze.common.decisions import Decision, DecisionKind, DecisionMode
+from snooze.common.decisions import DecisionKind, DecisionMode
 from snooze.common.errors import (
-    Conflict,
     ErrorReport,
     NotFound,
     NotLeader,
-    RemoteError,
-    SnoozeError,
     TooBusy,
 )
 from snooze.common.logging_setup import caused_by
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.task_set import TaskSet
-from snooze.common.transport.link import was_sent
 from snooze.common.transport.link_server import Accepted as LinkAccepted
 from snooze.common.vm_lifecycle import VmCommand
 from snooze.common.vms import MigrationProgress
@@ -52,8 +48,6 @@ from snooze.common.wire import (
     ManagerSummary,
     ManagerWelcome,
     PauseEnergy,
-    PlacementAnswer,
-    PlaceVms,
     RelayedAnswer,
     RelayedOrder,
     RelayToHost,
@@ -75,11 +69,12 @@ from snooze.groupmanager.leader.drain import Drains
 from snooze.groupmanager.leader.energy import Energy
 from snooze.groupmanager.leader.events import EventLog
 from snooze.groupmanager.leader.journal import Done, Journal
-from snooze.groupmanager.leader.manager_links import PLACE_TIMEOUT_S, ManagerLinks
-from snooze.groupmanager.leader.record_writes import new_task, updates
+from snooze.groupmanager.leader.manager_links import ManagerLinks
+from snooze.groupmanager.leader.record_writes import updates
 from snooze.groupmanager.leader.recovery import Recovery
 from snooze.groupmanager.leader.registry import HostEntry, Registry
 from snooze.groupmanager.leader.submission_core import SubmissionCore
+from snooze.groupmanager.leader.submission_effects import SubmissionEffects
 from snooze.groupmanager.leader.task_waiters import TaskWaiters
 from snooze.groupmanager.leader.tasks import Task
 from snooze.groupmanager.planner import Planner
@@ -219,6 +214,9 @@ class LeaderService:
                 submissions.HostDown(host_id, proof, clock.wall_ms())
             ),
             announce=self._announce,
+        )
+        self._effects = SubmissionEffects(
+            epoch, clock, self.journal, self.links, self._ask_command, self._submissions.feed
         )
         self._requests = itertools.count(1)
         self._answers: dict[int, asyncio.Future[object]] = {}
@@ -394,27 +392,6 @@ class LeaderService:
         answer = await self.links.require(manager_id).request(order, VmOrderDone, timeout_s)
         return answer.status
 
-    async def _place(self, effect: submissions.AskManager) -> None:
-        """Ask a manager to place VMs; the outcome is an event."""
-        message = PlaceVms(self.epoch, effect.task_id, list(effect.vms))
-        ids = [request.spec.vm_id for request in effect.vms]
-        try:
-            link = self.links.get(effect.manager_id)
-            if link is None:
-                raise TooBusy("the group manager has just left")
-            answer = await link.request(message, PlacementAnswer, PLACE_TIMEOUT_S)
-        except SnoozeError as error:
-            unknown = isinstance(error, RemoteError) and was_sent(error)
-            self._submissions.feed(
-                submissions.PlacementFailed(
-                    effect.manager_id, ids, unknown, ErrorReport.of(error), self._clock.wall_ms()
-                )
-            )
-        else:
-            self._submissions.feed(
-                submissions.PlacementAnswered(effect.manager_id, answer, self._clock.wall_ms())
-            )
-
     # ------------------------------------------------------------ hosts
 
     async def assign(self, request: AssignmentRequest) -> Assignment:
@@ -569,48 +546,24 @@ class LeaderService:
             case submissions.AnswerSubmission():
                 self._answer(effect.request_id, effect)
             case submissions.RecordTask():
-                self._record_task(effect)
+                self._effects.record_task(effect)
             case submissions.UpdateRecords():
                 self.journal.write(updates(effect))
             case submissions.AskManager():
                 with caused_by(effect.task_id):
-                    self._tasks.spawn(self._place(effect))
+                    self._tasks.spawn(self._effects.place(effect))
             case submissions.RejoinManager():
                 self.links.close_one(effect.manager_id, effect.reason)
             case submissions.TaskMoved():
                 self._waiters.wake(effect.task_id)
             case submissions.RecordRestarts():
-                self._record_restarts(effect)
+                self._effects.record_restarts(effect)
             case submissions.StartThere():
-                self._tasks.spawn(self._start_there(effect))
+                self._tasks.spawn(self._effects.start_there(effect))
             case submissions.Decided():
                 self.decisions.note(effect)
             case membership.Announce():
                 self._announce(effect)
-
-    def _record_restarts(self, effect: submissions.RecordRestarts) -> None:
-        ids = [vm.vm_id for vm in effect.vms]
-
-        def done(error: ErrorReport | None) -> None:
-            if error is None:
-                self._submissions.feed(submissions.RestartsWritten(ids, self._clock.wall_ms()))
-            else:
-                self._submissions.feed(submissions.RestartsNotWritten(ids, error.message))
-
-        try:
-            self.journal.write(updates(submissions.UpdateRecords(vms=effect.vms)), done)
-        except TooBusy as error:
-            done(ErrorReport.of(error))
-
-    async def _start_there(self, effect: submissions.StartThere) -> None:
-        """Have a VM started where it is; its state comes as a notice, this is only the end."""
-        order = VmOrder(self.epoch, "recovery", effect.vm_id, VmCommand.START)
-        error = ""
-        try:
-            await self._ask_command(effect.manager_id, order)
-        except SnoozeError as failure:
-            error = failure.message
-        self._submissions.feed(submissions.StartEnded(effect.vm_id, error, self._clock.wall_ms()))
 
     def _restart_asked(self, vm_id: str) -> str:
         """A person wants a VM that is nowhere in reach started elsewhere; why not, or nothing."""
@@ -618,17 +571,3 @@ class LeaderService:
         if not why_not:
             self._submissions.feed(submissions.RestartAsked(vm_id, self._clock.wall_ms()))
         return why_not
-
-    def _record_task(self, effect: submissions.RecordTask) -> None:
-        task_id = effect.task.task_id
-
-        def done(error: ErrorReport | None) -> None:
-            if error is not None:
-                self._submissions.feed(submissions.RecordFailed(task_id, error))
-            else:
-                self._submissions.feed(submissions.RecordWritten(task_id, self._clock.wall_ms()))
-
-        try:
-            self.journal.write(new_task(effect), done)
-        except TooBusy as error:
-            done(ErrorReport.of(error))

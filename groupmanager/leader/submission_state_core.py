@@ -86,6 +86,10 @@ class SubmissionState:
     def _no_manager(
         self, vm: VmEntry, code: VmErrorCode, message: str, now_s: float, now_ms: int
     ) -> list[SubmissionEffect]:
+        if vm.plan is not Plan.NONE:
+            woken = could_be_woken_for(self.registry, vm, self.limit, now_s)
+            vm.lacks_room = woken is not None
+            return self.no_room(vm, message, now_s)
         if not self.settled:
             vm.tried.clear()
             return []
@@ -116,12 +120,6 @@ class SubmissionState:
             return []
         self.note_progress(vm)
         return [TaskMoved(task.task_id), announce(self.registry, vm, vm.task_id)]
-        if vm.plan is not Plan.NONE:
-            return self.no_room(vm, message, now_s)
-        if self.settled:
-            return self.fail(vm, code, message, now_s, now_ms)
-        vm.tried.clear()
-        return []
 
     def no_room(self, vm: VmEntry, message: str, now_s: float) -> list[SubmissionEffect]:
         """No manager takes a VM that is to be restarted."""
