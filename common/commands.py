@@ -1,6 +1,7 @@
 """Commands of the operator, run without a shell."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import shlex
@@ -43,7 +44,9 @@ async def run_command(words: Sequence[str], limit_s: float) -> str:
             ) from None
         finally:
             if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                # it may have ended a moment ago, unheard of yet
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         _check(process, words, output, complaint)
         return _end_of(output)

@@ -27,7 +27,7 @@ IDLE_S: Final = 30.0
 MAX_REQUESTS: Final = 500  # of one process: what pyghmi forgets to forget ends with it
 GRACE_S: Final = 2.0  # A process watches its time itself; later it is killed.
 
-_FILE: Final = Path(__file__).with_name("ipmi_worker.py")
+WORKER: Final = Path(__file__).with_name("ipmi_worker.py")
 
 
 class IpmiRequest(msgspec.Struct, frozen=True):
@@ -71,7 +71,7 @@ class _Worker:
             await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",
-                str(_FILE),
+                str(WORKER),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,

@@ -4,8 +4,6 @@ Source: DMTF DSP0266 (protocol), DSP0268 (schemas): ServiceRoot, ComputerSystem,
 EnvironmentMetrics, Power.
 """
 
-from urllib.parse import urlsplit
-
 import msgspec
 
 from snooze.common.errors import RemoteError
@@ -23,10 +21,10 @@ class Link(msgspec.Struct, frozen=True):
         Raises:
             RemoteError: it leads elsewhere, where our password has no business.
         """
-        parts = urlsplit(self.odata_id)
-        if parts.scheme or parts.netloc or not parts.path.startswith("/"):
+        path = self.odata_id.partition("#")[0]
+        if not path.startswith("/") or path.startswith("//") or not path.isprintable():
             raise RemoteError("the BMC's link leads away from it")
-        return parts.path
+        return path
 
 
 class Root(msgspec.Struct, frozen=True, rename="pascal"):

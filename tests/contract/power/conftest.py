@@ -16,9 +16,10 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import bcrypt
 import pytest
@@ -435,3 +436,16 @@ async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 def bmc(tmp_path: Path) -> Iterator[IpmiSim]:
     with ipmi_sim(tmp_path) as running_bmc:
         yield running_bmc
+
+
+Emulate = Callable[..., AbstractContextManager[Emulator]]
+
+
+@pytest.fixture
+def emulate(tmp_path: Path) -> Emulate:
+    """Starts an emulator; takes ``program``, ``config`` and ``is_ready``."""
+
+    def start(**wishes: Any) -> AbstractContextManager[Emulator]:
+        return sushy_emulator(tmp_path, **wishes)
+
+    return start
