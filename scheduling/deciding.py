@@ -7,6 +7,7 @@ kind               decided by                              options
 ``balance``        ``balancing.plan``                      those of its policy
 ``consolidation``  ``consolidation.consolidate``           ``CONSOLIDATION``
 ``drain``          ``drain.drain``, of hosts that drain    ``DRAIN``
+``relocation``     a relocation policy, in a situation     ``RELOCATION``
 =================  ======================================  ===================================
 """
 
@@ -20,6 +21,8 @@ from snooze.scheduling.consolidation_methods import Method
 from snooze.scheduling.packing_effort import Effort
 from snooze.scheduling.plans import Plan
 from snooze.scheduling.policies import PlacementPolicy, PolicyError
+from snooze.scheduling.relocation import Situation
+from snooze.scheduling.situations import RELOCATION, read_situation, relocation_policy
 from snooze.scheduling.snapshot import HostState, Snapshot
 from snooze.scheduling.units import Properties, Property, PropertyKind, number, read_properties
 
@@ -31,6 +34,7 @@ class DecisionKind(StrEnum):
     BALANCE = "balance"
     CONSOLIDATION = "consolidation"
     DRAIN = "drain"
+    RELOCATION = "relocation"
 
 
 _WHOLE: Final = PropertyKind.WHOLE
@@ -55,12 +59,16 @@ DRAIN: Final = (
 
 
 def options_of(kind: DecisionKind, given: Mapping[str, object]) -> Properties:
-    """The options of a consolidation or drain, defaults filled in; none for the other kinds.
+    """The options of a consolidation, drain or relocation, defaults filled in; else none.
 
     Raises:
         PolicyError: an unknown option, or a value out of bounds.
     """
-    known = {DecisionKind.CONSOLIDATION: CONSOLIDATION, DecisionKind.DRAIN: DRAIN}.get(kind, ())
+    known = {
+        DecisionKind.CONSOLIDATION: CONSOLIDATION,
+        DecisionKind.DRAIN: DRAIN,
+        DecisionKind.RELOCATION: RELOCATION,
+    }.get(kind, ())
     values, problems = read_properties(known, given)
     if problems:
         raise PolicyError(problems)
@@ -73,8 +81,12 @@ def decide(
     policy: PlacementPolicy,
     options: Properties,
     cursor: int = 0,
+    situation: Situation | None = None,
 ) -> Plan:
-    """The plan of one decision. Drains empty the hosts whose state is DRAINING."""
+    """The plan of one decision. Drains empty the hosts whose state is DRAINING.
+
+    ``situation``: of a relocation, on the same snapshot; None: no host is overloaded or idle.
+    """
     match kind:
         case DecisionKind.PLACEMENT:
             return placement.plan(snapshot, policy, cursor=cursor)
@@ -85,6 +97,9 @@ def decide(
         case DecisionKind.DRAIN:
             chosen = snapshot.host_state == HostState.DRAINING
             return drain.drain(snapshot, chosen, drain_policy(options)).plan
+        case DecisionKind.RELOCATION:
+            asked = situation if situation is not None else read_situation({}, snapshot)
+            return relocation_policy(options).plan(asked).plan
 
 
 def consolidation_policy(options: Properties) -> consolidation.ConsolidationPolicy:

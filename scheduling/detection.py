@@ -123,6 +123,19 @@ LIMITS: Final[Mapping[str, Limit]] = MappingProxyType(
 """The built-in limits by name, with their default settings."""
 
 
+class Verdicts(Protocol):
+    """Says of each host whether it is too hot or too idle now, in place of limits: a plug-in."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in settings."""
+        ...
+
+    def verdicts(self, window: Window) -> tuple[BoolArray, BoolArray]:
+        """``bool[H]`` each: too hot, too idle; ``window``: utilisation, fractions of capacity."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Thresholds:
     """MIN, MID and MAX as fractions of capacity: one number for all axes, or one for each.
@@ -223,6 +236,7 @@ class Detector:
         sustain_s: for how long a host must be too hot (or no longer be).
         idle_s: for how long it must be too idle.
         hysteresis: how far it must come back, as a fraction of capacity.
+        verdicts: judges in place of limit, thresholds and hysteresis; windows are sustained alike.
     """
 
     limit: Limit = Fixed()
@@ -230,6 +244,7 @@ class Detector:
     sustain_s: float = 30.0
     idle_s: float = 300.0
     hysteresis: float = 0.05
+    verdicts: Verdicts | None = None
 
     def detect(self, window: Window, watch: Watch, period_s: float) -> Detection:
         """Judge the newest sample of each host.
@@ -264,6 +279,8 @@ class Detector:
         minimum = axis_values(self.thresholds.minimum, axes)
         bound = np.where(watch.underloaded[:, None], minimum + self.hysteresis, minimum)
         idle = (mean < bound).all(axis=1)
+        if self.verdicts is not None:
+            hot, idle = self.verdicts.verdicts(window)
         now_hot, hot_count = _sustained(
             watch.overloaded,
             watch.towards_overload,

@@ -24,6 +24,8 @@ from snooze.scheduling.policies import (
     is_list,
     is_table,
 )
+from snooze.scheduling.relocation import Situation
+from snooze.scheduling.situations import read_situation, situation_document
 from snooze.scheduling.snapshot import Affinity, AffinityRule, IntArray, Labels, Snapshot
 from snooze.scheduling.units import Properties, PropertyValue
 from snooze.scheduling.validation import as_numbers
@@ -64,8 +66,9 @@ class Decision:
         kind: what was decided.
         snapshot: what it was made on.
         policy: by which policy; of no account for consolidations and drains.
-        options: of a consolidation or drain, see ``deciding``.
+        options: of a consolidation, drain or relocation, see ``deciding``.
         cursor: where round-robin was.
+        situation: of a relocation.
         placement: what was decided then (``int64[V]``), if the file says so.
     """
 
@@ -75,11 +78,12 @@ class Decision:
     cursor: int = 0
     placement: IntArray | None = None
     options: Properties = field(default_factory=dict[str, PropertyValue])
+    situation: Situation | None = None
 
     def decide(self) -> Plan:
         """Decide again, by the same code as then."""
         options = options_of(self.kind, self.options)
-        return decide(self.kind, self.snapshot, self.policy, options, self.cursor)
+        return decide(self.kind, self.snapshot, self.policy, options, self.cursor, self.situation)
 
 
 def snapshot_document(snapshot: Snapshot) -> dict[str, object]:
@@ -219,6 +223,8 @@ def dump(decision: Decision, plan: Plan | None = None) -> str:
         "cursor": decision.cursor,
         "snapshot": snapshot_document(decision.snapshot),
     }
+    if decision.situation is not None:
+        document["situation"] = situation_document(decision.situation)
     if plan is not None:
         document["plan"] = plan_document(decision.snapshot, plan)
     return json.dumps(document, allow_nan=False)
@@ -293,7 +299,16 @@ def load(text: str, catalogue: Catalogue = BUILT_IN) -> Decision:
     if isinstance(cursor, bool) or not isinstance(cursor, int):
         raise DumpError("cursor is not an index")
     recorded = _recorded(document.get("plan"), read)
-    return Decision(kind, read, chosen, cursor, recorded, chosen_options)
+    situation = document.get("situation")
+    if situation is None:
+        return Decision(kind, read, chosen, cursor, recorded, chosen_options)
+    if not is_table(situation):
+        raise DumpError("situation must be a table")
+    try:
+        seen = read_situation(situation, read)
+    except ValueError as error:
+        raise DumpError(f"situation: {error}") from None
+    return Decision(kind, read, chosen, cursor, recorded, chosen_options, seen)
 
 
 def _recorded(plan: object, snapshot: Snapshot) -> IntArray | None:

@@ -122,6 +122,8 @@ class Situation:
         power: of each host; None: all alike.
         hold: from the last relocation.
         history: of each VM, for selections that look at it.
+        load_axes: how many axes, from the first, tell load. On the others (what was asked for, say)
+            VMs only need room: no share of a host is taken there. None: all.
     """
 
     snapshot: Snapshot
@@ -132,6 +134,7 @@ class Situation:
     power: PowerModel | None = None
     hold: Hold = Hold()
     history: Window | None = None
+    load_axes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,6 +160,8 @@ class Bench:
         self.policy = policy
         self.confidence = confidence
         self.ledger = Ledger(snapshot)
+        axes = len(snapshot.axes)
+        self.load_axes = axes if situation.load_axes is None else min(situation.load_axes, axes)
         self.problems: list[Problem] = list(snapshot.problems)
         self.vm_expected, self.vm_variance = self._forecast(situation)
         self.overloaded = self._flags("overloaded", situation.overloaded)
@@ -212,9 +217,14 @@ class Bench:
         return self.expected + self.confidence * np.sqrt(np.maximum(self.variance, 0.0))
 
     def share(self, values: FloatArray) -> FloatArray:
-        """``values[H, R]`` as shares of what each host may be filled with; 0 where it has none."""
+        """``values[H, R]`` as shares of what each host may be filled with.
+
+        0 where it has none, and on axes that tell no load.
+        """
         limit = self.snapshot.limit
-        return np.divide(values, limit, out=np.zeros_like(limit), where=limit > 0)
+        share = np.divide(values, limit, out=np.zeros_like(limit), where=limit > 0)
+        share[:, self.load_axes :] = 0.0
+        return share
 
     def use(self, host: int, bundle: Bundle) -> FloatArray:
         """``float64[n, R]``: what each VM of ``bundle`` takes, now or by forecast, as a share of
@@ -224,6 +234,7 @@ class Bench:
         most = np.maximum(self.snapshot.demand[vms], self.vm_expected[vms])
         share = np.zeros(most.shape)
         np.divide(most, limit, out=share, where=limit > 0)
+        share[:, self.load_axes :] = 0.0
         return share
 
     def members(self, host: int) -> IntArray:

@@ -59,6 +59,7 @@ class Predictive:
         hold_s: for how long a VM that moved is left alone.
         cooldown_s: for how long a host that took part in an overload is not emptied.
         patience: hosts that may prove impossible to empty before the search for more ends.
+        margin: how many times its cost a move has to gain.
         max_moves: most moves of one plan.
         selection: which VM leaves an overloaded host first.
         migration: what a move costs.
@@ -72,6 +73,7 @@ class Predictive:
     hold_s: float = 3600.0
     cooldown_s: float = 1800.0
     patience: int = 3
+    margin: float = 1.0
     max_moves: int = MAX_MOVES
     selection: Selection = field(default_factory=BestRelief)
     migration: MigrationModel = field(default_factory=MigrationModel)
@@ -160,7 +162,7 @@ class _Decision:
                 failure = OutcomeKind.LIMIT_REACHED
                 break
             gain, loss = self._weigh(host, bundle, excess)
-            if gain <= loss:
+            if gain <= policy.margin * loss:
                 message = f"moving it loses {loss:.0f} s of the host's work and gains {gain:.0f} s"
                 bench.refuse(bundle, ReasonCode.NO_BENEFIT, message)
                 failure = OutcomeKind.NO_BENEFIT
@@ -305,7 +307,7 @@ class _Decision:
             bench.tell(host, OutcomeKind.NO_ROOM, message)
             return False
         benefit = self._saving(host, before_w) * policy.payback_s
-        if benefit <= cost:
+        if benefit <= policy.margin * cost:
             bench.undo(bundles, host)
             message = f"moving costs {cost:.0f} s of the host's work and saves {benefit:.0f} s"
             for bundle in bundles:

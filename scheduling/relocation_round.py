@@ -77,10 +77,56 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Relocator:
-    """Detector and policy, as settings choose them."""
+    """Detector and policy, as settings choose them.
+
+    ``forecast_s``: the past that a forecast looks at.
+    """
 
     detector: Detector = detection.DEFAULT
     policy: RelocationPolicy = relocation_predictive.DEFAULT
+    forecast_s: float = FORECAST_S
+
+    def judge(self, snapshot: Snapshot, window: Window, watch: Watch, period_s: float) -> Detection:
+        """Which hosts are too hot or too idle; called once per new sample.
+
+        ``watch`` is about the hosts of the snapshot, in its order.
+        """
+        return self.detector.detect(_utilisation(snapshot, window), watch, period_s)
+
+    def situation(
+        self,
+        snapshot: Snapshot,
+        window: Window,
+        requested: FloatArray,
+        seen: Detection,
+        hold: Hold,
+        now_s: float,
+        period_s: float,
+        power: PowerModel | None = None,
+    ) -> Situation:
+        """What a policy is asked after ``judge``; see ``relocate`` for the arguments."""
+        active = accepting(snapshot)
+        samples = max(1, round(self.forecast_s / period_s)) if period_s > 0 else 1
+        load_axes = window.samples.shape[2] or len(snapshot.axes)
+        foreseen = forecast(window, requested[:, :load_axes], samples)
+        further = snapshot.demand[:, load_axes:]
+        if further.shape[1] and len(foreseen.expected) == len(further):
+            foreseen = replace(
+                foreseen,
+                expected=np.hstack([foreseen.expected, further]),
+                deviation=np.hstack([foreseen.deviation, np.zeros_like(further)]),
+            )
+        return Situation(
+            snapshot,
+            now_s,
+            overloaded=seen.overloaded & active,
+            underloaded=seen.underloaded & active,
+            forecast=foreseen,
+            power=power,
+            hold=hold,
+            history=window,
+            load_axes=load_axes,
+        )
 
     def relocate(
         self,
@@ -96,6 +142,7 @@ class Relocator:
 
         Args:
             snapshot: hosts and VMs; ``demand`` is what VMs use now, ``headroom`` the MID threshold.
+                It may have more axes than the window: there VMs only need room, for certain.
             window: samples of the snapshot's VMs, in its order, at the same instants for all.
             requested: ``float64[V, R]``, what was asked for, where there are no samples.
             memory: from the last round; ``Memory()`` in the first.
@@ -103,24 +150,10 @@ class Relocator:
             period_s: time between samples.
             power: of the snapshot's hosts, in its order.
         """
-        seen = self.detector.detect(
-            _utilisation(snapshot, window),
-            memory.watch.followed(memory.host_ids, snapshot.host_ids),
-            period_s,
-        )
-        active = accepting(snapshot)
-        samples = max(1, round(FORECAST_S / period_s)) if period_s > 0 else 1
+        watch = memory.watch.followed(memory.host_ids, snapshot.host_ids)
+        seen = self.judge(snapshot, window, watch, period_s)
         answer = self.policy.plan(
-            Situation(
-                snapshot,
-                now_s,
-                overloaded=seen.overloaded & active,
-                underloaded=seen.underloaded & active,
-                forecast=forecast(window, requested, samples),
-                power=power,
-                hold=memory.hold,
-                history=window,
-            )
+            self.situation(snapshot, window, requested, seen, memory.hold, now_s, period_s, power)
         )
         plan = replace(answer.plan, problems=(*answer.plan.problems, *seen.problems))
         answer = replace(answer, plan=plan)
@@ -130,8 +163,9 @@ class Relocator:
 def _utilisation(snapshot: Snapshot, window: Window) -> Window:
     """Each host's history, of the VMs that are listed, as fractions of its capacity."""
     total = hosts_window(window, snapshot.placement, snapshot.hosts)
-    capacity = snapshot.capacity[:, None, :]
-    if total.samples.shape[2] != capacity.shape[2]:
+    axes = total.samples.shape[2]
+    capacity = snapshot.capacity[:, None, :axes]
+    if axes != capacity.shape[2] or not axes:
         nothing = np.zeros((snapshot.hosts, 0, capacity.shape[2]))
         return Window(nothing, np.zeros((snapshot.hosts, 0), dtype=np.bool_), window.problems)
     share = np.zeros_like(total.samples)

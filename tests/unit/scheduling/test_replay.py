@@ -3,13 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from snooze.scheduling import dump, placement
 from snooze.scheduling.__main__ import main
-from snooze.scheduling.deciding import DecisionKind
+from snooze.scheduling.deciding import DecisionKind, options_of
 from snooze.scheduling.dump import Decision, DumpError
+from snooze.scheduling.estimation import Forecast
 from snooze.scheduling.policies import policy_named
+from snooze.scheduling.power_model import PowerModel
+from snooze.scheduling.relocation import Hold, MovedVm, Situation
 from snooze.scheduling.snapshot import Affinity, AffinityRule, HostState, Labels, Snapshot
 
 
@@ -44,6 +48,71 @@ def test_replay_says_what_and_why(file: Path, capsys: pytest.CaptureFixture[str]
     assert "cpu: 64 asked" in told
     assert "refused by affinity" in told
     assert "the same as recorded" in told
+
+
+def test_a_relocation_is_replayed_with_all_that_it_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    snapshot = Snapshot.of(
+        ["paris", "rennes"],
+        [[4.0, 32.0, 4.0], [4.0, 32.0, 4.0]],
+        vm_ids=["web", "db", "log"],
+        demand=[[2.0, 4.0, 2.0], [1.7, 8.0, 1.0], [0.1, 1.0, 1.0]],
+        placement=[0, 0, 1],
+        headroom=[0.8, 0.9, 1.0],
+        axes=["cpu", "memory", "asked_cpu"],
+    )
+    expected = np.array([[2.0, 4.0, 2.0], [1.7 / 3, 8.0, 1.0], [0.1, 1.0, 1.0]])
+    situation = Situation(
+        snapshot,
+        1234.5,
+        overloaded=np.array([True, False]),
+        underloaded=np.array([False, False]),
+        forecast=Forecast(expected, expected / 7),
+        power=PowerModel.linear([100.0, 90.0], [200.0, 210.0]),
+        hold=Hold({"log": MovedVm(2000.0, "paris")}, {"rennes": 1e4}),
+        load_axes=2,
+    )
+    options = options_of(DecisionKind.RELOCATION, {"horizon_s": 300.0, "margin": 1.5})
+    made = Decision(DecisionKind.RELOCATION, snapshot, options=options, situation=situation)
+    plan = made.decide()
+    assert [(move.vm, move.target) for move in plan.moves] == [(0, 1)]
+    file = tmp_path / "relocation.json"
+    file.write_text(dump.dump(made, plan))
+    again = dump.load(file.read_text()).situation
+    assert again is not None
+    assert again.forecast is not None
+    assert (again.forecast.deviation == expected / 7).all()
+    assert (again.now_s, again.load_axes, dict(again.hold.vms)) == (
+        1234.5,
+        2,
+        {"log": MovedVm(2000.0, "paris")},
+    )
+    assert main(["replay", str(file)]) == 0
+    told = capsys.readouterr().out
+    assert "web: paris -> rennes" in told
+    assert "the same as recorded" in told
+
+
+@pytest.mark.parametrize(
+    "situation",
+    [
+        {"now_s": "soon"},
+        {"overloaded": "paris"},
+        {"expected": [[1.0]]},
+        {"expected": "x", "deviation": "y"},
+        {"hold": {"vms": {"a": [1]}}},
+        {"hold": []},
+        {"load_axes": True},
+        {"power": {"curve_w": "none"}},
+        [],
+    ],
+)
+def test_a_situation_that_makes_no_sense_is_refused(situation: object) -> None:
+    document = json.loads(dump.dump(decision()))
+    document |= {"kind": "relocation", "situation": situation}
+    with pytest.raises(DumpError, match="situation"):
+        dump.load(json.dumps(document))
 
 
 def test_replay_notices_a_difference(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
