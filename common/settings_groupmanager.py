@@ -15,6 +15,12 @@ from snooze.common.settings import (
     NetworkSettings,
     NodeSettings,
 )
+from snooze.common.settings_autonomy import (
+    AutonomySettings,
+    ConsolidationSettings,
+    DecisionSettings,
+    RelocationSettings,
+)
 from snooze.common.settings_energy import EnergySettings
 from snooze.common.settings_power import PowerControlSettings
 from snooze.common.settings_recovery import RecoverySettings
@@ -227,4 +233,8 @@ class GroupManagerSettings(Section, frozen=True, kw_only=True):
     recovery: RecoverySettings = RecoverySettings()
     monitoring: GroupManagerMonitoringSettings = GroupManagerMonitoringSettings()
     power: PowerControlSettings = PowerControlSettings()
+    autonomy: AutonomySettings = AutonomySettings()
+    relocation: RelocationSettings = RelocationSettings()
+    consolidation: ConsolidationSettings = ConsolidationSettings()
+    decisions: DecisionSettings = DecisionSettings()
     log: LogSettings = LogSettings()

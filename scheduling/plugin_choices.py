@@ -53,8 +53,8 @@ class PluggedVerdicts:
         """See ``Verdicts``. A host without samples is neither."""
         hosts, _, axes = window.samples.shape
         newest = window.newest()
-        hot = (newest > axis_values(self.thresholds.maximum, axes)).any(axis=1)
-        idle = (newest < axis_values(self.thresholds.minimum, axes)).all(axis=1)
+        hot: BoolArray = np.any(newest > axis_values(self.thresholds.maximum, axes), axis=1)
+        idle: BoolArray = np.all(newest < axis_values(self.thresholds.minimum, axes), axis=1)
         for row in range(hosts):
             samples = window.samples[row][window.valid[row]]
             if not len(samples):

@@ -19,14 +19,15 @@ Rules:
 
 Invariant: ``reserved`` of a host is the sum of the demands of what holds room on it.
 Placement is in ``placing.py``, commands are in ``vm_commands.py``, migrations in
-``migration_core.py``; ``ordering.py`` keeps the orders under way; hosts are
-sent to sleep by ``sleep_core.py``.
+``migration_core.py``; ``ordering.py`` keeps the orders under way; hosts are sent to sleep by
+``sleep_core.py``. What the manager does by itself about load is in ``autonomy_core.py``.
 """
 
 from typing import Final, assert_never
 
 import msgspec
 
+from snooze.common.autonomy import Control
 from snooze.common.errors import ErrorReport
 from snooze.common.resources import Capacity, FloatArray
 from snooze.common.vm_lifecycle import TRANSITIONS, VmEvent, VmState
@@ -36,6 +37,16 @@ from snooze.common.wire import (
     MoveToManager,
 )
 from snooze.common.wire import HostJoined as HostJoinedNotice
+from snooze.groupmanager.manager.autonomy_core import Autonomy
+from snooze.groupmanager.manager.autonomy_events import (
+    AutonomySet,
+    AutonomyTicked,
+    ConsolidateAsked,
+    ConsolidationPlanned,
+    DecisionJudged,
+)
+from snooze.groupmanager.manager.autonomy_policy import AutonomyPolicy
+from snooze.groupmanager.manager.cluster_view import Samples
 from snooze.groupmanager.manager.directives import Directives, put_report
 from snooze.groupmanager.manager.host_table import HostEntry, HostTable, VmEntry
 from snooze.groupmanager.manager.manager_events import (
@@ -94,6 +105,14 @@ class ManagerCore:
         self._commands = VmCommands(
             table, self.limit, self.orders.give, self.changes, self.migrations
         )
+        self.autonomy: Autonomy | None = None
+
+    def decide_alone(
+        self, manager_id: str, policy: AutonomyPolicy, control: Control, samples: Samples
+    ) -> Autonomy:
+        """From now on overload, underload and consolidation are looked after; see ``Autonomy``."""
+        self.autonomy = Autonomy(manager_id, policy, control, self.table, self.migrations, samples)
+        return self.autonomy
 
     def handle(self, event: ManagerEvent, now_s: float) -> list[ManagerEffect]:
         """Take in one event."""
@@ -101,6 +120,8 @@ class ManagerCore:
         effects += self.sleeping.expire(now_s)
         for host_id in sorted(self._leaving):
             effects += self._leave_if_quiet(host_id)
+        if self.autonomy is not None:
+            effects += self.autonomy.settle(now_s)
         return effects
 
     def _decide(self, event: ManagerEvent, now_s: float) -> list[ManagerEffect]:
@@ -127,6 +148,14 @@ class ManagerCore:
                 return self._noticed(event)
             case ImagesNoticed():
                 return self._images_noticed(event)
+            case (
+                AutonomyTicked()
+                | AutonomySet()
+                | ConsolidateAsked()
+                | DecisionJudged()
+                | ConsolidationPlanned()
+            ):
+                return [] if self.autonomy is None else self.autonomy.handle(event, now_s)
             case _:
                 assert_never(event)
 

@@ -18,6 +18,7 @@ from snooze.common.wire import (
     VmChanged,
     VmOrder,
 )
+from snooze.groupmanager.manager.autonomy_events import AutonomyEvent, PlanConsolidation
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ class Directed:
 
 ManagerEvent = (
     Directed
+    | AutonomyEvent
     | HostJoined
     | HostLost
     | PlaceAsked
@@ -161,4 +163,4 @@ class CloseHost:
     reason: str
 
 
-ManagerEffect = OrderHost | AnswerLeader | TellLeader | CloseHost
+ManagerEffect = OrderHost | AnswerLeader | TellLeader | CloseHost | PlanConsolidation

@@ -68,6 +68,10 @@ MAX_FINISHES: Final = 3
 INCOMING_TIMEOUT_S: Final = 4000.0
 """Longer than another manager waits for any step of its migration."""
 Report = Callable[[VmEntry, str], list[ManagerEffect]]
+Done = Callable[[VmOrderDone | ErrorReport], list[ManagerEffect]]
+"""What follows the end of a migration, whoever wanted it."""
+Moved = Callable[[str, str, str], None]
+"""Told that a VM (by key) has left a host for good, and for which cause."""
 
 
 @dataclass(slots=True)
@@ -78,7 +82,7 @@ class Migration:
     source: str
     destination: str
     relayed: bool
-    request_id: int
+    done: Done
     cause: str
     report: VmReport
     ticket: MigrationTicket | None = None
@@ -110,6 +114,23 @@ class Migrations:
         self._report = report
         self._open: dict[str, Migration] = {}
         self._incoming: dict[str, Incoming] = {}
+        self.on_moved: Moved = lambda key, source, cause: None
+
+    def under_way(self) -> list[Migration]:
+        """Those from this manager's hosts."""
+        return list(self._open.values())
+
+    def arriving(self) -> list[tuple[str, Capacity]]:
+        """The hosts that await a VM of another manager, and what it asks for."""
+        return [(each.host_id, each.report.demand) for each in self._incoming.values()]
+
+    def count(self, host_id: str = "") -> int:
+        """How many are under way, at all or with one end at a host; arriving ones included."""
+        if not host_id:
+            return len(self._open) + len(self._incoming)
+        return sum(host_id in {m.source, m.destination} for m in self._open.values()) + sum(
+            incoming.host_id == host_id for incoming in self._incoming.values()
+        )
 
     def moves(self, key: str) -> bool:
         """Whether the VM is on its way, out of here or in."""
@@ -146,31 +167,37 @@ class Migrations:
     # ------------------------------------------------------------ the steps
 
     def start(self, request_id: int, vm: VmEntry, order: VmOrder) -> list[ManagerEffect]:
-        """Begin.
+        """Begin what the leader ordered; see ``begin``."""
+        return self.begin(
+            vm,
+            order.destination,
+            order.cause,
+            lambda answer: [AnswerLeader(request_id, answer)],
+        )
+
+    def begin(self, vm: VmEntry, destination: str, cause: str, done: Done) -> list[ManagerEffect]:
+        """Begin; ``done`` says what follows its end.
 
         Raises:
             Conflict: the destination is the host it is on, or is being given away.
             NoCapacity: the destination has no room.
         """
-        destination = order.destination
         if destination == vm.host_id:
             raise Conflict(f"VM {vm.report.name!r} is on that host already")
         local = destination in self._table.hosts
         if local:
             self._require_room(destination, vm)
         report = msgspec.structs.replace(vm.report, state=vm.state)
-        migration = Migration(
-            vm, vm.host_id, destination, not local, request_id, order.cause, report
-        )
+        migration = Migration(vm, vm.host_id, destination, not local, done, cause, report)
         self._open[vm.key] = migration
         self._table.set_state(vm, VmState.MIGRATING)
         if local:
             migration.promised = vm.demand
             migration.promised_epoch = self._table.hosts[destination].epoch
             self._table.promise(destination, vm.demand, 1.0)
-        return self._report(vm, order.cause) + self._order(
+        return self._report(vm, cause) + self._order(
             vm.host_id,
-            lambda epoch: OfferVm(epoch, order.cause, vm.report.vm_id),
+            lambda epoch: OfferVm(epoch, cause, vm.report.vm_id),
             lambda outcome, unknown: self._offered(migration, outcome),
         )
 
@@ -288,7 +315,7 @@ class Migrations:
             vm.state, vm.cause = VmState.UNREACHABLE, migration.cause
             vm.reason = f"lost between {migration.source} and {migration.destination}"
             effects.append(TellLeader(VmsChanged([vm.status(host_id=at)])))
-        return [*effects, AnswerLeader(migration.request_id, _error_of(why))]
+        return [*effects, *migration.done(_error_of(why))]
 
     def left(self, vm: VmEntry) -> list[ManagerEffect]:
         """The VM left its host for another, and we do not know that it arrived."""
@@ -307,7 +334,8 @@ class Migrations:
         if migration.destination in self._table.hosts:
             self._table.put_vm(moved)
             effects += self._report(moved, migration.cause)
-        return [*effects, AnswerLeader(migration.request_id, VmOrderDone(moved.status()))]
+        self.on_moved(moved.key, migration.source, migration.cause)
+        return [*effects, *migration.done(VmOrderDone(moved.status()))]
 
     def _failed(self, migration: Migration, error: object) -> list[ManagerEffect]:
         """The VM stays at the source."""
@@ -317,7 +345,7 @@ class Migrations:
         if self._table.vms.get(vm.key) is vm:
             self._table.set_state(vm, migration.report.state)
             effects += self._report(vm, migration.cause)
-        return [*effects, AnswerLeader(migration.request_id, _error_of(error))]
+        return [*effects, *migration.done(_error_of(error))]
 
     def _close(self, migration: Migration) -> None:
         self._open.pop(migration.vm.key, None)

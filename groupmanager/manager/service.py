@@ -15,7 +15,6 @@ import msgspec
 from snooze.common.clock import Clock
 from snooze.common.core_runner import CoreRunner
 from snooze.common.errors import (
-    Conflict,
     ErrorReport,
     NotLeader,
     Problem,
@@ -36,6 +35,7 @@ from snooze.common.vm_lifecycle import HOLDS_CAPACITY
 from snooze.common.wire import (
     PROTOCOL,
     Accepted,
+    DecisionMade,
     DescribeHosts,
     DirectHosts,
     ForgetHost,
@@ -69,6 +69,8 @@ from snooze.common.wire import (
     VmOrderDone,
 )
 from snooze.groupmanager.manager import manager_events as events
+from snooze.groupmanager.manager.autonomy import ManagerAutonomy
+from snooze.groupmanager.manager.autonomy_events import PlanConsolidation
 from snooze.groupmanager.manager.host_views import describe
 from snooze.groupmanager.manager.leader_link import LeaderLink
 from snooze.groupmanager.manager.leases import Leases
@@ -136,6 +138,9 @@ class ManagerService:
             settings.heartbeat.interval_s,
             self.core.sleeping.idle,
         )
+        self.load = ManagerAutonomy(
+            settings, identity.manager_id, self.core, self.monitoring, self._runner, clock
+        )
         self._requests = itertools.count(1)
         self._answers: dict[int, asyncio.Future[msgspec.Struct]] = {}
         self._tasks = TaskSet()
@@ -147,6 +152,9 @@ class ManagerService:
         self._tasks.spawn(self.leader.keep())
         self._tasks.spawn(self.summaries.keep())
         self._tasks.spawn(self.leases.keep())
+        self._tasks.spawn(
+            self.load.keep(lambda: self._is_serving() and self.leader.link is not None)
+        )
 
     async def close(self) -> None:
         """Let hosts and leader go; VMs keep running."""
@@ -158,7 +166,13 @@ class ManagerService:
             if not future.done():
                 future.set_exception(gone)
 
+    def _is_joined(self) -> bool:
+        return self._is_serving() and self.leader.link is not None
+
     def _leader_joined(self) -> None:
+        self.load.forbid()
+        for decision in self.load.decisions():
+            self.leader.tell(DecisionMade(decision))
         self.summaries.now()
 
     def release_all(self, reason: str) -> None:
@@ -323,10 +337,23 @@ class ManagerService:
                 self.leases.directed()
                 self.summaries.soon()
                 return Accepted()
-            case SetAutonomy() | JudgeDecision() | Reconfigure():
-                raise Conflict("this group manager cannot do that yet")
+            case SetAutonomy():
+                self.load.set(message)
+                return Accepted()
+            case JudgeDecision():
+                return await self._ask(lambda i: self.load.judged(i, message))
+            case Reconfigure():
+                return await self.consolidate(message.who)
             case _:
                 assert_never(message)
+
+    async def consolidate(self, who: str) -> msgspec.Struct:
+        """Consolidate now; a ``DecisionMade``.
+
+        Raises:
+            Conflict: not now, and why.
+        """
+        return await self._ask(lambda i: self.load.consolidate_asked(i, who))
 
     async def _ask(self, event: Callable[[int], events.ManagerEvent]) -> msgspec.Struct:
         request_id = next(self._requests)
@@ -349,6 +376,8 @@ class ManagerService:
                 self._resolve(effect)
             case events.TellLeader():
                 self.leader.tell(effect.notice)
+            case PlanConsolidation():
+                self._tasks.spawn(self.load.plan(effect))
             case events.CloseHost():
                 self._close_host(effect.host_id, effect.reason)
             case _:

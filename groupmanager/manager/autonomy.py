@@ -1,0 +1,106 @@
+"""The shell of a manager's autonomy: ticks, consolidations planned aside, the leader's word.
+
+Nothing is decided before the leader has said what may be, nor while no leader is joined.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from snooze.common.autonomy import AutonomyRecord
+from snooze.common.clock import Clock
+from snooze.common.core_runner import CoreRunner
+from snooze.common.decisions import Decision
+from snooze.common.errors import InvalidRequest
+from snooze.common.settings_groupmanager import GroupManagerSettings
+from snooze.common.wire import JudgeDecision, SetAutonomy
+from snooze.groupmanager.manager import autonomy_events as events
+from snooze.groupmanager.manager.autonomy_setup import autonomy_policy, control_of
+from snooze.groupmanager.manager.manager_core import ManagerCore
+from snooze.groupmanager.manager.manager_events import ManagerEffect, ManagerEvent
+from snooze.groupmanager.manager.monitoring import Monitoring
+from snooze.scheduling.consolidation import consolidate
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 1.0
+"""At most; approvals expire and moves begin within it."""
+
+
+class ManagerAutonomy:
+    """What a manager needs around ``Autonomy``."""
+
+    def __init__(
+        self,
+        settings: GroupManagerSettings,
+        manager_id: str,
+        core: ManagerCore,
+        monitoring: Monitoring,
+        runner: CoreRunner[ManagerEvent, ManagerEffect],
+        clock: Clock,
+    ) -> None:
+        """Raises: SettingsError: a detector or estimator is not there."""
+        policy = autonomy_policy(settings, core.overcommit, core.headroom)
+        self._core = core.decide_alone(
+            manager_id, policy, control_of(settings.autonomy), monitoring
+        )
+        self._runner = runner
+        self._clock = clock
+        self._tick_s = min(TICK_S, settings.autonomy.interval_s)
+        self._allowed = False
+
+    async def keep(self, is_joined: Callable[[], bool]) -> None:
+        """Tick for ever, while a leader is joined that said what may be done."""
+        while True:
+            await asyncio.sleep(self._tick_s)
+            if self._allowed and is_joined():
+                self._runner.feed(events.AutonomyTicked(self._clock.wall_ms()))
+
+    def forbid(self) -> None:
+        """Another leader: it says anew what may be done."""
+        self._allowed = False
+
+    def set(self, message: SetAutonomy) -> None:
+        """The leader's word.
+
+        Raises:
+            InvalidRequest: it cannot be read; what was said before holds.
+        """
+        try:
+            record = msgspec.msgpack.decode(message.control, type=AutonomyRecord)
+        except msgspec.MsgspecError as error:
+            raise InvalidRequest(f"no record of autonomy: {error}") from None
+        self._runner.feed(events.AutonomySet(record))
+        self._allowed = True
+
+    def judged(self, request_id: int, message: JudgeDecision) -> events.DecisionJudged:
+        """A person's word on what was proposed."""
+        return events.DecisionJudged(
+            request_id,
+            self._clock.wall_ms(),
+            message.decision_id,
+            message.approved,
+            message.who,
+        )
+
+    def consolidate_asked(self, request_id: int, who: str) -> events.ConsolidateAsked:
+        """A person wants a consolidation now."""
+        return events.ConsolidateAsked(request_id, self._clock.wall_ms(), who)
+
+    def decisions(self) -> list[Decision]:
+        """The latest, to be told to another leader."""
+        return list(self._core.book.decisions.values())
+
+    async def plan(self, effect: events.PlanConsolidation) -> None:
+        """Plan a consolidation on a thread; the answer is an event."""
+        answer, error = None, ""
+        try:
+            answer = await asyncio.to_thread(consolidate, effect.snapshot, effect.policy)
+        except Exception as failure:
+            logger.exception("a consolidation could not be planned")
+            error = f"it could not be planned: {failure}"
+        self._runner.feed(
+            events.ConsolidationPlanned(effect.token, self._clock.wall_ms(), answer, error)
+        )

@@ -1,0 +1,133 @@
+"""From settings to how a manager decides by itself; plug-ins are loaded here."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from snooze.common.autonomy import Control
+from snooze.common.decisions import DecisionKind, DecisionMode
+from snooze.common.errors import Problem, SettingsError
+from snooze.common.resources import FloatArray
+from snooze.common.settings_autonomy import AutonomySettings, RelocationSettings
+from snooze.common.settings_groupmanager import GroupManagerSettings
+from snooze.common.time_plans import Cron, Window, zone_of
+from snooze.groupmanager.manager.autonomy_policy import AutonomyPolicy
+from snooze.groupmanager.manager.cluster_view import Looking
+from snooze.groupmanager.manager.plan_work import Bounds
+from snooze.scheduling import plugins
+from snooze.scheduling.deciding import DecisionKind as Recorded
+from snooze.scheduling.deciding import options_of
+from snooze.scheduling.detection import Detector, Thresholds
+from snooze.scheduling.estimation import Average, Estimator
+from snooze.scheduling.plugin_choices import Choices, choices
+from snooze.scheduling.relocation_round import Relocator
+from snooze.scheduling.situations import relocation_policy
+
+
+def control_of(settings: AutonomySettings) -> Control:
+    """What the settings say may be done by itself; the record is added at run time."""
+    modes = {
+        DecisionKind.OVERLOAD: DecisionMode(settings.overload),
+        DecisionKind.UNDERLOAD: DecisionMode(settings.underload),
+        DecisionKind.CONSOLIDATION: DecisionMode(settings.consolidation),
+        DecisionKind.DRAIN: DecisionMode(settings.drain),
+        DecisionKind.SLEEP: DecisionMode(settings.sleep),
+        DecisionKind.WAKE: DecisionMode(settings.wake),
+        DecisionKind.FENCE: DecisionMode(settings.fence),
+        DecisionKind.RESTART: DecisionMode(settings.restart),
+    }
+    zone = zone_of(settings.time_zone)
+    return Control(modes, [Window.of(text, zone) for text in settings.windows])
+
+
+def autonomy_policy(
+    settings: GroupManagerSettings, overcommit: FloatArray, headroom: FloatArray
+) -> AutonomyPolicy:
+    """How a manager decides, by its settings.
+
+    Args:
+        settings: of the group manager.
+        overcommit, headroom: ``float64[R]``, as placement multiplies capacities.
+
+    Raises:
+        SettingsError: a detector or estimator of that name is not there.
+    """
+    autonomy, relocation = settings.autonomy, settings.relocation
+    directory = autonomy.plugins_directory
+    known = choices(plugins.load(Path(directory)) if directory else None)
+    limits = relocation.thresholds
+    each = zip(limits.cpu, limits.memory, limits.network, limits.network, strict=True)
+    rows = [cast("tuple[float, ...]", row) for row in each]
+    thresholds = Thresholds(*rows)
+    options = options_of(
+        Recorded.RELOCATION,
+        {
+            "policy": relocation.policy,
+            "hold_s": autonomy.hold_s,
+            "margin": relocation.margin,
+            "passing": relocation.passing,
+            "max_moves": relocation.max_moves,
+            "bandwidth_kib_s": relocation.bandwidth_kib_s,
+        },
+    )
+    consolidation = settings.consolidation
+    packing = options_of(
+        Recorded.CONSOLIDATION,
+        {
+            "method": consolidation.method,
+            "moves_most": consolidation.max_moves,
+            "host_worth_s": consolidation.host_worth_s,
+        },
+    )
+    period_s = settings.monitoring.period_s
+    zone = zone_of(autonomy.time_zone)
+    return AutonomyPolicy(
+        relocator=Relocator(
+            _detector(relocation, thresholds, known),
+            relocation_policy(options),
+            relocation.forecast_s,
+        ),
+        relocation=options,
+        consolidation=packing,
+        looking=Looking(
+            _estimator(relocation, known),
+            thresholds,
+            max(1, round(relocation.sustained_s / period_s)),
+            overcommit,
+            headroom,
+        ),
+        bounds=Bounds(autonomy.max_concurrent, autonomy.max_per_host, settings.decisions.expire_s),
+        interval_s=autonomy.interval_s,
+        sustain_s=relocation.sustained_s,
+        idle_s=relocation.idle_s,
+        hold_s=autonomy.hold_s,
+        cool_down_s=autonomy.cool_down_s,
+        cron=Cron.of(consolidation.cron, zone) if consolidation.cron else None,
+        only_sleepable=relocation.only_sleepable,
+        keep_room=autonomy.keep_room,
+    )
+
+
+def _detector(settings: RelocationSettings, thresholds: Thresholds, known: Choices) -> Detector:
+    try:
+        return known.detector(
+            settings.detector,
+            thresholds,
+            sustain_s=settings.sustained_s,
+            idle_s=settings.idle_s,
+            hysteresis=settings.hysteresis,
+        )
+    except ValueError as error:
+        raise _not_there("relocation.detector", error) from None
+
+
+def _estimator(settings: RelocationSettings, known: Choices) -> Estimator:
+    try:
+        found = known.estimator(settings.estimator)
+    except ValueError as error:
+        raise _not_there("relocation.estimator", error) from None
+    return replace(found, samples=settings.samples) if isinstance(found, Average) else found
+
+
+def _not_there(key: str, error: ValueError) -> SettingsError:
+    return SettingsError(f"{key}: {error}", problems=[Problem(key, str(error))])

@@ -1,0 +1,215 @@
+"""A manager's hosts and VMs as autonomy looks at them: what is used and what was asked for.
+
+Rules:
+
+1. A snapshot has two sets of axes. On the first ``R`` a VM's demand is what it uses, by estimate,
+   and a host may be filled up to MID of its capacity. On the other ``R`` it is what was asked for,
+   and a host may be promised as much as placement may promise.
+2. A host takes part if it takes VMs, is not switched off for this by a person, and its samples are
+   complete and in time. One that does not is ``DRAINING`` here: it is left as it is.
+3. A VM that has no samples yet counts with what it asked for. One whose samples stopped coming
+   makes its host unknown.
+4. A VM may be moved if it is ours, runs or is paused, has no order or migration of its own under
+   way, and neither its owner (``VmPolicy.movable``) nor a person said that it stays.
+5. What is about to arrive, and domains that are off, take room too, but are not listed.
+"""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+
+from snooze.common.resources import AXIS_NAMES, FloatArray, R
+from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
+from snooze.groupmanager.manager.host_table import HostTable, VmEntry
+from snooze.groupmanager.manager.migration_core import Migrations
+from snooze.groupmanager.manager.monitoring import HostLoad
+from snooze.scheduling.detection import Thresholds, axis_values
+from snooze.scheduling.estimation import Average, Estimator, Window
+from snooze.scheduling.snapshot import BoolArray, HostState, Snapshot
+
+AXES: Final = (*AXIS_NAMES, *(f"asked_{name}" for name in AXIS_NAMES))
+
+UNBOUNDED: Final = 1e12
+"""The capacity of an axis of which a host says nothing: no bound, and no load to speak of."""
+
+_MOVABLE: Final = frozenset({VmState.RUNNING, VmState.PAUSED})
+
+
+class Samples(Protocol):
+    """What was measured lately; see ``Monitoring``."""
+
+    @property
+    def period_s(self) -> float:
+        """Time between two samples."""
+        ...
+
+    def window(self, vm_ids: Sequence[str], now_s: float) -> Window:
+        """What VMs used."""
+        ...
+
+    def host_load(self, host_ids: Sequence[str], now_s: float) -> HostLoad:
+        """What hosts used, and whether that is known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """How to look.
+
+    Attributes:
+        estimator: what VMs use, from their samples.
+        thresholds: MID is up to where a host is filled.
+        recent: newest samples whose mean a VM uses at least, whatever the estimator says.
+        overcommit, headroom: ``float64[R]``, as placement multiplies capacities.
+    """
+
+    estimator: Estimator
+    thresholds: Thresholds
+    recent: int
+    overcommit: FloatArray
+    headroom: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What autonomy sees at one moment. Hosts as in the table, VMs host by host.
+
+    Attributes:
+        snapshot: with ``2 * R`` axes, see the module.
+        window: samples of the VMs, ``R`` axes.
+        requested: ``float64[V, R]``, what was asked for.
+        takes_part: ``bool[H]``.
+        empty: ``bool[H]``, nothing at all is on the host.
+    """
+
+    snapshot: Snapshot
+    window: Window
+    requested: FloatArray
+    takes_part: BoolArray
+    empty: BoolArray
+
+    def row_of_vm(self, key: str) -> int | None:
+        """A VM's row."""
+        try:
+            return self.snapshot.vm_ids.index(key)
+        except ValueError:
+            return None
+
+    def utilisation(self) -> FloatArray:
+        """``float64[H, R]``: newest use of what is on each host, as a share of its capacity."""
+        snapshot = self.snapshot
+        load = np.zeros((snapshot.hosts, R))
+        if self.window.things:
+            np.add.at(load, snapshot.placement, self.window.newest())
+        capacity = snapshot.capacity[:, :R]
+        share: FloatArray = np.divide(load, capacity, out=np.zeros_like(load), where=capacity > 0)
+        return share
+
+
+def look(
+    table: HostTable,
+    migrations: Migrations,
+    samples: Samples,
+    looking: Looking,
+    now_s: float,
+    off_hosts: Container[str] = (),
+    off_vms: Container[str] = (),
+) -> View:
+    """See the hosts and VMs as they are now; ``off_*`` are switched off by people."""
+    order = table.order
+    vms: list[VmEntry] = []
+    placement: list[int] = []
+    unlisted = np.zeros(len(order), dtype=np.int64)
+    for row, host_id in enumerate(order):
+        for vm in table.vms_on(host_id):
+            if vm.state in HOLDS_CAPACITY:
+                vms.append(vm)
+                placement.append(row)
+            else:
+                unlisted[row] += 1
+    where = np.array(placement, dtype=np.int64)
+    requested = np.array([vm.demand.as_tuple() for vm in vms], dtype=np.float64).reshape(-1, R)
+    window = samples.window([vm.report.vm_id for vm in vms], now_s)
+    usage = looking.estimator.estimate(window, requested).value
+    recent = Average(looking.recent).estimate(window, requested).value
+    usage = np.maximum(usage, recent)
+    stays = [
+        not vm.report.managed
+        or not vm.report.policy.movable
+        or vm.state not in _MOVABLE
+        or vm.ordered
+        or migrations.moves(vm.key)
+        or vm.key in off_vms
+        for vm in vms
+    ]
+    takes_part = _takes_part(table, samples, window, vms, where, now_s, off_hosts)
+    state = np.array(table.states(), dtype=np.int8)
+    state[(state == HostState.ACTIVE) & ~takes_part] = HostState.DRAINING
+    measured = np.where(table.capacity > 0, table.capacity, UNBOUNDED)
+    snapshot = Snapshot.of(
+        order,
+        np.hstack([measured, table.capacity]),
+        used=_unlisted_use(table, migrations, vms, where, usage, requested),
+        host_state=state,
+        vm_ids=[vm.key for vm in vms],
+        demand=np.hstack([usage, requested]),
+        placement=where,
+        overcommit=np.concatenate([np.ones(R), looking.overcommit]),
+        headroom=np.concatenate([axis_values(looking.thresholds.middle, R), looking.headroom]),
+        vm_count=unlisted,
+        movable=~np.array(stays, dtype=np.bool_),
+        highly_available=[vm.report.managed and vm.report.policy.is_highly_available for vm in vms],
+        axes=AXES,
+    )
+    counts = unlisted + np.bincount(where, minlength=len(order)) if order else unlisted
+    return View(snapshot, window, requested, takes_part, counts == 0)
+
+
+def _takes_part(
+    table: HostTable,
+    samples: Samples,
+    window: Window,
+    vms: list[VmEntry],
+    where: np.ndarray[tuple[int], np.dtype[np.int64]],
+    now_s: float,
+    off_hosts: Container[str],
+) -> BoolArray:
+    order = table.order
+    known = samples.host_load(order, now_s).fresh.copy()
+    known &= np.array(table.states(), dtype=np.int8) == HostState.ACTIVE
+    known &= np.array([host_id not in off_hosts for host_id in order], dtype=np.bool_)
+    if vms and window.valid.shape[1]:
+        running = np.array([vm.state is VmState.RUNNING for vm in vms], dtype=np.bool_)
+        silent = running & window.valid.any(axis=1) & ~window.valid[:, -1]
+        known[where[silent]] = False
+    return known
+
+
+def _unlisted_use(
+    table: HostTable,
+    migrations: Migrations,
+    vms: list[VmEntry],
+    where: np.ndarray[tuple[int], np.dtype[np.int64]],
+    usage: FloatArray,
+    requested: FloatArray,
+) -> FloatArray:
+    """``float64[H, 2R]``: what is promised or about to arrive beside the VMs that are listed."""
+    asked = np.maximum(table.reserved, 0.0)
+    if vms:
+        listed = np.zeros_like(asked)
+        np.add.at(listed, where, requested)
+        asked = np.maximum(asked - listed, 0.0)
+        asked[asked < 1e-6 * np.maximum(1.0, listed)] = 0.0
+    arriving = np.zeros_like(asked)
+    rows = {vm.key: row for row, vm in enumerate(vms)}
+    for migration in migrations.under_way():
+        host, vm = table.row_of(migration.destination), rows.get(migration.vm.key)
+        if host is not None and vm is not None:
+            arriving[host] += usage[vm]
+    for host_id, demand in migrations.arriving():
+        host = table.row_of(host_id)
+        if host is not None:
+            arriving[host] += demand.as_array()
+    return np.hstack([arriving, asked])

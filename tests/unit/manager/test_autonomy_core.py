@@ -1,0 +1,478 @@
+"""What a manager does by itself, rule by rule."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from snooze.common.autonomy import AutonomyRule, Scope
+from snooze.common.decisions import DecisionKind, DecisionMode, DecisionState
+from snooze.common.errors import ErrorReport
+from snooze.common.settings_autonomy import (
+    AutonomySettings,
+    ConsolidationSettings,
+    RelocationSettings,
+)
+from snooze.common.vm_lifecycle import VmCommand
+from snooze.common.vms import FailureAction, VmPolicy
+from snooze.common.wire import DecisionMade
+from snooze.groupmanager.manager.plan_work import Step, StepState
+from snooze.scheduling.__main__ import main as scheduling
+from tests.unit.manager.load_desk import PERIOD_S, LoadDesk, inputs_of, settings_of
+
+OVERLOAD, UNDERLOAD, CONSOLIDATION = (
+    DecisionKind.OVERLOAD,
+    DecisionKind.UNDERLOAD,
+    DecisionKind.CONSOLIDATION,
+)
+
+
+def hot_desk(**autonomy: object) -> LoadDesk:
+    """``h1`` runs four guests, one of which begins to burn; ``h2`` and ``h3`` have room."""
+    settings = AutonomySettings(interval_s=PERIOD_S, underload="off", **autonomy)  # type: ignore[arg-type]
+    desk = LoadDesk(3, settings_of(settings))
+    for name, use in {"web": 0.9, "db": 0.9, "log": 0.6, "burner": 0.1}.items():
+        desk.guest(name, "h1", use)
+    desk.guest("calm", "h2", 0.5)
+    desk.pass_time(120)
+    return desk
+
+
+# ------------------------------------------------------------ overload
+
+
+def test_a_guest_that_burns_is_relieved_after_the_window_and_the_record_says_why() -> None:
+    desk = hot_desk()
+    assert desk.moves == []
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    began_s = desk.now_s
+    desk.pass_time(27)
+    assert desk.moves == []
+    desk.pass_time(90)
+    assert len(desk.moves) >= 1
+    assert desk.moves[0][0] - began_s >= 30
+    on_h1 = sum(desk.load[name] for name in desk.on("h1"))
+    assert on_h1 <= 4 * 0.8 + 1e-9
+    for host_id in ("h2", "h3"):
+        assert sum(desk.load[name] for name in desk.on(host_id)) <= 4 * 0.8
+    [decision] = desk.decisions(OVERLOAD)
+    assert decision.state is DecisionState.DONE
+    assert decision.mode is DecisionMode.AUTO
+    assert "name-h1 is overloaded: cpu at" in decision.reason
+    assert "30 s or more" in decision.reason
+    assert decision.actions[0].startswith("migrate name-")
+    assert any("instead of" in line for line in decision.alternatives)
+    assert decision.subjects[0] == "h1"
+    assert decision.outcome.startswith("1 of 1 moved")
+
+
+def test_a_decision_is_replayed_from_its_inputs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk = hot_desk()
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(90)
+    [decision] = desk.decisions(OVERLOAD)
+    file = tmp_path / "decision.json"
+    file.write_text(inputs_of(decision))
+    assert scheduling(["replay", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "the same as recorded" in shown
+    assert f"{desk.moves[0][1]}: h1 -> {desk.moves[0][3]}" in shown
+
+
+def test_a_peak_that_passes_moves_nothing() -> None:
+    desk = hot_desk()
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(24)
+    desk.load |= {"burner": 0.1, "log": 0.5}
+    desk.pass_time(120)
+    assert desk.moves == []
+
+
+def test_moves_that_cannot_help_are_not_made_and_that_is_said_once() -> None:
+    desk = LoadDesk(2, settings_of(AutonomySettings(interval_s=PERIOD_S, underload="off")))
+    for host_id in ("h1", "h2"):
+        for number in range(4):
+            desk.guest(f"{host_id}-{number}", host_id, 1.0)
+    desk.pass_time(300)
+    assert desk.moves == []
+    decisions = desk.decisions(OVERLOAD)
+    assert len(decisions) <= 2
+    assert {each.state for each in decisions} == {DecisionState.REFUSED}
+    assert "nothing is moved" in decisions[0].outcome
+
+
+def test_a_vm_that_must_not_move_stays_and_another_goes() -> None:
+    desk = hot_desk()
+    for name in ("web", "db", "log"):
+        vm = desk.vm(name)
+        vm.report = type(vm.report)(
+            name, vm.report.name, vm.state, vm.demand, policy=VmPolicy(movable=False)
+        )
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(120)
+    assert {move[1] for move in desk.moves} == {"burner"}
+
+
+def test_nothing_is_decided_without_samples() -> None:
+    desk = hot_desk()
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.silent = {"h1"}
+    desk.pass_time(300)
+    assert desk.moves == []
+    desk.silent = {"h2"}
+    desk.pass_time(120)
+    assert {move[3] for move in desk.moves} == {"h3"}
+
+
+def test_a_vm_does_not_go_back_and_a_failed_one_is_not_tried_again() -> None:
+    desk = hot_desk()
+    desk.failing = {"web", "db", "log", "burner"}
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(1800)
+    assert len(desk.moves) == len({move[1] for move in desk.moves})
+    assert {each.state for each in desk.decisions(OVERLOAD)} <= {
+        DecisionState.FAILED,
+        DecisionState.REFUSED,
+    }
+
+
+def test_no_more_migrations_run_than_may() -> None:
+    settings = AutonomySettings(
+        interval_s=PERIOD_S, underload="off", max_concurrent=1, max_per_host=1
+    )
+    desk = LoadDesk(4, settings_of(settings), move_s=30.0)
+    for number in range(4):
+        desk.guest(f"v{number}", "h1", 0.3)
+        desk.guest(f"w{number}", "h2", 0.3)
+    desk.pass_time(60)
+    for name in list(desk.load):
+        desk.load[name] = 1.0
+    desk.pass_time(600)
+    assert len(desk.moves) >= 2
+    times = [move[0] for move in desk.moves]
+    assert all(later - earlier >= 30 for earlier, later in itertools.pairwise(times))
+
+
+def test_a_move_of_a_person_counts_as_a_move_and_is_not_undone() -> None:
+    desk = LoadDesk(2)
+    desk.guest("a", "h1", 0.5)
+    desk.guest("b", "h2", 0.05)
+    desk.pass_time(60)
+    desk.carry_out(desk.command("b", VmCommand.MIGRATE, destination="h1"))
+    desk.pass_time(3000)
+    assert desk.where("b") == "h1"
+    assert desk.returns() == []
+
+
+# ------------------------------------------------------------ people
+
+
+def test_advice_waits_for_a_person_and_is_carried_out_when_approved() -> None:
+    desk = hot_desk(overload="advise")
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(90)
+    [proposed] = desk.decisions(OVERLOAD)
+    assert proposed.state is DecisionState.PROPOSED
+    assert desk.moves == []
+    answer = desk.judge(proposed, approved=True)
+    assert isinstance(answer, DecisionMade)
+    assert answer.decision.state is DecisionState.RUNNING
+    desk.pass_time(30)
+    assert len(desk.moves) == 1
+    assert desk.told[proposed.decision_id].state is DecisionState.DONE
+    assert isinstance(desk.judge(proposed, approved=True), ErrorReport)
+
+
+def test_advice_that_is_rejected_or_forgotten_does_nothing() -> None:
+    desk = hot_desk(overload="advise")
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(60)
+    [proposed] = desk.decisions(OVERLOAD)
+    desk.judge(proposed, approved=False)
+    assert desk.told[proposed.decision_id].state is DecisionState.REFUSED
+    assert desk.told[proposed.decision_id].outcome == "rejected by ann"
+    desk.pass_time(870)
+    assert len(desk.decisions(OVERLOAD)) == 1
+    desk.pass_time(1200)
+    states = {each.state for each in desk.decisions(OVERLOAD)}
+    assert DecisionState.EXPIRED in states
+    assert desk.moves == []
+
+
+def test_an_approval_that_comes_too_late_expires_with_the_reason() -> None:
+    desk = hot_desk(overload="advise")
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(60)
+    [proposed] = desk.decisions(OVERLOAD)
+    desk.load |= {"burner": 0.1, "log": 0.1}
+    desk.pass_time(90)
+    desk.judge(proposed, approved=True)
+    told = desk.told[proposed.decision_id]
+    assert told.state is DecisionState.EXPIRED
+    assert "the overload is over" in told.outcome
+    assert desk.moves == []
+
+
+def test_an_approval_is_checked_against_what_is_true_then() -> None:
+    desk = hot_desk(overload="advise")
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(60)
+    [proposed] = desk.decisions(OVERLOAD)
+    for host_id in ("h2", "h3"):
+        for number in range(int(4 - desk.cores(host_id))):
+            desk.guest(f"{host_id}-{number}", host_id, 0.9)
+    desk.pass_time(9)
+    desk.judge(proposed, approved=True)
+    told = desk.told[proposed.decision_id]
+    assert told.state is DecisionState.EXPIRED
+    assert "would break a rule now" in told.outcome
+    assert desk.moves == []
+
+
+def test_a_dry_run_writes_down_and_moves_nothing() -> None:
+    desk = hot_desk(overload="dry-run")
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(600)
+    [decision] = desk.decisions(OVERLOAD)
+    assert decision.state is DecisionState.DRY_RUN
+    assert decision.actions
+    assert decision.inputs
+    assert desk.moves == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        AutonomyRule(Scope.CLUSTER, paused=True),
+        AutonomyRule(Scope.CLUSTER, kind=OVERLOAD, paused=True),
+        AutonomyRule(Scope.MANAGER, "gm1", paused=True),
+        AutonomyRule(Scope.HOST, "h1", paused=True),
+        AutonomyRule(Scope.CLUSTER, mode=DecisionMode.OFF),
+    ],
+)
+def test_a_pause_holds_until_it_is_lifted(rule: AutonomyRule) -> None:
+    desk = hot_desk()
+    desk.say(rule)
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(300)
+    assert desk.moves == []
+    desk.say()
+    desk.pass_time(120)
+    assert len(desk.moves) == 1
+
+
+def test_a_vm_or_target_that_is_paused_takes_no_part() -> None:
+    desk = hot_desk()
+    desk.say(
+        *(AutonomyRule(Scope.VM, name, paused=True) for name in ("web", "db", "burner")),
+        AutonomyRule(Scope.HOST, "h2", kind=OVERLOAD, paused=True),
+    )
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(300)
+    assert {(move[1], move[3]) for move in desk.moves} == {("log", "h3")}
+
+
+def test_the_strictest_mode_of_all_that_take_part_holds() -> None:
+    desk = hot_desk()
+    desk.say(AutonomyRule(Scope.HOST, "h1", mode=DecisionMode.ADVISE))
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(120)
+    [decision] = desk.decisions(OVERLOAD)
+    assert (decision.mode, decision.state) == (DecisionMode.ADVISE, DecisionState.PROPOSED)
+
+
+def test_a_pause_stops_what_has_not_begun() -> None:
+    settings = AutonomySettings(interval_s=PERIOD_S, underload="off", max_concurrent=1)
+    desk = LoadDesk(3, settings_of(settings), move_s=60.0)
+    for number in range(8):
+        desk.guest(f"v{number}", f"h{1 + number % 2}", 0.3)
+    desk.pass_time(30)
+    assert desk.consolidate_now() is not None
+    desk.pass_time(3)
+    begun = len(desk.moves)
+    desk.say(AutonomyRule(Scope.CLUSTER, paused=True, who="ann", why="audit"))
+    desk.pass_time(300)
+    assert len(desk.moves) == begun
+
+
+# ------------------------------------------------------------ underload and consolidation
+
+
+def idle_desk(**relocation: object) -> LoadDesk:
+    values = {"only_sleepable": False, "idle_s": 60.0, **relocation}
+    thresholds = RelocationSettings(**values)  # type: ignore[arg-type]
+    desk = LoadDesk(3, settings_of(relocation=thresholds))
+    desk.guest("a", "h1", 0.9)
+    desk.guest("b", "h1", 0.9)
+    desk.guest("c", "h2", 0.1)
+    desk.guest("d", "h2", 0.1)
+    return desk
+
+
+def test_a_host_that_is_hardly_used_is_emptied() -> None:
+    desk = idle_desk()
+    desk.pass_time(57)
+    assert desk.moves == []
+    desk.pass_time(120)
+    assert desk.on("h2") == set()
+    [decision] = desk.decisions(UNDERLOAD)
+    assert decision.state is DecisionState.DONE
+    assert "name-h2 is hardly used" in decision.reason
+    assert "name-h2 is empty then" in decision.actions
+    desk.pass_time(3600)
+    assert len(desk.moves) == 2
+
+
+def test_only_hosts_that_can_sleep_are_emptied_unless_settings_say_otherwise() -> None:
+    desk = idle_desk(only_sleepable=True)
+    desk.pass_time(300)
+    assert desk.moves == []
+
+
+def test_emptying_stops_for_a_host_when_one_of_its_vms_cannot_leave() -> None:
+    settings = AutonomySettings(interval_s=PERIOD_S, max_per_host=1)
+    desk = LoadDesk(2, settings_of(settings, RelocationSettings(only_sleepable=False, idle_s=30.0)))
+    desk.guest("a", "h1", 0.9)
+    for name in ("c", "d", "e"):
+        desk.guest(name, "h2", 0.05)
+    desk.failing = {"c", "d", "e"}
+    desk.pass_time(120)
+    assert len(desk.moves) == 1
+    [decision] = desk.decisions(UNDERLOAD)
+    assert decision.state is DecisionState.FAILED
+    assert decision.outcome.count("its host cannot be emptied") == 2
+
+
+def test_a_slow_migration_holds_up_only_what_depends_on_it() -> None:
+    desk = LoadDesk(4, settings_of(AutonomySettings(interval_s=PERIOD_S, underload="off")))
+    desk.guest("slow", "h1", 0.2, asked=3.0)
+    desk.guest("big", "h3", 0.2, asked=2.0)
+    desk.guest("free", "h3", 0.2, asked=1.0)
+    desk.pass_time(30)
+    desk.slow["slow"] = 300.0
+    steps = [
+        Step("slow", "slow", "h1", "h2", 0),
+        Step("big", "big", "h3", "h1", 1),
+        Step("free", "free", "h3", "h4", 1),
+    ]
+    desk.carry_out_plan(steps)
+    desk.pass_time(60)
+    assert [step.state for step in steps] == [
+        StepState.RUNNING,
+        StepState.WAITING,
+        StepState.DONE,
+    ]
+    desk.pass_time(300)
+    assert (desk.where("slow"), desk.where("big"), desk.where("free")) == ("h2", "h1", "h4")
+
+
+def test_a_move_whose_room_was_not_freed_fails_and_says_why() -> None:
+    desk = LoadDesk(4, settings_of(AutonomySettings(interval_s=PERIOD_S, underload="off")))
+    desk.guest("stuck", "h1", 0.2, asked=3.0)
+    desk.guest("big", "h3", 0.2, asked=2.0)
+    desk.guest("free", "h3", 0.2, asked=1.0)
+    desk.pass_time(30)
+    desk.failing = {"stuck"}
+    steps = [
+        Step("stuck", "stuck", "h1", "h2", 0),
+        Step("big", "big", "h3", "h1", 1),
+        Step("free", "free", "h3", "h4", 1),
+    ]
+    desk.carry_out_plan(steps)
+    desk.pass_time(60)
+    assert [step.state for step in steps] == [
+        StepState.FAILED,
+        StepState.FAILED,
+        StepState.DONE,
+    ]
+    assert "capacity" in steps[1].note
+
+
+def test_consolidation_on_demand_is_planned_carried_out_and_replayed(tmp_path: Path) -> None:
+    desk = LoadDesk(4, settings_of(AutonomySettings(interval_s=PERIOD_S, underload="off")))
+    for number in range(8):
+        desk.guest(f"v{number}", f"h{1 + number % 4}", 0.3)
+    desk.pass_time(30)
+    answer = desk.consolidate_now()
+    assert isinstance(answer, DecisionMade)
+    desk.pass_time(120)
+    [decision] = desk.decisions(CONSOLIDATION)
+    assert decision.state is DecisionState.DONE
+    assert "asked for by ann" in decision.reason
+    assert sum(1 for host_id in desk.table.order if desk.on(host_id)) == 2
+    file = tmp_path / "decision.json"
+    file.write_text(inputs_of(decision))
+    assert scheduling(["replay", str(file)]) == 0
+    moves = len(desk.moves)
+    again = desk.consolidate_now(9)
+    assert isinstance(again, DecisionMade)
+    assert "nothing is moved" in again.decision.outcome
+    assert len(desk.moves) == moves
+
+
+def test_consolidation_comes_when_its_calendar_says() -> None:
+    desk = LoadDesk(
+        3,
+        settings_of(
+            AutonomySettings(interval_s=PERIOD_S, underload="off"),
+            consolidation=ConsolidationSettings(cron="0 0/5 * * * ?"),
+        ),
+    )
+    desk.guest("a", "h1", 0.3)
+    desk.guest("b", "h2", 0.3)
+    desk.pass_time(180)
+    assert desk.decisions(CONSOLIDATION) == []
+    desk.pass_time(120)
+    assert [each.state for each in desk.decisions(CONSOLIDATION)] == [DecisionState.DONE]
+    assert "asked for by its calendar" in desk.decisions(CONSOLIDATION)[0].reason
+
+
+@pytest.mark.parametrize("keep_room", [True, False])
+def test_hosts_are_not_emptied_where_that_strands_highly_available_vms(*, keep_room: bool) -> None:
+    settings = AutonomySettings(interval_s=PERIOD_S, underload="off", keep_room=keep_room)
+    desk = LoadDesk(1, settings_of(settings))
+    leave = VmPolicy(on_host_failure=FailureAction.LEAVE)
+    desk.join("h2", cores=1.0)
+    desk.join("h3", cores=3.0)
+    desk.guest("a", "h1", 0.3, policy=VmPolicy(FailureAction.LEAVE, movable=False))
+    desk.guest("b", "h2", 0.3, policy=leave)
+    desk.guest("big", "h3", 0.3, asked=3.0, policy=VmPolicy(movable=False))
+    desk.pass_time(30)
+    desk.consolidate_now()
+    desk.pass_time(60)
+    [decision] = desk.decisions(CONSOLIDATION)
+    if keep_room:
+        assert decision.state is DecisionState.REFUSED
+        assert "no room if name-h3 failed" in decision.outcome
+        assert desk.moves == []
+    else:
+        assert desk.where("b") == "h1"
+
+
+def test_an_overload_goes_before_a_consolidation() -> None:
+    settings = AutonomySettings(interval_s=PERIOD_S, underload="off", max_concurrent=1)
+    desk = LoadDesk(4, settings_of(settings), move_s=60.0)
+    for number in range(4):
+        desk.guest(f"v{number}", "h1", 0.85)
+    for number in range(2):
+        desk.guest(f"w{number}", "h2", 0.1)
+        desk.guest(f"x{number}", "h3", 0.1)
+    desk.pass_time(30)
+    desk.load |= {f"v{number}": 1.0 for number in range(4)}
+    desk.pass_time(24)
+    desk.consolidate_now()
+    desk.pass_time(600)
+    [consolidation] = desk.decisions(CONSOLIDATION)
+    assert "an overloaded host goes first" in consolidation.outcome
+    assert desk.decisions(OVERLOAD, DecisionState.DONE)
+
+
+def test_a_busy_manager_does_not_consolidate_beside() -> None:
+    desk = hot_desk()
+    desk.move_s = 600.0
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(90)
+    assert desk.moves
+    assert isinstance(desk.consolidate_now(), ErrorReport)
