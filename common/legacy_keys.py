@@ -70,12 +70,48 @@ def _zookeeper_servers(text: str) -> list[str]:
     return [server if ":" in server else f"{server}:2181" for server in _list(text)]
 
 
-def _headroom(thresholds: str) -> float:
-    """MIN, MID, MAX: placement filled a host up to MID."""
-    parts = _list(thresholds)
-    if len(parts) != 3:
-        raise ValueError(f'"{thresholds}" is not three numbers: MIN, MID, MAX')
-    return round(1 - _number(parts[1]), 12)
+def _thresholds(resource: str) -> Rule:
+    """MIN, MID, MAX: placement filled a host up to MID, and so did relocation."""
+    key = f"monitoring.thresholds.{resource}"
+    ours, headroom = f"relocation.thresholds.{resource}", f"placement.headroom.{resource}"
+
+    def convert(values: Values) -> dict[str, object]:
+        parts = _list(values[key])
+        if len(parts) != 3:
+            raise ValueError(f'"{values[key]}" is not three numbers: MIN, MID, MAX')
+        numbers = [_number(part) for part in parts]
+        return {ours: numbers, headroom: round(1 - numbers[1], 12)}
+
+    return Rule((key,), (ours, headroom), convert)
+
+
+_RELOCATION_KEYS: Final = tuple(
+    f"groupManagerScheduler.relocation.{kind}Policy" for kind in ("overload", "underload")
+)
+
+
+def _relocation(values: Values) -> dict[str, object]:
+    """The original had one policy for each, and no others."""
+    for key in _RELOCATION_KEYS:
+        name = values.get(key, "").rpartition(".")[2].lower()
+        if name and name not in ("greedyoverloadrelocation", "greedyunderloadrelocation"):
+            raise ValueError(f'"{values[key]}" is not known here: the greedy policies are')
+    return {"relocation.policy": "greedy"}
+
+
+_RECONFIGURATION: Final = "groupManagerScheduler.reconfiguration."
+
+
+def _reconfiguration(values: Values) -> dict[str, object]:
+    """Not enabled, it could still be asked for."""
+    enabled = values.get(f"{_RECONFIGURATION}enabled", "false").lower() == "true"
+    interval = values.get(f"{_RECONFIGURATION}interval", "0 0/1 * * * ?")
+    return {"consolidation.cron": interval if enabled else ""}
+
+
+def _estimator(text: str) -> str:
+    """Static: what was asked for instead of what was measured."""
+    return "static" if text.lower() == "true" else "average"
 
 
 def _overcommit(density: object) -> float:
@@ -197,15 +233,16 @@ RULES: Final[tuple[Rule, ...]] = (
     _one("faultTolerance.heartbeat.timeout", "heartbeat.timeout_s", _seconds),
     Rule(_IMAGE_KEYS, (*_DIRECTORY_KEYS, "images.disk_directory"), _images),
     _one("monitoring.interval", "monitoring.interval_s", _seconds),
-    *(
-        _one(
-            f"monitoring.thresholds.{resource}",
-            f"placement.headroom.{resource}",
-            _headroom,
-            remark="of MIN, MID, MAX only MID has a meaning here: placement leaves the rest free",
-        )
-        for resource in ("cpu", "memory", "network")
+    *(_thresholds(resource) for resource in ("cpu", "memory", "network")),
+    Rule(_RELOCATION_KEYS, ("relocation.policy",), _relocation),
+    Rule(
+        (f"{_RECONFIGURATION}enabled", f"{_RECONFIGURATION}interval"),
+        ("consolidation.cron",),
+        _reconfiguration,
     ),
+    _one(f"{_RECONFIGURATION}policy", "consolidation.method", _named(sercon="sercon")),
+    _one("estimator.static", "relocation.estimator", _estimator),
+    _one("estimator.numberOfMonitoringEntries", "relocation.samples", _integer),
     _one(
         "groupLeaderScheduler.assignmentPolicy",
         "leader.assignment_policy",
@@ -262,13 +299,12 @@ _NO_MULTICAST: Final = (
 _NO_IMAGE_SERVICE: Final = "there is no image service: disks lie in images.directories"
 _NO_NOTIFIER: Final = "there is no RabbitMQ notifier"
 _NO_DATABASE: Final = "the record is kept in ZooKeeper and samples in memory; nothing to choose"
-_REQUESTED: Final = "placement counts what VMs asked for, not estimates of what they use"
+_REQUESTED: Final = "placement counts what VMs asked for; estimates are relocation.estimator's"
 _NO_JARS: Final = "plug-ins written in Java cannot be loaded"
-_NO_RELOCATION: Final = "VMs are not moved by themselves"
-_NO_CONSOLIDATION: Final = "hosts are not consolidated by themselves"
+_NO_OPTIONS: Final = "its options were those of plug-ins written in Java"
 _NO_ENERGY: Final = "hosts are not put to sleep by themselves"
 _NO_POLLING: Final = "answers are awaited, not polled for; submission.start_timeout_s is the bound"
-_NO_ANOMALIES: Final = "overload and underload are not acted upon"
+_NO_ANOMALIES: Final = "anomalies are found by relocation.detector, at the group manager"
 _TEMPLATE_DECIDES: Final = "the VM's own template decides"
 _NO_CONTEXT_DISK: Final = "no context disk is made"
 _UNUSED: Final = "the original did not use it either"
@@ -304,8 +340,8 @@ IGNORED_BELOW: Final[dict[str, str]] = {
     "estimator.": _REQUESTED,
     "monitoring.estimator.": _REQUESTED,
     "localController.hostmonitor.": _REQUESTED,
-    "groupManagerScheduler.relocation.": _NO_RELOCATION,
-    "groupManagerScheduler.reconfiguration.": _NO_CONSOLIDATION,
+    "groupManagerScheduler.relocation.": _NO_OPTIONS,
+    "groupManagerScheduler.reconfiguration.": _NO_OPTIONS,
     "localController.anomaly.": _NO_ANOMALIES,
     "groupManager.anomaly.": _NO_ANOMALIES,
     "submission.dispatching.": _NO_POLLING,

@@ -164,6 +164,11 @@ def test_a_group_manager() -> None:
     assert settings.templates.image_directories == ("/srv/images", "/var/lib/libvirt/images")
     assert settings.placement.overcommit.cpu == 2
     assert settings.placement.overcommit.memory == 1
+    assert settings.relocation.thresholds.cpu == (0, 0.9, 1)
+    assert settings.relocation.thresholds.network == (0, 1, 1)
+    assert (settings.relocation.policy, settings.relocation.estimator) == ("greedy", "average")
+    assert settings.relocation.samples == 15
+    assert (settings.consolidation.method, settings.consolidation.cron) == ("sercon", "")
     assert (settings.power.call_timeout_s, settings.power.off_timeout_s) == (10, 30)
 
 
@@ -220,6 +225,13 @@ def test_an_honoured_key_is_one_that_exists() -> None:
                     part.split(" = ")[0] for part in note.message.split(", ") if " = " in part
                 }
                 assert targets <= known, note
+
+
+def test_a_reconfiguration_that_was_enabled_has_its_calendar() -> None:
+    key = "groupManagerScheduler.reconfiguration.enabled"
+    text = original("groupmanager").replace(f"{key} = false", f"{key} = true")
+    settings = parse(text, GroupManagerSettings)
+    assert settings.consolidation.cron == "0 0/1 * * * ?"
 
 
 def test_the_options_of_3_0_carry_the_packing_densities() -> None:
