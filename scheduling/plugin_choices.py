@@ -55,13 +55,14 @@ class PluggedVerdicts:
         newest = window.newest()
         hot: BoolArray = np.any(newest > axis_values(self.thresholds.maximum, axes), axis=1)
         idle: BoolArray = np.all(newest < axis_values(self.thresholds.minimum, axes), axis=1)
+        capacity: FloatArray = np.ones(axes, dtype=np.float64)
         for row in range(hosts):
             samples = window.samples[row][window.valid[row]]
             if not len(samples):
                 hot[row] = idle[row] = False
                 continue
             try:
-                answer = self.plugins.detect(samples, np.ones(axes), self.name)
+                answer = self.plugins.detect(samples, capacity, self.name)
             except UnitFailed:
                 break
             hot[row], idle[row] = answer == "overload", answer == "underload"

@@ -8,10 +8,11 @@ Writing is done by one thread of its own, in order; what it cannot write is logg
 """
 
 import logging
+import os
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 
@@ -81,7 +82,9 @@ class DecisionFiles:
     def _write(self, line: bytes) -> None:
         self._waiting -= 1
         try:
-            with self._current().open("ab") as file:
+            with self._current().open("a+b") as file:
+                if file.tell() and not _ends_whole(file):
+                    file.write(b"\n")
                 file.write(line)
         except OSError as error:
             logger.warning("a decision is not written", extra={"why": str(error)})
@@ -102,6 +105,12 @@ class DecisionFiles:
             for old in paths[: max(0, len(paths) + 1 - self._files)]:
                 old.unlink(missing_ok=True)
         return path
+
+
+def _ends_whole(file: BinaryIO) -> bool:
+    """Whether the last line was written to its end."""
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def _number_of(path: Path) -> int:

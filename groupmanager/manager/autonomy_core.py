@@ -443,7 +443,7 @@ class Autonomy:
             alternatives=story.alternatives(plan, outcomes, cost),
             inputs=pack_inputs(recorded, plan),
         )
-        emptied = frozenset() if kind is DecisionKind.OVERLOAD else frozenset(sources)
+        emptied = frozenset[str]() if kind is DecisionKind.OVERLOAD else frozenset(sources)
         work = Work(decision, kind, steps, self._now_s, emptied)
         self._quiet(kind, self.policy.cool_down_s)
         broken = check_plan(snapshot, plan)

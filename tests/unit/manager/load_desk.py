@@ -87,6 +87,7 @@ class LoadDesk(Desk):
     ) -> None:
         self.autonomy: Autonomy | None = None
         super().__init__(0)
+        self.now_s: float = 100.0
         self.settings = settings or settings_of()
         self.samples = Monitoring(PERIOD_S)
         self.control: Control = control_of(self.settings.autonomy)
