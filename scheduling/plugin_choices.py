@@ -51,7 +51,7 @@ class PluggedVerdicts:
 
     def verdicts(self, window: Window) -> tuple[BoolArray, BoolArray]:
         """See ``Verdicts``. A host without samples is neither."""
-        hosts, _, axes = window.samples.shape
+        hosts, axes = len(window.samples), int(window.samples.shape[2])
         newest = window.newest()
         hot: BoolArray = np.any(newest > axis_values(self.thresholds.maximum, axes), axis=1)
         idle: BoolArray = np.all(newest < axis_values(self.thresholds.minimum, axes), axis=1)

@@ -79,7 +79,7 @@ def autonomy_policy(
             "host_worth_s": consolidation.host_worth_s,
         },
     )
-    period_s = settings.monitoring.period_s
+    period_s = settings.monitoring.interval_s
     zone = zone_of(autonomy.time_zone)
     return AutonomyPolicy(
         relocator=Relocator(
