@@ -157,8 +157,6 @@ async def check_record(coordinator: Coordinator) -> Report:
         advice = "repeat 'snooze record import' with the same file"
         findings.append(Finding(record_layout.IMPORT_PATH, what, advice))
     values = await read_all(coordinator)
-    for place in record_layout.SINGLES:
-        values.pop(place, None)
     report = check(values, await coordinator.children(records.MANAGERS))
     return Report([*findings, *report.findings], report.totals)
 

@@ -56,7 +56,7 @@ def check(values: Mapping[str, bytes], managers: Iterable[str]) -> Report:
     """Check all values below ``/hosts``, ``/vms`` and ``/tasks``.
 
     Args:
-        values: by path.
+        values: by path; those of other kinds are left out.
         managers: ids of the group managers that are up; none: nobody is asked about them.
     """
     findings: list[Finding] = []
@@ -64,6 +64,8 @@ def check(values: Mapping[str, bytes], managers: Iterable[str]) -> Report:
     sizes: dict[str, list[int]] = {kind: [] for kind in _KINDS}
     for path, data in values.items():
         kind = "/" + path.split("/")[1]
+        if kind not in _KINDS:
+            continue
         sizes[kind].append(len(data))
         try:
             decoded[kind][path] = records.decode(data, _KINDS[kind])

@@ -32,6 +32,7 @@ from snooze.common.coordination.port import (
     Operation,
     Put,
 )
+from snooze.common.energy_records import ENERGY
 from snooze.common.errors import ExecutionError
 
 LAYOUT: Final = 2
@@ -39,7 +40,7 @@ LAYOUT_PATH: Final = "/layout"
 IMPORT_PATH: Final = "/import"
 """There while an import of the record is unfinished (``snooze record import``)."""
 SHARDED: Final = (records.VMS, records.TASKS)
-FOLDERS: Final = (records.HOSTS, *SHARDED)
+FOLDERS: Final = (records.HOSTS, *SHARDED, ENERGY)
 SINGLES: Final = (records.AUTONOMY,)
 """Values that are not one of many."""
 

@@ -61,6 +61,7 @@ from snooze.common.wire import (
 )
 from snooze.groupmanager.leader import membership_core as membership
 from snooze.groupmanager.leader import submission_events as submissions
+from snooze.groupmanager.leader import takeover
 from snooze.groupmanager.leader.address_leases import AddressLeases
 from snooze.groupmanager.leader.authority import Authority
 from snooze.groupmanager.leader.commands import Commands
@@ -235,18 +236,12 @@ class LeaderService:
             RemoteError: the store does not answer.
             ExecutionError: the record cannot be read.
         """
-        moved = await record_layout.prepare(self._coordinator, self._fence)
-        if moved:
-            logger.warning("%d records of an older layout were moved to the present one", moved)
-        hosts = await record_layout.load(self._coordinator, records.HOSTS, records.HostRecord)
-        vms = await record_layout.load(self._coordinator, records.VMS, records.VmRecord)
-        tasks = await record_layout.load(self._coordinator, records.TASKS, records.TaskRecord)
-        tasks.sort(key=lambda task: (task.ended_ms, task.task_id))
+        loaded = await takeover.read_record(self._coordinator, self._fence)
         await self.energy.load(self._coordinator)
         self.journal.start()
-        self._recorded_hosts = {host.host_id for host in hosts}
-        self._membership.feed(membership.RecordsLoaded(hosts))
-        self._submissions.feed(submissions.StateLoaded(tasks, vms, self.now_ms()))
+        self._recorded_hosts = {host.host_id for host in loaded.hosts}
+        self._membership.feed(membership.RecordsLoaded(loaded.hosts))
+        await takeover.tell(loaded, self._submissions.feed, self.now_ms())
         self.events.add(
             "leader.elected",
             self.identity.manager_id,
@@ -256,6 +251,7 @@ class LeaderService:
         self.energy.start()
         self._tasks.spawn(self._tick())
         self._tasks.spawn(self._authority.keep())
+        self._started_s = self._clock.monotonic_s()
         self.ready = True
 
     async def close(self, *, flush: bool) -> None:

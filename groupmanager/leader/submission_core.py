@@ -237,6 +237,8 @@ class SubmissionCore(Reports):
                 task.state = TaskState.RUNNING
                 self.open_tasks.add(task.task_id)
                 effects += self._catch_up(task, event.now_ms)
+        if event.more:
+            return effects
         for vm in self.registry.vms.values():
             if vm.state is VmState.PENDING and not self.is_awaited(vm):
                 if vm.restarts_ms:

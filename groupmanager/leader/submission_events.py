@@ -103,11 +103,15 @@ class ManagerHeard:
 
 @dataclass(frozen=True, slots=True)
 class StateLoaded:
-    """What the record holds, read when the leader took over."""
+    """What the record holds, read when the leader took over.
+
+    ``more``: a part of it, and others follow before anything else; VMs come before their tasks.
+    """
 
     tasks: Sequence[TaskRecord]
     vms: Sequence[VmRecord]
     now_ms: int
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

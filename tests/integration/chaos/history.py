@@ -18,14 +18,14 @@ from snooze.common.api import TASK_ENDED
 from snooze.common.errors import NotFound, RemoteError, SnoozeError, TooBusy
 from tests.integration.chaos.world import Domain, World
 
-CLIENTS = 3
+CLIENTS = 2
 KEPT_VMS = 24
 """Above so many running VMs, the oldest are destroyed."""
 TASK_S = 240.0
 """A task that has not ended by then, with everything healed, never will."""
 
 DOMAIN = (
-    "<domain type='test'><name>{name}</name><memory unit='KiB'>65536</memory>"
+    "<domain type='test'><name>{name}</name><memory unit='KiB'>32768</memory>"
     "<vcpu>1</vcpu><os><type>hvm</type></os></domain>"
 )
 
@@ -83,7 +83,7 @@ class History:
         async with self._client() as client:
             while not self._stopping:
                 await self._submit(client)
-                await asyncio.sleep(self._chance.uniform(0.0, 0.4))
+                await asyncio.sleep(self._chance.uniform(0.1, 0.8))
 
     async def _submit(self, client: AsyncSnooze) -> None:
         number = next(self._numbers)

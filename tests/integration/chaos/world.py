@@ -40,6 +40,7 @@ QUICK: dict[str, dict[str, object]] = {
     "monitoring": {"interval_s": 1.0},
     "addresses": {"subnets": ("192.168.128.0/20",), "quarantine_s": 0.0},
     "capacity": {"reserved_memory_kib": 0.0},
+    "placement": {"overcommit": {"cpu": 16.0}},
 }
 
 
@@ -133,12 +134,15 @@ class World:
 
     def lose_power(self, name: str) -> list[str]:
         """Cable first, then all of the host; what is left on its disk."""
+        # Who was told that a VM is gone was told before the cable was cut, and the disk knows it.
+        self.places[name].cut()
+        self.daemon(name).pause()
         kept = [domain.definition for domain in self.domains_of(name)]
         self.places[name].kill()
+        self.daemon(name).kill()
         self.places[name].power_off()
         with contextlib.suppress(libvirt.libvirtError):
             self._hypervisors.pop(name).close()
-        self.daemon(name).kill()
         return kept
 
     def domains_of(self, name: str) -> list[Domain]:

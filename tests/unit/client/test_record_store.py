@@ -196,7 +196,7 @@ async def test_a_file_of_another_version_changes_nothing(
     with pytest.raises(InvalidRequest, match=what):
         await import_record(client, path)
     assert await client.read(IMPORT_PATH) is None
-    assert [await client.children(folder) for folder in FOLDERS] == [[], [], []]
+    assert [await client.children(folder) for folder in FOLDERS] == [[]] * len(FOLDERS)
 
 
 async def test_a_check_of_a_good_store_finds_nothing() -> None:
