@@ -19,6 +19,7 @@ import typer
 from snooze.client import (
     daemon_commands,
     host_commands,
+    lab_commands,
     record_commands,
     view_commands,
     vm_commands,
@@ -48,6 +49,7 @@ view_commands.register(app)
 host_commands.register(app)
 daemon_commands.register(app)
 record_commands.register(app)
+lab_commands.register(app)
 
 
 def main() -> None:

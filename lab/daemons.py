@@ -55,6 +55,14 @@ _TYPINGS = Path(__file__).resolve().parents[1] / "typings"
 _running: set["Daemon"] = set()
 
 
+def child_environment() -> dict[str, str]:
+    """Of our own programs as processes: this very code, and no settings by variables."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SNOOZE_")}
+    if _TYPINGS.is_dir():
+        environment["PYTHONPATH"] = str(_TYPINGS)
+    return environment
+
+
 @atexit.register
 def _end_all() -> None:
     for daemon in list(_running):
@@ -77,8 +85,9 @@ class Daemon:
         self.folder = folder
         self.address = f"{network.advertised_address}:{network.control_port}"
         self._connection = (network.advertised_address, network.control_port)
-        self._on = on
+        self.on = on
         self._process: subprocess.Popen[bytes] | None = None
+        self._installed = False
         folder.mkdir(parents=True)
         self._settings = folder / "settings.toml"
         self._settings.write_text(toml_text(settings))
@@ -106,14 +115,10 @@ class Daemon:
         """Start the process; it is ready a little later. Running: nothing happens."""
         if self.runs:
             return
-        command = [sys.executable, "-m", "snooze.client.command", self.role]
-        command += ["-c", str(self._settings)]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("SNOOZE_")}
-        if _TYPINGS.is_dir():
-            environment["PYTHONPATH"] = str(_TYPINGS)
+        command, environment = self._command(), child_environment()
         with self._log.open("ab") as log:
-            if self._on is not None:
-                self._process = self._on.popen(command, log, environment)
+            if self.on is not None:
+                self._process = self.on.popen(command, log, environment)
             else:
                 self._process = subprocess.Popen(
                     [*_die_with_parent(), *command],
@@ -124,6 +129,16 @@ class Daemon:
                     start_new_session=True,
                 )
         _running.add(self)
+
+    def install(self) -> None:
+        """Let it start whenever its lab host is switched on; no process of ours, it dies there."""
+        assert self.on is not None
+        self._installed = True
+        self.on.at_boot(self.role, self._command(), self._log, child_environment())
+
+    def _command(self) -> list[str]:
+        own = ["-c", str(self._settings)]
+        return [sys.executable, "-m", "snooze.client.command", self.role, *own]
 
     def stop(self, timeout_s: float = STOP_S) -> float:
         """Ask it to stop (SIGTERM), as ``systemctl stop`` does; the seconds that it took.
@@ -153,7 +168,7 @@ class Daemon:
             return
         if process.poll() is None:
             self.signal(signal.SIGKILL)
-            if self._on is None:
+            if self.on is None:
                 process.kill()
         process.wait()
         self._forget()
@@ -173,8 +188,8 @@ class Daemon:
             PreconditionError: it does not run.
         """
         process = self._the_process()
-        if self._on is not None:
-            self._on.signal(process, number)
+        if self.on is not None:
+            self.on.signal(process, number)
         else:
             process.send_signal(number)
 
@@ -217,7 +232,7 @@ class Daemon:
             health = self.health()
             if health is not None and health.status == "ready":
                 return
-            if not self.runs:
+            if not self.runs and not self._installed:
                 raise ExecutionError(f"{self.name} ended:\n{self.log_tail()}")
             if time.monotonic() > deadline_s:
                 reasons = "it does not answer" if health is None else "; ".join(health.reasons)

@@ -73,7 +73,7 @@ class LabNet:
         self.subnet = f"10.{64 + secrets.randbelow(64)}.{secrets.randbelow(256)}"
         self.gateway = f"{self.subnet}.1"
         self.hosts: dict[str, LabHost] = {}
-        self.switch_address = f"{self.subnet}.254"
+        self.switch_address = f"{self.subnet}.2"
         self._uplink = f"snz{secrets.token_hex(5)}" if uplink else ""
         self._closed = False
         atexit.register(self.close)
@@ -248,7 +248,7 @@ class LabHost:
                 return
             self._bury()
             shutil.rmtree(self.folder / "run", ignore_errors=True)  # does not outlive a boot
-            (self.folder / "run").mkdir()
+            (self.folder / "run/lock").mkdir(parents=True)  # libvirt locks consoles there
             (self.folder / "state").unlink(missing_ok=True)
             reuse_capabilities(self.folder / CAPABILITIES)
             self._plug_into_switch()

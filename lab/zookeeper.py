@@ -101,16 +101,7 @@ class ZooKeeperServer:
         """Start the process; it serves a little later (``wait_ready``)."""
         if self._process is not None:
             raise PreconditionError(f"ZooKeeper server {self.hosts} is up already")
-        main = "quorum.QuorumPeerMain" if self._is_member else "ZooKeeperServerMain"
-        class_path = ":".join(str(jar) for jar in (_JAR, _LOG_BINDING) if jar.exists())
-        command = [
-            *("java", f"-Xmx{self._heap_mib}m"),
-            *("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"),
-            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-            *("-cp", class_path),
-            f"org.apache.zookeeper.server.{main}",
-            str(self._directory / "zoo.cfg"),
-        ]
+        command = self._command()
         with (self._directory / "log").open("ab") as log:
             if self.on is not None:
                 self._process = self.on.popen(command, log)
@@ -123,6 +114,23 @@ class ZooKeeperServer:
                     cwd=self._directory,
                 )
         _running.add(self)
+
+    def install(self) -> None:
+        """Let it start whenever its lab host is switched on."""
+        assert self.on is not None
+        self.on.at_boot("zookeeper", self._command(), self._directory / "log")
+
+    def _command(self) -> list[str]:
+        main = "quorum.QuorumPeerMain" if self._is_member else "ZooKeeperServerMain"
+        class_path = ":".join(str(jar) for jar in (_JAR, _LOG_BINDING) if jar.exists())
+        return [
+            *("java", f"-Xmx{self._heap_mib}m"),
+            *("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData"),
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            *("-cp", class_path),
+            f"org.apache.zookeeper.server.{main}",
+            str(self._directory / "zoo.cfg"),
+        ]
 
     async def start(self) -> None:
         """Start it and wait until it serves. Raises: ExecutionError with the end of its log."""
@@ -293,6 +301,28 @@ async def zookeeper_ensemble(
         finally:
             for server in servers:
                 server.end()
+
+
+def ensemble_at_boot(
+    directory: Path, on: Sequence[LabHost], *, tick_ms: int = 500
+) -> ZooKeeperEnsemble:
+    """One server on each of these lab hosts, started whenever its host is switched on.
+
+    They listen on ZooKeeper's usual ports; their data stay in ``directory``.
+    """
+    require_zookeeper()
+    members = [f"server.{number}={host.address}:2888:3888" for number, host in enumerate(on, 1)]
+    settings = [*_settings(tick_ms, fsync=False), "initLimit=20", "syncLimit=4"]
+    if len(on) > 1:
+        settings += members
+    servers: list[ZooKeeperServer] = []
+    for number, host in enumerate(on, 1):
+        folder = directory / host.name
+        server = ZooKeeperServer(folder, 2181, settings, on=host)
+        _set_id(folder, number)
+        server.install()
+        servers.append(server)
+    return ZooKeeperEnsemble(servers)
 
 
 def _settings(tick_ms: int, fsync: bool) -> list[str]:
