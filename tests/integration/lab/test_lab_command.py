@@ -68,7 +68,8 @@ class Lab:
     def status(self) -> dict[str, Any]:
         done = self.order("status", "-o", "json")
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        status: dict[str, Any] = json.loads(done.stdout)
+        return status
 
     def machine(self, name: str) -> dict[str, Any]:
         return next(machine for machine in self.status()["machines"] if machine["name"] == name)
