@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from snooze.client.options import DAEMON_PANEL, Output, OutputOption, add
+from snooze.common.clock import SYSTEM_CLOCK
 from snooze.common.errors import ExecutionError, NotFound, PreconditionError
 
 if TYPE_CHECKING:
@@ -175,9 +176,9 @@ def down(name: NameOption = "lab") -> None:
     pid = owner_pid(name)
     if pid:
         os.kill(pid, signal.SIGTERM)
-        deadline_s = time.monotonic() + DOWN_S
+        deadline_s = SYSTEM_CLOCK.monotonic_s() + DOWN_S
         while folder.exists() and owner_pid(name):
-            if time.monotonic() > deadline_s:
+            if SYSTEM_CLOCK.monotonic_s() > deadline_s:
                 raise ExecutionError(f"process {pid}, which owns the lab, does not end")
             time.sleep(0.05)
     sweep()  # of an owner that was killed
