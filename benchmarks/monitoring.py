@@ -36,7 +36,7 @@ from snooze.localcontroller.images import ImageOptions
 
 SELDOM_S = 3600.0
 SETTLE_S = 12.0
-JOIN_LIMIT_S = 300.0
+JOIN_LIMIT_S = 600.0
 
 
 class Process:

@@ -119,17 +119,15 @@ class SampleHistory:
             sound &= usable
         follow = FOLLOW if interval_s >= self.period_s / 2 else 0.0
         steps = self._advance(rows, now_s, follow)
-        values = np.where(sound[:, None], samples, 0.0)
-        self._count[rows] = np.where(steps > 0, 0, self._count[rows])
+        values = samples if sound.all() else np.where(sound[:, None], samples, 0.0)
         at = self._head[rows]
-        counted = self._count[rows]
-        mean = self._samples[rows, at]
-        mean += (values - mean) / (counted + 1)[:, None]
-        kept = np.where(sound[:, None], mean, self._samples[rows, at])
-        self._samples[rows, at] = np.where((counted == 0)[:, None], values, kept)
-        self._valid[rows, at] = sound | ((counted > 0) & self._valid[rows, at])
+        if steps.all():
+            self._samples[rows, at] = values
+            self._valid[rows, at] = sound
+            self._count[rows] = sound
+        else:
+            self._blend(rows, at, values, sound, steps)
         self._taken_ms[rows, at] = taken_ms
-        self._count[rows] = counted + sound
         self._interval_s[rows] = max(interval_s, self.period_s)
         self._seen_s[rows] = np.maximum(self._seen_s[rows], now_s)
         covered = min(self.length, math.ceil(interval_s / self.period_s - JITTER))
@@ -140,22 +138,39 @@ class SampleHistory:
             self._valid[rows[filled], before] = sound[filled]
             self._taken_ms[rows[filled], before] = taken_ms
 
+    def _blend(
+        self, rows: IntArray, at: IntArray, values: FloatArray, sound: BoolArray, steps: IntArray
+    ) -> None:
+        """Put values into slots, some of which have one already."""
+        counted = np.where(steps > 0, 0, self._count[rows])
+        mean = self._samples[rows, at]
+        mean += (values - mean) / (counted + 1)[:, None]
+        kept = np.where(sound[:, None], mean, self._samples[rows, at])
+        self._samples[rows, at] = np.where((counted == 0)[:, None], values, kept)
+        self._valid[rows, at] = sound | ((counted > 0) & self._valid[rows, at])
+        self._count[rows] = counted + sound
+
     def _advance(self, rows: IntArray, now_s: float, follow: float) -> IntArray:
-        """Move each row on to the slot of ``now_s``; how many slots that was."""
+        """Move each row on to the slot of ``now_s``; how many slots that was.
+
+        Slots in between are emptied; the one arrived at is not.
+        """
         slot_s = self._slot_s[rows]
-        fresh = ~np.isfinite(slot_s)
-        behind = np.where(fresh, 1.0, (now_s - np.where(fresh, now_s, slot_s)) / self.period_s)
-        whole = np.clip(np.rint(behind), 0.0, None)
+        fresh = slot_s == -np.inf
+        some = bool(fresh.any())
+        known_s = np.where(fresh, now_s - self.period_s, slot_s) if some else slot_s
+        whole = np.maximum(np.rint((now_s - known_s) / self.period_s), 0.0)
         steps: IntArray = np.minimum(whole, self.length).astype(np.int64)
-        off_s = now_s - (slot_s + whole * self.period_s)
-        moved_s = slot_s + whole * self.period_s + follow * np.where(fresh, 0.0, off_s)
-        self._slot_s[rows] = np.where(fresh, now_s, np.where(steps > 0, moved_s, slot_s))
-        for step in range(1, int(steps.max(initial=0)) + 1):
-            moving = rows[steps >= step]
-            at = (self._head[moving] + step) % self.length
-            self._valid[moving, at] = False
-            self._samples[moving, at] = 0.0
-        self._head[rows] = (self._head[rows] + steps) % self.length
+        due_s = known_s + whole * self.period_s
+        moved_s = due_s + follow * (now_s - due_s)
+        self._slot_s[rows] = np.where(steps > 0, moved_s, slot_s)
+        head = self._head[rows]
+        for step in range(1, int(steps.max(initial=0))):
+            passed = steps > step
+            between = (head[passed] + step) % self.length
+            self._valid[rows[passed], between] = False
+            self._samples[rows[passed], between] = 0.0
+        self._head[rows] = (head + steps) % self.length
         return steps
 
     def window(self, rows: IntArray, now_s: float) -> Window:
@@ -168,6 +183,15 @@ class SampleHistory:
         samples = self._samples[pick, order]
         samples[~valid] = 0.0
         return Window(samples, valid)
+
+    def recent_mean(self, rows: IntArray, slots: int) -> tuple[FloatArray, BoolArray]:
+        """``float64[N, R]``: mean of the valid ones of the newest ``slots``; and where any is."""
+        order = (self._head[rows][:, None] - np.arange(min(slots, self.length))) % self.length
+        pick = rows[:, None]
+        valid: BoolArray = self._valid[pick, order]
+        counts = valid.sum(axis=1)
+        total = (self._samples[pick, order] * valid[:, :, None]).sum(axis=1)
+        return total / np.maximum(counts, 1)[:, None], counts > 0
 
     def _missed(self, rows: IntArray, now_s: float) -> IntArray:
         """By how many slots each row is behind."""

@@ -37,6 +37,9 @@ LONG_SAMPLES: Final = 24
 """Means over five minutes are kept for two hours: the past that a forecast of the coming hour looks
 at. Source: the step of the PlanetLab traces that the forecasts were chosen on."""
 
+LONG_STEP_S: Final = 30.0
+"""What the long past is made of: means over so long, for the sake of the cost of a message."""
+
 RETENTION_S: Final = 3600.0
 """How long a VM's samples outlive the last message about it."""
 
@@ -45,7 +48,7 @@ MAX_ROWS: Final = 131_072
 MAX_RETIRED: Final = 16_384
 MAX_INTERVAL_S: Final = 3600.0
 MAX_ID: Final = 256
-PRESSURES: Final = 3
+NO_PRESSURE: Final = (0.0, 0.0, 0.0)
 
 NOBODY: Final = 0
 """The row of everything that is unknown."""
@@ -81,6 +84,7 @@ class _Host:
     listed: frozenset[str] = frozenset()
     contested: bool = False
     seen_s: float = -np.inf
+    long_due_s: float = -np.inf
     interval_s: float = 0.0
     used: Capacity = ZERO
     machine: MachineUsage | None = None
@@ -96,8 +100,7 @@ class Monitoring:
         self._vms = SampleHistory(samples, R, period_s)
         long_s = max(LONG_PERIOD_S, period_s)
         self._long = SampleHistory(LONG_SAMPLES, R, long_s)
-        self._machines = SampleHistory(samples, R, period_s)
-        self._pressure = SampleHistory(samples, PRESSURES, period_s)
+        self._machines = SampleHistory(samples, R + len(NO_PRESSURE), period_s)
         self._hosts: dict[str, _Host] = {}
         self._row: dict[str, int] = {}
         self._owner: dict[int, str] = {}
@@ -139,20 +142,27 @@ class Monitoring:
             mine = own != NOBODY
             own, rows, rated = own[mine], rows[mine], rated[mine]
         taken_ms, interval_s = message.taken_ms, host.interval_s
-        for ring in (self._vms, self._long):
-            ring.push(own, rows, now_s, interval_s=interval_s, usable=rated, taken_ms=taken_ms)
-        row = np.array([host.row])
+        self._vms.push(own, rows, now_s, interval_s=interval_s, usable=rated, taken_ms=taken_ms)
+        if now_s >= host.long_due_s:
+            host.long_due_s = now_s + LONG_STEP_S - self.period_s / 2
+            slots = max(1, round(LONG_STEP_S / self.period_s))
+            mean, known = self._vms.recent_mean(own, slots)
+            self._long.push(own, mean, now_s, interval_s=interval_s, usable=known)
+        self._push_machine(host, message, whole_rated, now_s)
+
+    def _push_machine(
+        self, host: _Host, message: HostSamples, whole_rated: bool, now_s: float
+    ) -> None:
+        machine = message.machine
         used = machine.used if machine is not None else message.host_used
-        known = np.array([machine.rated if machine is not None else whole_rated])
-        self._machines.push(row, used.as_array()[None], now_s, interval_s=interval_s, usable=known)
         stalled = machine.pressure if machine is not None else None
-        shares = [stalled.cpu, stalled.memory, stalled.io] if stalled is not None else [0.0] * 3
-        self._pressure.push(
-            row,
-            np.array([shares]),
+        shares = (stalled.cpu, stalled.memory, stalled.io) if stalled is not None else NO_PRESSURE
+        self._machines.push(
+            np.array([host.row]),
+            np.array([(*used.as_tuple(), *shares)]),
             now_s,
-            interval_s=interval_s,
-            usable=np.array([stalled is not None]),
+            interval_s=host.interval_s,
+            usable=np.array([machine.rated if machine is not None else whole_rated]),
         )
 
     def _check_ids(self, vm_ids: list[str]) -> None:
@@ -235,7 +245,6 @@ class Monitoring:
         row = len(self._hosts) + 1
         if row >= self._machines.rows:
             self._machines.grow(2 * self._machines.rows)
-            self._pressure.grow(2 * self._pressure.rows)
         return row
 
     def remove_host(self, host_id: str, now_s: float) -> None:
@@ -245,8 +254,7 @@ class Monitoring:
             return
         for vm_id in host.vm_ids:
             self._retire(vm_id, host_id, now_s)
-        for ring in (self._machines, self._pressure):
-            ring.clear(np.array([host.row]))
+        self._machines.clear(np.array([host.row]))
         self._free_host_rows.append(host.row)
 
     def expire(self, now_s: float) -> None:
@@ -306,11 +314,14 @@ class Monitoring:
         """What hosts use, and how old that is."""
         rows = self._host_rows_of(host_ids)
         found = [self._hosts.get(host_id) for host_id in host_ids]
-        measured = [host is not None and host.machine is not None for host in found]
+        machines = [host.machine if host is not None else None for host in found]
+        told = [machine is not None and machine.pressure is not None for machine in machines]
+        whole = self._machines.window(rows, now_s)
+        stalled = whole.valid & np.array(told, dtype=np.bool_)[:, None]
         return HostLoad(
-            used=self._machines.window(rows, now_s),
-            pressure=self._pressure.window(rows, now_s),
-            measured=np.array(measured, dtype=np.bool_),
+            used=Window(whole.samples[:, :, :R], whole.valid),
+            pressure=Window(whole.samples[:, :, R:], stalled),
+            measured=np.array([machine is not None for machine in machines], dtype=np.bool_),
             age_s=self._machines.age_s(rows, now_s),
             fresh=self._machines.is_fresh(rows, now_s),
         )
