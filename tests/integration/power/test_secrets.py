@@ -53,7 +53,10 @@ def cluster(tmp_path: Path, bmc: socket.socket) -> Iterator[DaemonCluster]:
         server = zookeeper_server(tick_ms=500)
         zookeeper = runner.run(server.__aenter__())
         stack.callback(lambda: runner.run(server.__aexit__(None, None, None)))
-        defaults = {"log": {"level": "debug"}, "coordination": {"session_timeout_s": 1.5}}
+        defaults: dict[str, dict[str, object]] = {
+            "log": {"level": "debug"},
+            "coordination": {"session_timeout_s": 1.5},
+        }
         daemons = stack.enter_context(DaemonCluster(tmp_path, zookeeper.hosts, defaults=defaults))
         daemons.bootstrap("front")
         daemons.manager("gm1", {"recovery": {"fence_after_s": 0.1, "patience_s": 1.0}})
