@@ -23,11 +23,14 @@ from snooze.common.api import (
     CommandRequest,
     DrainRequest,
     DrainView,
+    EnergyView,
     EventView,
     HierarchyView,
     HostView,
     ImageView,
     ManagerView,
+    PowerAnswer,
+    PowerRequest,
     TaskState,
     TaskView,
     VmRequest,
@@ -261,6 +264,18 @@ class AsyncSnooze:
         """Empty hosts by live migration and keep VMs off them, or only show how."""
         request = DrainRequest(list(hosts), deadline_s, plan_only)
         return await self.send("/hosts/drain", request, DrainView)
+
+    async def sleep_host(self, host: str, *, force: bool = False) -> PowerAnswer:
+        """Put a host to sleep; ``force`` passes over reserve and maintenance, never over VMs."""
+        return await self.send(f"/hosts/{segment(host)}/sleep", PowerRequest(force), PowerAnswer)
+
+    async def wake_host(self, host: str) -> PowerAnswer:
+        """Wake a host; a repeat is harmless."""
+        return await self.send(f"/hosts/{segment(host)}/wake", PowerRequest(), PowerAnswer)
+
+    async def energy(self) -> EnergyView:
+        """What the hosts used, and what was saved by those that slept."""
+        return decode(await self.fetch("/energy"), EnergyView)
 
     async def undrain(self, hosts: Sequence[str], *, bring_back: bool = False) -> DrainView:
         """Let hosts take VMs again; with ``bring_back``, those that left for a drain return."""

@@ -47,6 +47,7 @@ def root(url: UrlOption = "") -> None:
 vm_commands.register(app)
 view_commands.register(app)
 host_commands.register(app)
+energy_commands.register(app)
 daemon_commands.register(app)
 record_commands.register(app)
 lab_commands.register(app)

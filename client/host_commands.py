@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from snooze.client import energy_commands, view_commands
 from snooze.client.options import (
     CLUSTER_PANEL,
     DEFAULT_WAIT_TIMEOUT_S,
@@ -35,9 +36,11 @@ HostsArgument = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    host = typer.Typer(help="Look after hosts: maintenance.", no_args_is_help=True)
+    host = typer.Typer(help="Look after hosts: maintenance, power.", no_args_is_help=True)
+    add(host, "list", view_commands.hosts, CLUSTER_PANEL)
     add(host, "drain", drain, CLUSTER_PANEL)
     add(host, "undrain", undrain, CLUSTER_PANEL)
+    energy_commands.register_host(host)
     app.add_typer(host, name="host", rich_help_panel=CLUSTER_PANEL)
 
 

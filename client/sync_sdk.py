@@ -19,11 +19,13 @@ from snooze.common.api import (
     ClusterView,
     CommandRequest,
     DrainView,
+    EnergyView,
     EventView,
     HierarchyView,
     HostView,
     ImageView,
     ManagerView,
+    PowerAnswer,
     TaskView,
     VmRequest,
     VmView,
@@ -230,6 +232,18 @@ class Snooze:
     ) -> DrainView:
         """Empty hosts by live migration and keep VMs off them, or only show how."""
         return self._run(self._cluster.drain(hosts, deadline_s=deadline_s, plan_only=plan_only))
+
+    def sleep_host(self, host: str, *, force: bool = False) -> PowerAnswer:
+        """Put a host to sleep; ``force`` passes over reserve and maintenance, never over VMs."""
+        return self._run(self._cluster.sleep_host(host, force=force))
+
+    def wake_host(self, host: str) -> PowerAnswer:
+        """Wake a host; a repeat is harmless."""
+        return self._run(self._cluster.wake_host(host))
+
+    def energy(self) -> EnergyView:
+        """What the hosts used, and what was saved by those that slept."""
+        return self._run(self._cluster.energy())
 
     def undrain(self, hosts: Sequence[str], *, bring_back: bool = False) -> DrainView:
         """Let hosts take VMs again; with ``bring_back``, those that left for a drain return."""

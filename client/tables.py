@@ -20,6 +20,7 @@ from snooze.client.units import (
     span_text,
 )
 from snooze.common.api import (
+    EnergyView,
     ErrorBody,
     EventView,
     HostView,
@@ -111,6 +112,58 @@ def hosts(views: Sequence[HostView], managers: Sequence[ManagerView] = ()) -> Re
     ]
     columns = ("HOST", "STATUS", ">VMS", ">CORES", ">MEMORY", "MANAGER", "ID")
     return _table(columns, rows, "No hosts have joined.")
+
+
+def host_details(host: HostView) -> RenderableType:
+    """One host, a line for each thing."""
+    since = moment(host.power_since_ms) if host.power_since_ms else "-"
+    rows = [
+        ("host", host.hostname),
+        ("id", host.id),
+        ("status", host.status),
+        ("power", host.power.replace("_", " ")),
+        ("since", since),
+        ("note", host.note or "-"),
+        ("address", host.address),
+        ("manager", host.manager_id or "-"),
+        ("hypervisor", host.hypervisor or "-"),
+        ("VMs", str(host.vms)),
+        (
+            "cores",
+            f"{cores_text(host.reserved.cpu_cores)} of {cores_text(host.capacity.cpu_cores)}",
+        ),
+        ("memory", pair_text(host.reserved.memory_kib, host.capacity.memory_kib)),
+    ]
+    return plain_table(("", ""), rows, "")
+
+
+def energy(view: EnergyView) -> list[RenderableType]:
+    """What hosts used and saved."""
+    rows = [
+        (
+            _text(host.hostname or host.id),
+            _status(host.power or "gone"),
+            f"{host.watts:.1f}",
+            host.source,
+            f"{host.used_kwh:.3f}",
+            f"{host.saved_kwh:.3f}",
+            span_text(host.up_s * 1000),
+            span_text(host.asleep_s * 1000),
+        )
+        for host in view.hosts
+    ]
+    columns = ("HOST", "POWER", ">WATTS", "BY", ">KWH USED", ">KWH SAVED", ">UP", ">ASLEEP")
+    whole = view.used_kwh + view.saved_kwh
+    share = f" ({view.saved_kwh / whole:.0%})" if whole > 0 else ""
+    since = f" since {moment(view.began_ms)}" if view.began_ms else ""
+    saver = "on" if view.enabled else "off"
+    return [
+        _table(columns, rows, "No hosts have joined."),
+        line(
+            f"{view.used_kwh:.3f} kWh used{since}, {view.saved_kwh:.3f} kWh saved{share}; "
+            f"{view.watts:.0f} W now. Energy saving is {saver}."
+        ),
+    ]
 
 
 def managers(views: Sequence[ManagerView]) -> RenderableType:

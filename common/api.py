@@ -340,13 +340,16 @@ class HealthView(msgspec.Struct, frozen=True):
 
 
 class EnergyHostView(msgspec.Struct, frozen=True):
-    """One host's energy since it is metered; ``measured`` by its BMC, or else modelled."""
+    """One host's energy since it is metered.
+
+    ``source`` of ``watts``: ``bmc``, ``rapl`` (processors and memory only), or ``model``.
+    """
 
     id: str
     hostname: str
     power: str = ""
     watts: float = 0.0
-    measured: bool = False
+    source: str = "model"
     used_kwh: float = 0.0
     saved_kwh: float = 0.0
     up_s: int = 0

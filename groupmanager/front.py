@@ -170,6 +170,8 @@ class Front:
             post_text("searchVirtualMachine", _TEXT, own.search_vm),
             post_message("hasVirtualMachine", VirtualMachineLocation, _BOOLEAN, own.has_vm),
             post_message("hasLocalController", NetworkAddress, _TEXT, own.has_host),
+            get("suspendEnergySaver", _BOOLEAN, lambda: own.pause_energy(paused=True)),
+            get("resumeEnergySaver", _BOOLEAN, lambda: own.pause_energy(paused=False)),
         ]
 
     def _leader_methods(self) -> list[LegacyMethod]:
@@ -211,8 +213,6 @@ class Front:
                 lambda: self._leader().local_controller_list(),
             ),
             post("startReconfiguration", _BOOLEAN, _not_accepted),
-            get("suspendEnergySaver", _BOOLEAN, _not_accepted),
-            get("resumeEnergySaver", _BOOLEAN, _not_accepted),
         ]
         methods += [
             post_message(name, VirtualMachineLocation, _BOOLEAN, self._command_at(command))

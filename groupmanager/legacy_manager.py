@@ -1,16 +1,18 @@
 """Snooze's own calls that a group manager answers for itself: its hosts and their VMs."""
 
+from snooze.common.errors import SnoozeError
 from snooze.common.snooze_api import (
     GroupManagerRepositoryInformation,
     LocalControllerDescription,
     NetworkAddress,
     VirtualMachineLocation,
 )
-from snooze.common.wire import DescribeHosts
+from snooze.common.wire import Accepted, DescribeHosts, PauseEnergy
 from snooze.groupmanager import legacy_views as views
 from snooze.groupmanager.manager.service import ManagerService
 
 MAX_ENTRIES = 100
+PAUSE_TIMEOUT_S = 5.0
 
 
 class LegacyManager:
@@ -51,3 +53,18 @@ class LegacyManager:
             if (control.host, control.port) == (address.address, address.port):
                 return host_id
         return None
+
+    async def pause_energy(self, *, paused: bool) -> bool:
+        """Let this manager's hosts stay up, or go on putting idle ones to sleep.
+
+        False when the leader did not say that it is so (perhaps it is all the same).
+        """
+        link = self._manager.leader.link
+        if link is None:
+            return False
+        order = PauseEnergy(self._manager.leader.identity.manager_id, paused)
+        try:
+            await link.request(order, Accepted, PAUSE_TIMEOUT_S)
+        except SnoozeError:
+            return False
+        return True

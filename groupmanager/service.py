@@ -60,7 +60,9 @@ class GroupManager:
         coordinator: Coordinator,
         node_id: str,
         clock: Clock = SYSTEM_CLOCK,
+        power: PowerDrivers | None = None,
     ) -> None:
+        """``power`` is given by whoever simulates the machines; else it is as the settings say."""
         self.settings = settings
         self.node_id = node_id
         self._coordinator = coordinator
@@ -72,7 +74,7 @@ class GroupManager:
         self._tasks = TaskSet()
         self._session_changed = asyncio.Event()
         self._proxy = Proxy()
-        self._power = PowerDrivers()
+        self._power = power or PowerDrivers.of(settings.power)
         network, beat = settings.network, settings.heartbeat
         limits = LinkLimits(ping_interval_s=beat.interval_s, silence_timeout_s=beat.timeout_s)
         nowhere = Address("", 0)
@@ -227,6 +229,7 @@ class GroupManager:
             leading.guard,
             self._clock,
             is_leader=lambda: election.is_leader(epoch),
+            power=self._power,
             step_down=lambda: logger.warning("deposed: epoch %d is over", epoch),
             power=self._power,
         )

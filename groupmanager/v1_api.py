@@ -16,6 +16,8 @@ from snooze.common.api import (
     ClusterRequest,
     CommandRequest,
     DrainRequest,
+    PowerAnswer,
+    PowerRequest,
 )
 from snooze.common.errors import InvalidRequest, NotFound, TooBusy
 from snooze.common.vm_lifecycle import VmCommand
@@ -58,6 +60,9 @@ class V1Api:
             ("GET", f"{API_PREFIX}/hosts/{{id}}", self._host),
             ("POST", f"{API_PREFIX}/hosts/drain", self._drain),
             ("POST", f"{API_PREFIX}/hosts/undrain", self._undrain),
+            ("POST", f"{API_PREFIX}/hosts/{{id}}/sleep", self._sleep),
+            ("POST", f"{API_PREFIX}/hosts/{{id}}/wake", self._wake),
+            ("GET", f"{API_PREFIX}/energy", self._energy),
             ("GET", f"{API_PREFIX}/managers", self._managers),
             ("GET", f"{API_PREFIX}/hierarchy", self._hierarchy),
             ("GET", f"{API_PREFIX}/images", self._images),
@@ -121,6 +126,20 @@ class V1Api:
         leader.require()
         view = await leader.drains.drain(await body_of(request, DrainRequest))
         return answer(view, 202 if view.task_id else 200)
+
+    async def _sleep(self, request: web.Request, leader: LeaderService) -> web.Response:
+        leader.require()
+        asked = await body_of(request, PowerRequest) if request.body_exists else PowerRequest()
+        message = await leader.energy.sleep(request.match_info["id"], force=asked.force)
+        return answer(PowerAnswer(message), 202)
+
+    async def _wake(self, request: web.Request, leader: LeaderService) -> web.Response:
+        leader.require()
+        return answer(PowerAnswer(await leader.energy.wake(request.match_info["id"])), 202)
+
+    async def _energy(self, request: web.Request, leader: LeaderService) -> web.Response:
+        leader.require()
+        return answer(leader.energy.view())
 
     async def _undrain(self, request: web.Request, leader: LeaderService) -> web.Response:
         leader.require()

@@ -271,7 +271,8 @@ class ManagerSummary(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
     ``room``: packed ``float64[K, R]``, the least free capacity of the hosts of each bucket;
     ``count``: how many hosts each bucket has; ``idle``: hosts without VM or order, and for how
-    many seconds; ``cores``: how many each host's CPUs use, in some summaries only.
+    many seconds; ``cores``: how many each host's CPUs use, and ``watts``: what
+    their RAPL counts, in some summaries only.
     """
 
     taken_ms: int
@@ -284,6 +285,7 @@ class ManagerSummary(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     vms: int
     idle: dict[str, float] = {}
     cores: dict[str, float] = {}
+    watts: dict[str, float] = {}
 
 
 class Happened(msgspec.Struct, frozen=True, tag=True):

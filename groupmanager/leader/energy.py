@@ -91,6 +91,7 @@ class Energy:
         self._announce = announce
         self._decided = decided
         self._mode_of = mode_of
+        registry.can_wake = lambda host: bool(power.describe(host).driver)
         self.core = EnergyCore(
             registry,
             decider,
@@ -102,7 +103,6 @@ class Energy:
         )
         self._runner = CoreRunner(self.core, self._perform, clock)
         self.meter = EnergyMeter(registry, settings.power_curve)
-        self._controllers: dict[str, tuple[PowerDescription, PowerController]] = {}
         self._written: dict[str, EnergyRecord] = {}
         self._requests = itertools.count(1)
         self._answers: dict[int, asyncio.Future[str]] = {}
@@ -137,8 +137,6 @@ class Energy:
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(NotLeader("the leader changed; ask again", retry_after_s=0.5))
-        for _, controller in self._controllers.values():
-            await controller.close()
 
     def tick(self, *, settled: bool) -> None:
         """Time went by."""
@@ -216,7 +214,7 @@ class Energy:
                     hostname=host.description.hostname if host else "",
                     power="" if host is None else host.state.value,
                     watts=round(meter.watts if host else 0.0, 1),
-                    measured=meter.measured,
+                    source=meter.source.value,
                     used_kwh=meter.used_j / J_PER_KWH,
                     saved_kwh=meter.saved_j / J_PER_KWH,
                     up_s=round(meter.up_s),
@@ -353,29 +351,13 @@ class Energy:
     ) -> ErrorReport | None:
         """Do something with a host's power controller; why it failed, or None."""
         try:
-            await do(self._controller(self._registry.hosts[host_id]))
+            await do(self._power.controller(self._registry.hosts[host_id].description))
         except SnoozeError as error:
             logger.info(
                 "a power controller failed", extra={"host": host_id, "error": error.message}
             )
             return ErrorReport.of(error)
         return None
-
-    def _controller(self, host: HostEntry) -> PowerController:
-        """The host's controller; made anew when its description changed.
-
-        Raises:
-            InvalidRequest: its description cannot be meant.
-        """
-        description = host.description
-        known = self._controllers.get(description.host_id)
-        if known is not None and known[0] == description.power:
-            return known[1]
-        controller = self._power.controller(description)
-        self._controllers[description.host_id] = (description.power, controller)
-        if known is not None:
-            self._tasks.spawn(known[1].close())
-        return controller
 
     def _answer(self, effect: events.AnswerPerson) -> None:
         future = self._answers.get(effect.request_id)
@@ -413,7 +395,7 @@ class Energy:
                 *(
                     read(host)
                     for host_id, host in list(self._registry.hosts.items())
-                    if host.description.power.driver
+                    if self._registry.can_wake(host.description)
                     and silent.get(host_id) != host.description.power
                 )
             )

@@ -81,7 +81,7 @@ def choose_sleepers(
             or not host.joined
             or idle < policy.idle_s
             or up_s < policy.min_on_s
-            or not is_wakeable(host)
+            or not is_wakeable(registry, host)
             or not action_for(policy, host)
             or any(may_be_on(vm, host) and fits(vm, fleet.room[row]) for vm in waiting)
         ):

@@ -219,7 +219,7 @@ class EnergyCore:
         willing = {
             host_id
             for host_id, host in self.registry.hosts.items()
-            if is_wakeable(host)
+            if is_wakeable(self.registry, host)
             and not host.maintenance
             and self.mode_of(DecisionKind.WAKE, host_id) is not DecisionMode.OFF
         }
@@ -285,7 +285,7 @@ class EnergyCore:
                 self.power.wake_after[event.host_id] = reason
                 return [AnswerPerson(event.request_id, "it is woken as soon as it is down")]
             case HostPower.ASLEEP | HostPower.FAILED:
-                if not is_wakeable(host):
+                if not is_wakeable(self.registry, host):
                     error = ErrorReport(
                         "conflict", "nothing can wake it: its settings name no power driver"
                     )

@@ -2,8 +2,9 @@
 
 Rules:
 
-1. A host draws what its BMC measured, if that is fresh; else what its curve says at its load
-   (``scheduling.power_curves``). Where the figure came from is told with it.
+1. A host draws what its BMC measured, if that is fresh; else what its RAPL counts (processors and
+   memory: a lower bound); else what its curve says at its load (``scheduling.power_curves``). Where
+   the figure came from is told with it.
 2. One that sleeps, was fenced or failed draws what a sleeping one draws; one that is being woken
    what it draws under full load.
 3. *Saved* is the difference to a cluster whose sleepers idle instead; waking costs some of it back.
@@ -16,6 +17,7 @@ Invariant: the totals are the sums over all hosts ever metered.
 
 from collections import deque
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -39,6 +41,14 @@ FRESH_S: Final = 120.0
 _DOWN: Final = frozenset({HostPower.ASLEEP, HostPower.FENCED, HostPower.FAILED})
 
 
+class PowerSource(StrEnum):
+    """Where a figure came from."""
+
+    BMC = "bmc"
+    RAPL = "rapl"
+    MODEL = "model"
+
+
 @dataclass(slots=True)
 class HostMeter:
     """One host: joules and seconds since the record began, and watts now."""
@@ -48,7 +58,7 @@ class HostMeter:
     up_s: float = 0.0
     asleep_s: float = 0.0
     watts: float = 0.0
-    measured: bool = False
+    source: PowerSource = PowerSource.MODEL
     reading_w: float = 0.0
     read_s: float = -1e18
     key: tuple[PowerDescription, float] | None = None
@@ -82,15 +92,19 @@ class EnergyMeter:
         passed_s = min(max(now_s - self.stepped_s, 0.0), MAX_STEP_S) if self.stepped_s >= 0 else 0.0
         self.stepped_s = now_s
         cores: dict[str, float] = {}
+        rapl: dict[str, float] = {}
         for manager in self.registry.managers.values():
             cores.update(manager.cores)
+            rapl.update(manager.watts)
         total_w = saved_w = 0.0
         up = asleep = 0
         for host_id, host in self.registry.hosts.items():
             meter = self._meter(host_id)
             if meter is None:
                 continue
-            watts, saved = self._draws(host, meter, cores.get(host_id, 0.0), now_s)
+            watts, saved = self._draws(
+                host, meter, cores.get(host_id, 0.0), rapl.get(host_id), now_s
+            )
             meter.watts = watts
             meter.used_j += watts * passed_s
             meter.saved_j += saved * passed_s
@@ -112,7 +126,7 @@ class EnergyMeter:
         return meter
 
     def _draws(
-        self, host: HostEntry, meter: HostMeter, cores: float, now_s: float
+        self, host: HostEntry, meter: HostMeter, cores: float, rapl_w: float | None, now_s: float
     ) -> tuple[float, float]:
         """Watts now, and watts saved (negative while it is woken)."""
         description = host.description
@@ -120,15 +134,19 @@ class EnergyMeter:
         if meter.key != key:
             meter.key, meter.curve = key, curve_w(*key, self.power_curve)
         curve, idle_w = meter.curve, meter.curve[0]
-        meter.measured = now_s - meter.read_s <= FRESH_S
+        measured = now_s - meter.read_s <= FRESH_S
+        meter.source = PowerSource.BMC if measured else PowerSource.MODEL
         if host.state in _DOWN:
-            watts = meter.reading_w if meter.measured else asleep_w(description.power)
+            watts = meter.reading_w if measured else asleep_w(description.power)
             return watts, max(0.0, idle_w - watts) if host.state is HostPower.ASLEEP else 0.0
-        if meter.measured:
+        if measured:
             saved = idle_w - meter.reading_w if host.state is HostPower.WAKING else 0.0
             return meter.reading_w, saved
         if host.state is HostPower.WAKING:
             return curve[-1], idle_w - curve[-1]
+        if rapl_w is not None and host.joined:
+            meter.source = PowerSource.RAPL
+            return rapl_w, 0.0
         load = min(max(cores / max(key[1], 1e-9), 0.0), 1.0) * (len(curve) - 1)
         below = min(int(load), len(curve) - 2)
         return curve[below] + (curve[below + 1] - curve[below]) * (load - below), 0.0

@@ -121,9 +121,9 @@ def action_for(policy: EnergyPolicy, host: HostEntry) -> str:
     return policy.action if policy.action in actions else ""
 
 
-def is_wakeable(host: HostEntry) -> bool:
+def is_wakeable(registry: Registry, host: HostEntry) -> bool:
     """Whether there is a way to wake it."""
-    return bool(host.description.power.driver)
+    return registry.can_wake(host.description)
 
 
 def occupant(registry: Registry, host_id: str) -> VmEntry | None:
@@ -145,7 +145,7 @@ def forbids_sleep(registry: Registry, policy: EnergyPolicy, host: HostEntry) -> 
         return "it has not joined a group manager"
     if host.state is not HostPower.ACTIVE:
         return f"it is {host.state.value.replace('_', ' ')}"
-    if not is_wakeable(host):
+    if not is_wakeable(registry, host):
         return "nothing can wake it: its settings name no power driver"
     if not action_for(policy, host):
         wanted = policy.action or "at all"
@@ -196,7 +196,7 @@ def could_be_woken_for(
     for host_id in sorted(registry.hosts):
         host = registry.hosts[host_id]
         sleeps = not host.joined or host.state is HostPower.GOING_DOWN
-        if sleeps and not (host.state in SLEEPERS and is_wakeable(host)):
+        if sleeps and not (host.state in SLEEPERS and is_wakeable(registry, host)):
             continue
         if not sleeps and not (vm.lacks_room and just_joined(host, now_s)):
             continue

@@ -5,7 +5,7 @@ the record, and from what managers say when they join.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -45,7 +45,7 @@ class ManagerEntry:
     """A group manager; it is in the registry as long as its link to the leader stands.
 
     ``idle``: its hosts without VM or order, and for how many seconds; ``cores``: how many each of
-    them uses.
+    them uses; ``watts``: what their RAPL counts.
     """
 
     description: ManagerDescription
@@ -58,6 +58,7 @@ class ManagerEntry:
     view: ManagerView | None = None
     idle: Mapping[str, float] = field(default_factory=dict[str, float])
     cores: Mapping[str, float] = field(default_factory=dict[str, float])
+    watts: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def manager_id(self) -> str:
@@ -74,7 +75,7 @@ class ManagerEntry:
         self.capacity, self.reserved, self.used = summary.capacity, summary.reserved, summary.used
         self.idle = summary.idle
         if summary.cores:
-            self.cores = summary.cores
+            self.cores, self.watts = summary.cores, summary.watts
         self.view = ManagerView(self.manager_id, room, np.array(summary.count, dtype=np.int64))
 
 
@@ -251,11 +252,16 @@ def vm_key(vm_id: str, host_id: str, managed: bool) -> str:
     return vm_id if managed else f"{vm_id}@{host_id}"
 
 
+def _tells_driver(host: HostDescription) -> bool:
+    return bool(host.power.driver)
+
+
 @dataclass(slots=True)
 class Registry:
     """Managers, hosts and VMs by id, and managed VMs by name.
 
     ``copies``: by host in reach and VM, domains with a lower generation than their VM's.
+    ``can_wake``: whether there is a way to switch a host on.
     """
 
     managers: dict[str, ManagerEntry] = field(default_factory=dict[str, ManagerEntry])
@@ -263,6 +269,7 @@ class Registry:
     vms: dict[str, VmEntry] = field(default_factory=dict[str, VmEntry])
     names: dict[str, str] = field(default_factory=dict[str, str])
     copies: dict[str, dict[str, VmStatus]] = field(default_factory=dict[str, dict[str, VmStatus]])
+    can_wake: Callable[[HostDescription], bool] = _tells_driver
 
     def add_vm(self, vm: VmEntry) -> None:
         """Put a VM in; a managed one takes its name."""

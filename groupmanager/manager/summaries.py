@@ -85,15 +85,20 @@ class Summaries:
             if not future.done():
                 future.set_result(answer)
 
-    def _cores_used(self, now_s: float) -> dict[str, float]:
-        """What each host's CPUs do, told every ``CORES_S`` only."""
+    def _busy(self, now_s: float) -> tuple[dict[str, float], dict[str, float]]:
+        """What each host's CPUs do and what its RAPL counts, told every ``CORES_S`` only."""
         if now_s - self._cores_told_s < CORES_S:
-            return {}
+            return {}, {}
         self._cores_told_s = now_s
-        return {
-            host_id: round(self._monitoring.host_used(host_id).cpu_cores, 2)
-            for host_id in self._table.order
-        }
+        cores: dict[str, float] = {}
+        watts: dict[str, float] = {}
+        for host_id in self._table.order:
+            machine = self._monitoring.machine(host_id)
+            used = self._monitoring.host_used(host_id) if machine is None else machine.used
+            cores[host_id] = round(used.cpu_cores, 2)
+            if machine is not None and machine.power_w is not None:
+                watts[host_id] = round(machine.power_w, 1)
+        return cores, watts
 
     def _tell_what_is_free(self) -> None:
         link = self._leader.link
@@ -103,6 +108,7 @@ class Summaries:
         started_s = self._clock.monotonic_s()
         room, count = dispatching.histogram(table.free(self._limit))
         self._cost_s = self._clock.monotonic_s() - started_s
+        cores, watts = self._busy(started_s)
         link.notify(
             ManagerSummary(
                 taken_ms=self._clock.wall_ms(),
@@ -114,7 +120,8 @@ class Summaries:
                 hosts=len(table.order),
                 vms=len(table.vms),
                 idle=self._idle(started_s),
-                cores=self._cores_used(started_s),
+                cores=cores,
+                watts=watts,
             ),
             droppable=True,
         )

@@ -5,7 +5,14 @@ import pytest
 from snooze.common.energy_records import EnergyRecord
 from snooze.common.records import HostPower
 from snooze.common.resources import Capacity
-from snooze.groupmanager.leader.energy_meter_core import MAX_STEP_S, SLOTS, EnergyMeter, join, split
+from snooze.groupmanager.leader.energy_meter_core import (
+    MAX_STEP_S,
+    SLOTS,
+    EnergyMeter,
+    PowerSource,
+    join,
+    split,
+)
 from tests.unit.leader.energy_house import MANAGER, House, power_host
 
 T0 = 1_700_000_000_000
@@ -26,12 +33,16 @@ def run(meter: EnergyMeter, seconds: int, start_s: float = 0.0) -> float:
     return now_s - 10.0
 
 
+def source_of(meter: EnergyMeter) -> PowerSource:
+    return meter.hosts["h1"].source
+
+
 def test_an_idle_host_uses_what_its_settings_say() -> None:
     _, meter = meter_of()
     run(meter, 3600)
     assert meter.hosts["h1"].used_j == pytest.approx(100.0 * 3600)
     assert meter.hosts["h1"].saved_j == 0
-    assert not meter.hosts["h1"].measured
+    assert source_of(meter) == PowerSource.MODEL
 
 
 def test_a_busy_host_uses_more() -> None:
@@ -73,10 +84,21 @@ def test_a_measurement_counts_while_it_is_fresh() -> None:
     meter.measured("h1", -5.0, 0.0)
     meter.step(10.0, T0 + 10_000)
     assert meter.hosts["h1"].used_j == pytest.approx(3210.0)
-    assert meter.hosts["h1"].measured
+    assert source_of(meter) == PowerSource.BMC
     meter.step(200.0, T0 + 200_000)
-    assert not meter.hosts["h1"].measured
+    assert source_of(meter) == PowerSource.MODEL
     assert meter.hosts["h1"].watts == 100.0
+
+
+def test_rapl_counts_where_no_bmc_measures() -> None:
+    house, meter = meter_of()
+    house.registry.managers[MANAGER].watts = {"h1": 42.0}
+    run(meter, 60)
+    assert meter.hosts["h1"].used_j == pytest.approx(42.0 * 60)
+    assert source_of(meter) == PowerSource.RAPL
+    meter.measured("h1", 300.0, 60.0)
+    meter.step(70.0, T0 + 70_000)
+    assert source_of(meter) == PowerSource.BMC
 
 
 def test_a_gap_is_not_made_up() -> None:
