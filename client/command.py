@@ -18,6 +18,7 @@ import typer
 
 from snooze.client import (
     daemon_commands,
+    energy_commands,
     host_commands,
     lab_commands,
     record_commands,

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 SLEEP_TIMEOUT_S = 150.0
 """A manager waits 60 s for its host's answer and 60 s for its link to close."""
-METER_S = 5.0
+METER_S = 1.0
 READ_S = 30.0
 """Between two readings of one BMC."""
 MAX_READINGS = 16
