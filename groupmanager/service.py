@@ -231,7 +231,6 @@ class GroupManager:
             is_leader=lambda: election.is_leader(epoch),
             power=self._power,
             step_down=lambda: logger.warning("deposed: epoch %d is over", epoch),
-            power=self._power,
         )
         while election.leadership == leading:
             try:

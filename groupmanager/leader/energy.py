@@ -78,8 +78,12 @@ class Energy:
         announce: Callable[[Announce], None],
         decided: Callable[[Decision], None],
         mode_of: Callable[[DecisionKind, HostEntry], DecisionMode],
+        ha_lacks: Callable[[frozenset[str]], str],
     ) -> None:
-        """``limit[R]`` scales a host's capacity; ``mode_of`` is what people said of autonomy."""
+        """``limit[R]`` scales a host's capacity; ``mode_of`` is what people said of autonomy.
+
+        ``ha_lacks``: why these hosts could not take in the VMs of one that fails; or nothing.
+        """
         self._registry = registry
         self._settings = settings
         self._epoch = epoch
@@ -100,6 +104,7 @@ class Energy:
             policy_of(settings),
             mode_of=self._mode,
             expected=self._expected,
+            ha_lacks=ha_lacks,
         )
         self._runner = CoreRunner(self.core, self._perform, clock)
         self.meter = EnergyMeter(registry, settings.power_curve)

@@ -37,6 +37,9 @@ from snooze.scheduling.waking import cover, plan_wakes
 MAX_WAITING: Final = 256
 """VMs that one evaluation finds hosts for; the others' turn is the next."""
 MAX_ALTERNATIVES: Final = 10
+MAX_SLEEPS: Final = 8
+"""Hosts that one evaluation puts to sleep: each is weighed against the HA reserve, which costs."""
+MAX_HA_REFUSALS: Final = 3
 LAST_RESORT: Final = 1000.0
 """What a host that has just gone to sleep costs, as a multiple: others are woken before it."""
 
@@ -99,16 +102,20 @@ def choose_sleepers(
     leaving = np.array([h.description.host_id in proposed for h in fleet.hosts], dtype=np.bool_)
     gone: FloatArray = fleet.room[leaving].sum(axis=0)
     staying = {host.description.host_id for host in fleet.hosts} - proposed
+    refused = 0
     for watts, idle, host_id, row in sorted(candidates):
+        if len(chosen) >= MAX_SLEEPS or refused >= MAX_HA_REFUSALS:
+            break
         host = fleet.hosts[row]
         name = host.description.hostname
         without = gone + fleet.room[row]
         if len(staying) <= policy.reserved_hosts:
             why = f"{policy.reserved_hosts} hosts stay up"
         else:
-            why = lacking(policy, fleet, without, expected) or ha_lacks(
-                frozenset(staying - {host_id})
-            )
+            why = lacking(policy, fleet, without, expected)
+            if not why:
+                why = ha_lacks(frozenset(staying - {host_id}))
+                refused += bool(why)
         if why:
             others.append(f"{name}: {why}")
             continue
@@ -124,12 +131,16 @@ def choose_wakers(
     fleet: Fleet,
     expected: FloatArray,
     limit: FloatArray,
+    ha: str,
     willing: set[str],
     coming: set[str],
     now_s: float,
     now_ms: int,
 ) -> Chosen:
-    """Hosts that VMs wait for (each is told which), and those that the reserve lacks."""
+    """Hosts that VMs wait for (each is told which), and those that the reserve lacks.
+
+    ``ha``: what HA lacks of the hosts that are up; empty: nothing.
+    """
     hosts = [
         host
         for host_id, host in sorted(registry.hosts.items())
@@ -143,7 +154,7 @@ def choose_wakers(
     ids = [host.description.host_id for host in hosts]
     room = room_of(hosts, limit)
     on_way = np.array([host_id in coming for host_id in ids], dtype=np.bool_)
-    if not waiting and not _is_short(policy, fleet, expected, room[on_way]):
+    if not waiting and not ha and not _is_short(policy, fleet, expected, room[on_way]):
         return Chosen(())
     model = _model(hosts, policy)
     cost = np.maximum(model.curve_w[:, -1] - model.asleep_w, 1.0)
@@ -167,6 +178,11 @@ def choose_wakers(
             chosen.append((hosts[row], f"VM {', '.join(names[:3])}{more} waits for room"))
             on_way[row] = True
     chosen += _for_reserve(policy, fleet, expected, hosts, left, on_way, cost, rested)
+    if ha and not bool(on_way.any()):
+        asleep = [row for row, host in enumerate(hosts) if host.state is HostPower.ASLEEP]
+        for row in sorted(asleep, key=lambda row: (float(cost[row]), row))[:1]:
+            chosen.append((hosts[row], ha))
+            on_way[row] = True
     others = [
         f"{host.description.hostname}: {cost[row]:.0f} W more"
         for row, host in enumerate(hosts)

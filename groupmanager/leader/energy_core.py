@@ -216,6 +216,8 @@ class EnergyCore:
         self, fleet: Fleet, expected: FloatArray, now_s: float, now_ms: int
     ) -> list[EnergyEffect]:
         """Wake what VMs wait for, and what the reserve lacks (rule 4)."""
+        if not any(host.state in SLEEPERS for host in self.registry.hosts.values()):
+            return []
         willing = {
             host_id
             for host_id, host in self.registry.hosts.items()
@@ -228,8 +230,18 @@ class EnergyCore:
             for host_id, host in self.registry.hosts.items()
             if host.state is HostPower.WAKING or host_id in self.power.wake_after
         }
+        up = frozenset(host.description.host_id for host in fleet.hosts)
         chosen = choose_wakers(
-            self.registry, self.policy, fleet, expected, self.limit, willing, coming, now_s, now_ms
+            self.registry,
+            self.policy,
+            fleet,
+            expected,
+            self.limit,
+            self.ha_lacks(up) if self.policy.enabled and not coming else "",
+            willing=willing,
+            coming=coming,
+            now_s=now_s,
+            now_ms=now_ms,
         )
         effects: list[EnergyEffect] = []
         proposed = {proposal.host_id for proposal in self.proposals.values()}

@@ -5,7 +5,7 @@ hosts that are up. That is what placement would do after a failure, and errs on 
 cleverer packing may still fit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,7 +39,7 @@ class Shortfall:
 
 
 def shortfall(
-    registry: Registry, limit: FloatArray, without: frozenset[str] = frozenset()
+    registry: Registry, limit: FloatArray, without: Set[str] = frozenset()
 ) -> Shortfall | None:
     """The first host whose loss could not be absorbed; None if every loss could.
 

@@ -110,6 +110,13 @@ class Recovery:
             self._announce(Announce(kind, subject, text))
         self.reserve = message
 
+    def lacks(self, staying: frozenset[str]) -> str:
+        """Why the hosts that stay up could not take in the VMs of one that fails; or nothing."""
+        if self._settings.reserve != "largest_host":
+            return ""
+        found = shortfall(self._registry, self._limit, self._registry.hosts.keys() - staying)
+        return found.message if found is not None else ""
+
     def heard(self, manager_id: str, host_ids: list[str]) -> None:
         """These hosts joined a manager, and what they have was taken in."""
         self._runner.feed(events.HostHeard(manager_id, host_ids, self._clock.wall_ms()))

@@ -154,6 +154,19 @@ def test_ha_reserve_goes_before_saving() -> None:
     assert len(asleep(house)) == 2
 
 
+def test_a_missing_ha_reserve_wakes_one_host_at_a_time() -> None:
+    house = sleeping_house(4)
+    house.ha_lacks = "the VMs of h1 would find no room"
+    house.run(5)
+    assert len(house.ordered(OrderWake)) == 1
+    assert "find no room" in next(
+        d.reason for d in house.decisions.values() if d.kind is DecisionKind.WAKE
+    )
+    house.ha_lacks = ""
+    house.run(60)
+    assert len(house.ordered(OrderWake)) == 1
+
+
 def test_the_host_that_saves_most_sleeps_first() -> None:
     house = House(policy=with_policy(reserved_hosts=2))
     house.add(power_host("h1", full_w=100), power_host("h2", full_w=400), power_host("h3"))
