@@ -3,7 +3,7 @@
 Plain SVG without a library: one step line a series, a grid, and the figures in the title.
 """
 
-import time
+import datetime
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Final
@@ -117,7 +117,8 @@ def _text(x: float, y: float, words: str, anchor: str, *, size: int = 12) -> str
 
 
 def _moment(at_ms: float) -> str:
-    return time.strftime("%d %b %H:%M", time.localtime(at_ms / 1000))
+    instant = datetime.datetime.fromtimestamp(at_ms / 1000, tz=datetime.UTC)
+    return instant.astimezone().strftime("%d %b %H:%M")
 
 
 def _round_up(value: float) -> float:
