@@ -531,6 +531,9 @@ class LeaderService:
     def _direct(self, host_id: str) -> None:
         self.recovery.direct(host_id)
 
+    def _ha_lacks(self, staying: frozenset[str]) -> str:
+        return self.recovery.lacks(staying)
+
     def _mode_of(self, kind: DecisionKind, host: HostEntry) -> DecisionMode:
         host_id = host.description.host_id
         return self.control.mode(kind, self.now_ms(), host.manager_id, (host_id,))
