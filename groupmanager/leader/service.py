@@ -198,7 +198,7 @@ class LeaderService:
             announce=self._announce,
             decided=self.decisions.add,
             mode_of=self._mode_of,
-            ha_lacks=self.recovery.lacks,
+            ha_lacks=self._ha_lacks,
         )
         self.tasks.limit = self.energy.core.limit
         self.recovery = Recovery(
