@@ -11,23 +11,24 @@ class TaskSet:
     """Background tasks that belong to one owner."""
 
     def __init__(self) -> None:
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], None] = {}  # in the order in which they started
 
     def spawn(self, work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
         """Start a task; if it fails, the log says how."""
         task = asyncio.create_task(work)
-        self._running.add(task)
+        self._running[task] = None
         task.add_done_callback(self._ended)
         return task
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._running.discard(task)
+        self._running.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a background task failed", exc_info=error)
 
     async def close(self) -> None:
         """Cancel all and wait until they have ended; the one that calls is left out."""
-        others = self._running - {asyncio.current_task()}
+        caller = asyncio.current_task()
+        others = [task for task in self._running if task is not caller]
         for task in others:
             task.cancel()
         if others:

@@ -70,7 +70,7 @@ class MemoryStore:
         """End a session: its ephemerals vanish in one step. Ending it twice changes nothing."""
         self._revision += 1
         touched: set[str] = set()
-        for path in self._ephemerals.pop(owner, set[str]()):
+        for path in sorted(self._ephemerals.pop(owner, set[str]())):
             self._detach(path, touched)
         self._poke(touched)
 
@@ -126,7 +126,7 @@ class MemoryStore:
         return cancel
 
     def _poke(self, touched: set[str]) -> None:
-        for path in touched:
+        for path in sorted(touched):
             for poke in list(self._pokes.get(path, {}).values()):
                 poke()
 

@@ -7,7 +7,7 @@ name, so that one integer reproduces a run. Time is handed in (``Clock`` and ``s
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -256,6 +256,11 @@ class SimulatedWorld:
             host = SimulatedHost(name, capacity or self.settings.capacity, generator)
             self._hosts[name] = host
         return host
+
+    @property
+    def hosts(self) -> Mapping[str, SimulatedHost]:
+        """All hosts there are, by name."""
+        return self._hosts
 
     def find(self, name: str) -> SimulatedHost | None:
         """The host of this name, if there is one."""

@@ -16,6 +16,7 @@ ROOMS = (
     "lab",
     "localcontroller",
     "scheduling",
+    "simulation",
 )
 """The folders that are installed, each a sub-package of ``snooze``."""
 PREFIX = "snooze."

@@ -26,6 +26,14 @@ FLOORS: dict[str, set[str]] = {
         "lab",
         "configs",
     },
+    "simulation": {
+        "common",
+        "scheduling",
+        "bootstrap",
+        "groupmanager",
+        "localcontroller",
+        "client",
+    },
 }
 """What each room may import besides itself."""
 

@@ -1,0 +1,250 @@
+"""What is done to a world and in it: faults and clients' wishes, drawn up front from a seed.
+
+A *script* is a list of ``Deed``. It is drawn before the world starts and does not depend on it, so
+any part of it can be played again by itself: that is how a failure is made small. A scenario's
+script is written by hand, in the same words.
+
+=================  ==============================================================================
+verb               what happens for ``for_s`` seconds, then is undone
+=================  ==============================================================================
+kill, stop         a machine's daemon: SIGKILL, or SIGTERM; then its init system starts it again
+pause              SIGSTOP to the daemon
+freeze             SIGSTOP to a host's hypervisor; its guests run on
+power_off          a machine's power; everything on it ends, nobody is told; then it boots
+isolate            nothing gets to or from the machines named
+cut                nothing gets from the first machine to the second (one way)
+split              the machines named and all others do not hear one another
+rough              of the packets of the machines named (or all), ``amount`` are lost and repeated
+slow_net           packets take up to ``amount`` seconds more
+slow               the hypervisors' method named takes about ``amount`` seconds more, everywhere
+fail               the hypervisors' method named fails with probability ``amount``
+disk_full          starts are refused by the host named for want of space
+store_full         the store of record answers no write
+expire             the store ends the machine's session (at once; nothing to undo)
+step_clock         the machine's wall clock is set ``amount`` seconds forward (or back)
+guest_off          a guest switches itself off (the ``number``-th of all VMs, counted round)
+guest_crash        a guest's process dies
+submit             a client submits ``number`` VMs of ``amount`` cores; ``partial`` if named so
+suspend, resume,   a client orders it of a VM, the ``number``-th counted round; ``migrate`` to the
+shutdown, start,   host named, ``resize`` to ``amount`` cores
+reboot, destroy,
+migrate, resize
+=================  ==============================================================================
+"""
+
+from random import Random
+from typing import Final
+
+import msgspec
+
+from snooze.simulation.world import Shape
+
+FAULTS: Final = (
+    "kill",
+    "stop",
+    "pause",
+    "freeze",
+    "power_off",
+    "isolate",
+    "cut",
+    "split",
+    "rough",
+    "slow_net",
+    "slow",
+    "fail",
+    "disk_full",
+    "store_full",
+    "expire",
+    "step_clock",
+    "guest_off",
+    "guest_crash",
+)
+COMMANDS: Final = (
+    "suspend",
+    "resume",
+    "shutdown",
+    "start",
+    "reboot",
+    "destroy",
+    "migrate",
+    "resize",
+)
+WISHES: Final = ("submit", *COMMANDS)
+VERBS: Final = (*FAULTS, *WISHES)
+
+
+class Deed(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One thing that is done; ``at_s`` counts from the moment when the cluster has formed."""
+
+    at_s: float
+    verb: str
+    who: tuple[str, ...] = ()
+    for_s: float = 0.0
+    number: int = 0
+    amount: float = 0.0
+
+    def __str__(self) -> str:
+        parts = [f"{self.at_s:8.3f}  {self.verb}"]
+        if self.who:
+            parts.append(" ".join(self.who))
+        if self.verb in WISHES or self.verb.startswith("guest"):
+            parts.append(f"#{self.number}")
+        if self.amount:
+            parts.append(f"({self.amount:g})")
+        if self.for_s:
+            parts.append(f"for {self.for_s:.3g} s")
+        return " ".join(parts)
+
+
+_WEIGHTS: Final[dict[str, float]] = {
+    "kill": 4.0,
+    "stop": 1.0,
+    "pause": 2.5,
+    "freeze": 0.7,
+    "power_off": 2.0,
+    "isolate": 2.0,
+    "cut": 1.5,
+    "split": 1.0,
+    "rough": 0.7,
+    "slow_net": 0.7,
+    "slow": 1.0,
+    "fail": 1.5,
+    "disk_full": 0.5,
+    "store_full": 0.5,
+    "expire": 1.5,
+    "step_clock": 0.5,
+    "guest_off": 1.0,
+    "guest_crash": 0.5,
+}
+_METHODS: Final = (
+    "migrate_out",
+    "start",
+    "prepare_incoming",
+    "finish_incoming",
+    "destroy",
+    "inventory",
+)
+
+
+def draw(seed: int, shape: Shape, length_s: float, trouble: float = 1.0) -> list[Deed]:
+    """The script of a seed: about ``trouble`` faults in two seconds, and clients that go on."""
+    random = Random(f"script:{seed}")
+    deeds: list[Deed] = []
+    # A seed has its own temper: some runs are all about one kind of fault.
+    weights = {verb: w * random.choice((0.0, 0.5, 1.0, 1.0, 3.0)) for verb, w in _WEIGHTS.items()}
+    if not any(weights.values()):
+        weights = dict(_WEIGHTS)
+    now_s = 0.2 + random.random()
+    while now_s < length_s:
+        deeds.append(_fault(random, shape, now_s, weights, length_s))
+        now_s += random.expovariate(trouble / 2.0)
+    now_s = 0.1 + 0.2 * random.random()
+    while now_s < length_s:
+        deeds.append(_wish(random, shape, now_s))
+        now_s += random.expovariate(1.0)
+    return sorted(deeds, key=lambda deed: deed.at_s)
+
+
+def _span(random: Random, left_s: float) -> float:
+    """How long a fault lasts: short, about a time-out, or long."""
+    return round(
+        min(left_s, random.choice((0.05, 0.5, 2.0, 4.0, 8.0)) * (0.5 + random.random())), 3
+    )
+
+
+def _fault(
+    random: Random, shape: Shape, at_s: float, weights: dict[str, float], length_s: float
+) -> Deed:
+    at_s = round(at_s, 3)
+    verb = random.choices(list(weights), list(weights.values()))[0]
+    managers = [f"gm{i}" for i in range(shape.managers)]
+    hosts = [f"host{i}" for i in range(shape.hosts)]
+    servers = [f"zk{i}" for i in range(shape.servers)]
+    doors = [f"bs{i}" for i in range(shape.bootstraps)]
+    daemons = managers * 3 + hosts * 2 + doors
+    for_s = _span(random, length_s - at_s)
+    match verb:
+        case "kill" | "stop" | "pause":
+            return Deed(at_s, verb, (random.choice(daemons),), for_s)
+        case "freeze":
+            return Deed(at_s, verb, (random.choice(hosts),), for_s)
+        case "power_off":
+            name = random.choice(hosts * 2 + managers * 2 + servers)
+            return Deed(at_s, verb, (name,), for_s)
+        case "isolate":
+            return Deed(at_s, verb, (random.choice([*daemons, *servers]),), for_s)
+        case "cut":
+            one, other = random.sample([*managers, *hosts, *servers], 2)
+            return Deed(at_s, verb, (one, other), for_s)
+        case "split":
+            everybody = [*managers, *hosts, *servers, *doors]
+            some = random.sample(everybody, random.randint(1, len(everybody) - 1))
+            return Deed(at_s, verb, tuple(sorted(some)), for_s)
+        case "rough":
+            return Deed(at_s, verb, (), for_s, amount=round(random.uniform(0.05, 0.4), 2))
+        case "slow_net":
+            return Deed(at_s, verb, (), for_s, amount=round(random.uniform(0.05, 1.0), 2))
+        case "slow":
+            method = random.choice(_METHODS)
+            return Deed(at_s, verb, (method,), for_s, amount=round(random.uniform(0.5, 8.0), 1))
+        case "fail":
+            method = random.choice(_METHODS)
+            return Deed(at_s, verb, (method,), for_s, amount=random.choice((0.3, 1.0)))
+        case "disk_full":
+            return Deed(at_s, verb, (random.choice(hosts),), for_s)
+        case "store_full":
+            return Deed(at_s, verb, (), for_s)
+        case "expire":
+            return Deed(at_s, verb, (random.choice(managers),))
+        case "step_clock":
+            name = random.choice([*managers, *hosts])
+            return Deed(at_s, verb, (name,), amount=float(random.choice((-3600, -5, 5, 3600))))
+        case _:
+            return Deed(at_s, verb, number=random.randrange(64))
+
+
+def _wish(random: Random, shape: Shape, at_s: float) -> Deed:
+    at_s = round(at_s, 3)
+    if random.random() < 0.45:
+        more = ("partial",) if random.random() < 0.5 else ()
+        cores = random.choice((1.0, 1.0, 2.0, 3.0))
+        return Deed(at_s, "submit", more, number=random.randint(1, 3), amount=cores)
+    verb = random.choice((*COMMANDS, "migrate", "migrate", "migrate", "destroy"))
+    number = random.randrange(64)
+    if verb == "migrate":
+        return Deed(at_s, verb, (f"host{random.randrange(shape.hosts)}",), number=number)
+    if verb == "resize":
+        return Deed(at_s, verb, number=number, amount=float(random.randint(1, 3)))
+    return Deed(at_s, verb, number=number)
+
+
+def problems_of(deed: Deed, shape: Shape) -> list[str]:
+    """What is wrong with a deed that a person wrote."""
+    found: list[str] = []
+    if deed.verb not in VERBS:
+        return [f"no verb {deed.verb!r}; there are: {', '.join(VERBS)}"]
+    machines = {
+        *(f"gm{i}" for i in range(shape.managers)),
+        *(f"host{i}" for i in range(shape.hosts)),
+        *(f"zk{i}" for i in range(shape.servers)),
+        *(f"bs{i}" for i in range(shape.bootstraps)),
+        "client",
+    }
+    if deed.verb in {"kill", "stop", "pause", "freeze", "power_off", "isolate", "cut", "split"} | {
+        "disk_full",
+        "expire",
+        "step_clock",
+        "migrate",
+    }:
+        if not deed.who:
+            found.append(f"{deed.verb} needs a machine: who = [...]")
+        unknown = [name for name in deed.who if name not in machines]
+        if unknown:
+            found.append(f"no machine {unknown[0]!r}; there are: {', '.join(sorted(machines))}")
+    if deed.verb == "cut" and len(deed.who) != 2:
+        found.append("cut needs two machines: from, to")
+    if deed.verb in {"slow", "fail"} and len(deed.who) != 1:
+        found.append(f"{deed.verb} needs a method of the hypervisor: {', '.join(_METHODS)}")
+    if deed.at_s < 0 or deed.for_s < 0:
+        found.append("times count from the start and are not negative")
+    return found

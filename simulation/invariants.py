@@ -1,0 +1,337 @@
+# pyright: reportPrivateUsage=false, reportUnknownArgumentType=false
+# The daemons are looked into from outside: they know nothing of being watched.
+"""What always holds (ARCHITECTURE.md), looked at after every event; and what holds in the end.
+
+Looked at from outside: the guests that really exist, the tree that is really stored, what clients
+were really told. A breach stops the run and says what, when, and after which event.
+
+After every event that may have changed it:
+
+1. an acknowledged submission is in the store;
+2. a VM is alive on at most one host;
+3. at most one group manager takes itself for the leader, and the store's epoch only grows;
+4. no host has more alive than it has room for, and a manager's reservations are the sum of what
+   holds room;
+5. no two VMs have one address;
+6. queues are bounded (``CoreRunner``, journal), and no daemon lets an exception through.
+
+In the end, when all has healed: ``disagreements``.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from snooze.common import records
+from snooze.common.api import TASK_ENDED
+from snooze.common.coordination.port import Create, Delete, Operation, Put
+from snooze.common.core_runner import MAX_QUEUED, CoreRunner
+from snooze.common.resources import Capacity
+from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
+from snooze.common.vms import VmSpec
+from snooze.groupmanager.leader.membership_core import MembershipCore
+from snooze.groupmanager.manager.manager_core import ManagerCore
+from snooze.localcontroller.hypervisor.simulated_world import SimulatedHost
+from snooze.simulation.clients import Clients
+from snooze.simulation.loop import Process
+from snooze.simulation.world import World
+
+ALIVE = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.MIGRATING})
+
+
+class Breach(AssertionError):
+    """Something that always holds did not."""
+
+
+class _Watched:
+    """A core whose every step is looked at."""
+
+    def __init__(self, core: Any, after: Callable[[Any], None]) -> None:
+        self._core = core
+        self._after = after
+
+    def handle(self, event: Any, now_s: float) -> Any:
+        """Let the core decide, then look."""
+        effects = self._core.handle(event, now_s)
+        self._after(self._core)
+        return effects
+
+
+class Invariants:
+    """Watches one world."""
+
+    def __init__(self, world: World, clients: Clients) -> None:
+        self.world = world
+        self.clients = clients
+        self.checks = 0
+        self._watched: dict[int, object] = {}
+        self._known_tasks: dict[str, bool] = {}
+        """Tasks in the store, and whether they are recorded as ended."""
+        self._acked = 0
+        self.expired: set[str] = set()
+        """Tasks whose record was removed after they had ended: their retention was over."""
+        self.epoch = -1
+        self._seen: list[tuple[str, str, VmState, VmSpec]] = []
+        world.schedule.after_event = self._after_event
+        world.ensemble.on_commit = self._on_commit
+
+    def _breach(self, what: str) -> None:
+        raise Breach(f"at {self.world.now_s:.3f} s: {what}")
+
+    # ------------------------------------------------------------ after events
+
+    def _after_event(self, process: Process | None) -> None:
+        if process is None:
+            return
+        if process.defects:
+            self._breach(f"a defect: {process.defects[0]}")
+        kind = process.name.rpartition("/")[2]
+        if kind == "hypervisor":
+            self.check_guests()
+        elif kind == "client":
+            self._check_acked()
+        elif process.machine.name.startswith("gm"):
+            self._watch_cores(process.machine.name)
+            self._check_leaders()
+
+    def check_guests(self) -> None:
+        """Look at everything alive, unless nothing has changed."""
+        seen = [
+            (name, vm_id, vm.state, vm.spec)
+            for name, host in self.world.guests.hosts.items()
+            for vm_id, vm in host.vms.items()
+        ]
+        if seen == self._seen:
+            return
+        self._seen = seen
+        self.checks += 1
+        where: dict[str, str] = {}
+        addresses: dict[str, str] = {}
+        for name, host in self.world.guests.hosts.items():
+            alive = Capacity()
+            for vm_id, vm in host.vms.items():
+                if vm.state in ALIVE:
+                    other = where.setdefault(vm_id, name)
+                    if other != name:
+                        self._breach(f"{vm.spec.name} is alive on {other} and on {name}")
+                    alive = alive.plus(vm.spec.demand)
+                address = vm.spec.ip_address
+                if address and addresses.setdefault(address, vm_id) != vm_id:
+                    self._breach(f"two VMs have the address {address}, one is {vm.spec.name}")
+            if host.vms and not alive.fits_in(_room(host)):
+                self._breach(f"{name} is overfull: {alive} of {host.capacity}")
+
+    def _on_commit(self, operations: Any) -> None:
+        for operation in operations:
+            self._note_task(operation)
+        entry = self.world.ensemble.store.read("/epoch", 0)
+        epoch = -1 if entry is None else entry.version
+        if epoch < self.epoch:
+            self._breach(f"the epoch went back from {self.epoch} to {epoch}")
+        self.epoch = epoch
+
+    def _note_task(self, operation: Operation) -> None:
+        prefix = f"{records.TASKS}/"
+        if not operation.path.startswith(prefix):
+            return
+        task_id = operation.path.removeprefix(prefix)
+        if isinstance(operation, Create | Put):
+            record = records.decode(operation.data, records.TaskRecord)
+            self._known_tasks[task_id] = record.state in TASK_ENDED
+        elif isinstance(operation, Delete):
+            ended = self._known_tasks.pop(task_id, True)
+            if not ended and task_id in self.clients.acked:
+                self._breach(f"the record of the accepted task {task_id} was removed")
+            self.expired.add(task_id)
+
+    def _check_acked(self) -> None:
+        if len(self.clients.acked) == self._acked:
+            return
+        self._acked = len(self.clients.acked)
+        for task_id in self.clients.acked:
+            if task_id not in self._known_tasks and task_id not in self.expired:
+                self._breach(f"task {task_id} was accepted and is not in the store")
+
+    def _check_leaders(self) -> None:
+        """A session is given up by its owner well before the store ends it: never two leaders."""
+        leaders: list[str] = []
+        for name, manager in self.world.managers.items():
+            process = self.world.daemon(name)
+            election = manager._election
+            if process is None or process.paused or election is None:
+                continue
+            epoch = election._confirmed_epoch
+            if epoch is not None and election.is_leader(epoch):
+                leaders.append(f"{name} (epoch {epoch})")
+        if len(leaders) > 1:
+            self._breach(f"more than one leads: {', '.join(leaders)}")
+
+    # ------------------------------------------------------------ cores
+
+    def _watch_cores(self, name: str) -> None:
+        manager = self.world.managers.get(name)
+        if manager is None:
+            return
+        for service in (manager.manager, manager.leading):
+            if service is not None and id(service) not in self._watched:
+                self._watched[id(service)] = service
+                for runner in vars(service).values():
+                    if isinstance(runner, CoreRunner):
+                        self._watch(name, runner)
+
+    def _watch(self, name: str, runner: "CoreRunner[Any, Any]") -> None:
+        def after(core: Any) -> None:
+            if len(runner._queue) > MAX_QUEUED // 10:
+                self._breach(f"{len(runner._queue)} events wait at {name}")
+            match core:
+                case ManagerCore():
+                    self._check_manager(name, core)
+                case MembershipCore():
+                    self._check_membership(core)
+                case _:
+                    pass
+
+        if not isinstance(runner._core, _Watched):
+            runner._core = _Watched(runner._core, after)
+
+    def _check_manager(self, name: str, core: ManagerCore) -> None:
+        """Reservations are the sum of what holds room."""
+        table = core.table
+        for host_id in table.order:
+            held = core.migrations.promised_on(host_id)
+            for vm in table.vms_on(host_id):
+                if vm.state in HOLDS_CAPACITY:
+                    held = held.plus(vm.demand)
+            if not np.allclose(table.reserved_on(host_id).as_array(), held.as_array()):
+                reserved = table.reserved_on(host_id)
+                self._breach(f"{name} reserves {reserved} on {host_id} for what takes {held}")
+
+    def _check_membership(self, core: MembershipCore) -> None:
+        """A host is joined to at most one manager, and both sides of the registry agree."""
+        registry = core.registry
+        for host_id, host in registry.hosts.items():
+            has = [m for m, entry in registry.managers.items() if host_id in entry.hosts]
+            if has != ([host.manager_id] if host.joined else []):
+                self._breach(f"{host_id} is with {host.manager_id} and counted at {has}")
+
+    # ------------------------------------------------------------ in the end
+
+    def disagreements(self) -> list[str]:
+        """What is not as it has to be once everything has healed and time has passed."""
+        world = self.world
+        leader = world.leading()
+        if leader is None:
+            return ["nobody leads"]
+        found = [f"{name} does not run" for name in self._missing()]
+        registry = leader.registry
+        there = {
+            vm_id: (name, vm.state, vm.spec.demand)
+            for name, host in world.guests.hosts.items()
+            for vm_id, vm in host.vms.items()
+        }
+        total = sum(len(host.vms) for host in world.guests.hosts.values())
+        if total != len(there):
+            found.append(f"{total - len(there)} domains are left on hosts that no longer have them")
+        at_leader = {i: (vm.host_id, vm.state, vm.demand) for i, vm in registry.vms.items()}
+        found += _differences("the leader", at_leader, there)
+        at_managers = {
+            key: (vm.host_id, vm.state, vm.demand)
+            for manager in world.managers.values()
+            for key, vm in manager.manager.core.table.vms.items()
+        }
+        found += _differences("the managers", at_managers, there)
+        recorded = set(world.ensemble.store.children(records.VMS)[0])
+        if recorded != there.keys():
+            odd = sorted(recorded ^ there.keys())
+            found.append(f"record and world differ in {odd}")
+        found += self._leases(leader)
+        found += self._tasks(leader, {vm.spec.name for vm in self._guests()})
+        found += self._membership(leader)
+        found += self._leftovers(leader)
+        return found
+
+    def _missing(self) -> Iterator[str]:
+        for machine in self.world.machines.values():
+            if machine.name[:2] in {"gm", "bs", "ho"} and "snooze" not in machine.processes:
+                yield machine.name
+
+    def _guests(self) -> Iterator[Any]:
+        for host in self.world.guests.hosts.values():
+            yield from host.vms.values()
+
+    def _leases(self, leader: Any) -> Iterator[str]:
+        leases = leader.tasks.leases
+        held = dict(leases._vm_of)
+        for vm in leader.registry.vms.values():
+            if vm.managed and held.pop(vm.ip_address, None) != vm.vm_id:
+                yield f"{vm.name} runs with {vm.ip_address}, which is not leased to it"
+        for address, vm_id in held.items():
+            yield f"the address {address} is leased to {vm_id}, which does not exist"
+
+    def _tasks(self, leader: Any, alive: set[str]) -> Iterator[str]:
+        for task_id, submission in self.clients.acked.items():
+            task = leader.tasks.tasks.get(task_id)
+            if task is None and task_id in self.expired:
+                continue
+            if task is None:
+                yield f"the accepted task {task_id} is not known"
+                continue
+            if not task.ended:
+                yield f"the task of {', '.join(submission.names)} has not ended"
+            for vm in task.vms.values():
+                if vm.error is not None and not vm.error.message:
+                    yield f"{vm.name} failed without a reason"
+                is_there, is_wanted = vm.name in alive, vm.name not in self.clients.condemned
+                if vm.error is None and is_wanted and not is_there:
+                    yield f"{vm.name} was accepted and is gone, and nobody wanted that"
+
+    def _membership(self, leader: Any) -> Iterator[str]:
+        registry = leader.registry
+        counts = [
+            len(entry.hosts)
+            for manager_id, entry in registry.managers.items()
+            if manager_id != leader.identity.manager_id or len(registry.managers) == 1
+        ]
+        if len(registry.managers) != self.world.shape.managers:
+            yield f"{len(registry.managers)} managers have joined of {self.world.shape.managers}"
+        elif sum(counts) != self.world.shape.hosts:
+            yield f"{sum(counts)} hosts have a manager of {self.world.shape.hosts}"
+        elif max(counts) - min(counts) > 1:
+            yield f"the managers are not balanced: {counts}"
+
+    def _leftovers(self, leader: Any) -> Iterator[str]:
+        if leader._journal._queue:
+            yield f"{len(leader._journal._queue)} writes wait"
+        if leader.tasks.open_tasks:
+            yield f"{len(leader.tasks.open_tasks)} tasks are open"
+        for name, manager in self.world.managers.items():
+            core = manager.manager.core
+            if core._orders:
+                yield f"{name} has {len(core._orders)} orders under way"
+        for name, agent in self.world.agents.items():
+            orders = agent.orders
+            if orders._starting or orders._moving:
+                yield f"{name} has work under way"
+        for name, host in self.world.guests.hosts.items():
+            if any(vm.state is VmState.MIGRATING for vm in host.vms.values()):
+                yield f"{name} has a VM that migrates"
+
+
+def _room(host: SimulatedHost) -> Capacity:
+    """A host's room on every axis; the simulated network is not measured."""
+    return Capacity(host.capacity.cpu_cores, host.capacity.memory_kib, 1e18, 1e18)
+
+
+def _differences(who: str, known: dict[str, Any], there: dict[str, Any]) -> Iterator[str]:
+    for vm_id in sorted(known.keys() | there.keys()):
+        if known.get(vm_id) != there.get(vm_id):
+            told = _short(known.get(vm_id)), _short(there.get(vm_id))
+            yield f"{who} has {vm_id[:8]} as {told[0]}, and it is {told[1]}"
+
+
+def _short(place: Any) -> str:
+    if place is None:
+        return "nowhere"
+    host, state, demand = place
+    return f"{state.value} on {host or 'no host'} with {demand.cpu_cores:g} cores"

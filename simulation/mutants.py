@@ -1,0 +1,203 @@
+# pyright: reportPrivateUsage=false
+# What is broken here is the inside of the product, on purpose.
+"""The product, broken on purpose: each mutant takes one rule away, and a few seeds must find it.
+
+A mutant replaces one function of a core or a shell while it is applied, and puts it back
+afterwards. ``found_within`` is how many seeds (from ``FIRST_SEED`` on) are enough to find it; a
+test holds that.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from snooze.common.coordination.port import Check
+from snooze.common.errors import StaleEpoch
+from snooze.groupmanager.election import Election
+from snooze.groupmanager.leader import submission_core
+from snooze.groupmanager.leader.journal import Journal
+from snooze.groupmanager.leader.membership_core import MembershipCore
+from snooze.groupmanager.leader.submission_core import SubmissionCore
+from snooze.groupmanager.leader.submission_events import (
+    AnswerSubmission,
+    PlacementFailed,
+    RecordTask,
+    Submitted,
+    UpdateRecords,
+)
+from snooze.groupmanager.manager.host_table import HostTable
+from snooze.localcontroller.agent_core import AgentCore, AgentState
+
+FIRST_SEED: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A broken product: what is broken, and how soon that has to be seen."""
+
+    name: str
+    what: str
+    found_within: int
+    apply: Callable[[], AbstractContextManager[None]]
+
+
+@contextlib.contextmanager
+def unbroken() -> Generator[None]:
+    """The product as it is."""
+    yield
+
+
+def _replacing(
+    owner: Any, name: str, replacement: Any
+) -> Callable[[], AbstractContextManager[None]]:
+    @contextlib.contextmanager
+    def apply() -> Generator[None]:
+        former = getattr(owner, name)
+        setattr(owner, name, replacement)
+        try:
+            yield
+        finally:
+            setattr(owner, name, former)
+
+    return apply
+
+
+def _no_epoch_check(core: AgentCore, epoch: int) -> None:
+    """A host takes orders of any epoch."""
+    if core.state is not AgentState.JOINED:
+        raise StaleEpoch("not joined")
+
+
+def _unfenced(journal: Journal, coordinator: Any, fence: Any, deposed: Any) -> None:
+    """Every transaction of a leader checks that the epoch exists, not that it is its own."""
+    _journal_init(journal, coordinator, Check(fence.path), deposed)
+
+
+def _acknowledged_first(core: SubmissionCore, event: Submitted, now_s: float) -> list[Any]:
+    """The client has its answer before the task is in the store."""
+    effects: list[Any] = []
+    for effect in _submitted(core, event, now_s):
+        effects.append(effect)
+        if isinstance(effect, RecordTask):
+            core.waiting.pop(effect.task.task_id, None)
+            effects.insert(0, AnswerSubmission(event.request_id, effect.task.task_id))
+    return effects
+
+
+def _placed_without_proof(_vm: Any, _hosts: Any) -> bool:
+    """A VM of which nothing is known is placed anew, whatever host may have it."""
+    return False
+
+
+def _address_at_once(core: SubmissionCore, host_id: str, host: Any, now_s: float) -> list[Any]:
+    """The addresses of VMs on a host that is away are given to others."""
+    effects = _watch_host(core, host_id, host, now_s)
+    if host.given_up and not host.joined:
+        for vm in core.registry.vms_of_host(host_id):
+            core.leases.withdraw(vm.vm_id)
+    return effects
+
+
+def _forgotten_with_link(core: SubmissionCore, host_id: str, host: Any, now_s: float) -> list[Any]:
+    """A host that is away takes its VMs out of the record."""
+    effects = _watch_host(core, host_id, host, now_s)
+    if host.given_up and not host.joined:
+        removed: list[str] = []
+        for vm in list(core.registry.vms_of_host(host_id)):
+            effects += core._gone(vm, removed, now_s, 0, "")
+        if removed:
+            effects.append(UpdateRecords(removed_vms=removed))
+    return effects
+
+
+def _room_not_kept(table: HostTable, host_id: str, demand: Any, sign: float) -> None:
+    """Of what migrates, no room is kept at the destination."""
+
+
+def _refused_is_unknown(core: SubmissionCore, event: PlacementFailed, now_s: float) -> list[Any]:
+    """A manager that did not answer is taken to have refused."""
+    return _failed(core, dataclasses.replace(event, unknown=False), now_s)
+
+
+def _leads_on(election: Election, epoch: int) -> bool:
+    """A leader whose session is not proven to live goes on."""
+    return election._core.epoch == epoch
+
+
+def _no_balance(core: MembershipCore, now_s: float) -> list[Any]:
+    """Hosts are never handed over."""
+    return []
+
+
+_journal_init = Journal.__init__
+_submitted = SubmissionCore._submitted
+_watch_host = SubmissionCore._watch_host
+_failed = SubmissionCore._failed
+
+_ALL: tuple[Mutant, ...] = (
+    Mutant(
+        "no-epoch-check",
+        "a host takes orders of any epoch",
+        40,
+        _replacing(AgentCore, "admit", _no_epoch_check),
+    ),
+    Mutant(
+        "unfenced-writes",
+        "a leader's transactions do not check its epoch",
+        40,
+        _replacing(Journal, "__init__", _unfenced),
+    ),
+    Mutant(
+        "acknowledged-before-write",
+        "a submission is answered before it is in the store",
+        5,
+        _replacing(SubmissionCore, "_submitted", _acknowledged_first),
+    ),
+    Mutant(
+        "placed-without-proof",
+        "a VM is placed anew although a host that is away may have it",
+        40,
+        _replacing(submission_core, "may_be_on", _placed_without_proof),
+    ),
+    Mutant(
+        "silence-is-refusal",
+        "a manager that did not answer a placement is taken to have refused it",
+        40,
+        _replacing(SubmissionCore, "_failed", _refused_is_unknown),
+    ),
+    Mutant(
+        "address-reused-on-disconnect",
+        "the addresses of a host that is away are leased to other VMs",
+        20,
+        _replacing(SubmissionCore, "_watch_host", _address_at_once),
+    ),
+    Mutant(
+        "forgotten-with-link",
+        "the VMs of a host that is away are forgotten",
+        20,
+        _replacing(SubmissionCore, "_watch_host", _forgotten_with_link),
+    ),
+    Mutant(
+        "room-not-kept",
+        "no room is kept at the destination of a migration",
+        10,
+        _replacing(HostTable, "promise", _room_not_kept),
+    ),
+    Mutant(
+        "leads-on",
+        "a leader goes on when its session is not proven to live",
+        20,
+        _replacing(Election, "is_leader", _leads_on),
+    ),
+    Mutant(
+        "never-balanced",
+        "hosts are not handed over between managers",
+        10,
+        _replacing(MembershipCore, "_rebalance", _no_balance),
+    ),
+)
+
+MUTANTS: Final[dict[str, Mutant]] = {mutant.name: mutant for mutant in _ALL}

@@ -1,0 +1,131 @@
+"""One run: a world that forms, a script that troubles it, healing, and the judgement."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from snooze.simulation.clients import Clients
+from snooze.simulation.deeds import Deed
+from snooze.simulation.doing import Doer
+from snooze.simulation.invariants import Breach, Invariants
+from snooze.simulation.world import Shape, Story, World, ruled
+
+FORM_S = 30.0
+"""A healthy cluster forms within this, or the run has failed."""
+CONVERGE_S = 240.0
+"""After everything has healed, all must agree within this: the longest single wait of the daemons
+(a start's 60 s in these settings, a lost host's 60 s, a boot) and what it may be followed by."""
+LOOK_S = 5.0
+
+MANAGERS = (("submission", {"start_timeout_s": 60.0}),)
+HOSTS = (("monitoring", {"interval_s": 5.0}),)
+"""The settings of drawn runs that differ from the defaults."""
+
+DRAWN = Shape(managers_settings=MANAGERS, hosts_settings=HOSTS)
+
+
+class Result(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a run went. ``failure`` is empty when all held; ``digest`` is equal for equal runs."""
+
+    seed: int
+    failure: str = ""
+    virtual_s: float = 0.0
+    events: int = 0
+    digest: str = ""
+    faults: int = 0
+    submissions: int = 0
+    accepted: int = 0
+    converged_s: float = 0.0
+    elections: int = 0
+
+
+@dataclass
+class Run:
+    """A run and what is left of it to look at."""
+
+    seed: int
+    script: Sequence[Deed]
+    shape: Shape = DRAWN
+    length_s: float = 25.0
+    chatty: bool = False
+    listener: Callable[[float, str, str], None] | None = None
+    prepare: Callable[[World], None] = lambda _world: None
+    story: Story = field(default_factory=Story)
+
+    def go(self) -> Result:
+        """Run it to its end."""
+        world = World(self.shape, self.seed)
+        world.story = self.story
+        self.story.listener = self.listener
+        with ruled(world, chatty=self.chatty):
+            clients = Clients(world)
+            invariants = Invariants(world, clients)
+            self.prepare(world)
+            failure, converged_s = "", 0.0
+            try:
+                converged_s = self._live(world, clients, invariants)
+            except Breach as breach:
+                failure = str(breach)
+                world.tell("!!", failure)
+            result = Result(
+                self.seed,
+                failure,
+                round(world.now_s, 3),
+                world.schedule.events,
+                f"{world.schedule.digest:016x}",
+                len([deed for deed in self.script if deed.verb != "submit"]),
+                len(clients.submissions),
+                len(clients.acked),
+                round(converged_s, 3),
+                invariants.epoch + 1,
+            )
+            clients.close()
+            world.close()
+        return result
+
+    def _live(self, world: World, clients: Clients, invariants: Invariants) -> float:
+        world.start()
+        deadline_s = world.schedule.now_s + FORM_S
+        while left := invariants.disagreements():
+            if world.schedule.now_s >= deadline_s:
+                raise Breach(f"the cluster does not form: {'; '.join(left)}")
+            world.run_for(0.5)
+        world.tell("--", "the cluster has formed")
+        doer = Doer(world, clients, invariants.check_guests)
+        doer.plan(list(self.script))
+        world.run_for(self.length_s)
+        doer.heal()
+        healed_s = world.schedule.now_s
+        while left := invariants.disagreements():
+            if world.schedule.now_s - healed_s >= CONVERGE_S:
+                listed = "\n  ".join(left)
+                raise Breach(f"no agreement {CONVERGE_S:g} s after everything healed:\n  {listed}")
+            world.run_for(LOOK_S)
+        converged_s = world.schedule.now_s - healed_s
+        world.run_for(LOOK_S)
+        if left := invariants.disagreements():
+            raise Breach(f"it did not last: {'; '.join(left)}")
+        world.tell("--", f"all agree, {converged_s:.0f} s after everything healed")
+        return converged_s
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a seed's world is like, before its script."""
+
+    shape: Shape
+    length_s: float
+    trouble: float
+
+
+def recipe_of(seed: int) -> Recipe:
+    """Worlds of several sizes, by the seed."""
+    size = seed % 4
+    shape = Shape(
+        hosts=(4, 3, 6, 4)[size],
+        managers=(3, 2, 4, 3)[size],
+        managers_settings=MANAGERS,
+        hosts_settings=HOSTS,
+    )
+    return Recipe(shape, (25.0, 20.0, 30.0, 25.0)[size], (1.0, 1.5, 1.0, 0.5)[size])
