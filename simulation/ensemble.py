@@ -469,12 +469,28 @@ class SimulatedCoordinator:
 
     async def read_children(self, path: str) -> dict[str, Entry]:
         """See ``Coordinator``."""
-        require_path(path)
+        entries = await self.read_many([f"{path}/{name}" for name in await self.children(path)])
+        return {child.rpartition("/")[2]: entry for child, entry in entries.items()}
+
+    async def children_of_many(self, paths: Sequence[str]) -> dict[str, list[str]]:
+        """See ``Coordinator``."""
+        for path in paths:
+            require_path(path)
+        store, taken = self.ensemble.store, list(paths)
+        lists: dict[str, list[str]] = await self._call(
+            lambda: {path: store.children(path)[0] for path in taken}, is_commit=False
+        )
+        return lists
+
+    async def read_many(self, paths: Sequence[str]) -> dict[str, Entry]:
+        """See ``Coordinator``."""
+        for path in paths:
+            require_path(path)
+        store, taken, owner = self.ensemble.store, list(paths), self.owner
 
         def work() -> dict[str, Entry]:
-            store = self.ensemble.store
-            found = ((n, store.read(f"{path}/{n}", self.owner)) for n in store.children(path)[0])
-            return {name: entry for name, entry in found if entry is not None}
+            found = ((path, store.read(path, owner)) for path in taken)
+            return {path: entry for path, entry in found if entry is not None}
 
         entries: dict[str, Entry] = await self._call(work, is_commit=False)
         return entries

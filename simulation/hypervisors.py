@@ -53,6 +53,10 @@ class WorldClock:
         """Seconds of the world."""
         return self._schedule.now_s
 
+    def boottime_s(self) -> float:
+        """The same."""
+        return self._schedule.now_s
+
     def wall_ms(self) -> int:
         """A wall clock that never steps."""
         return round(self._schedule.now_s * 1000)

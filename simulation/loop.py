@@ -180,6 +180,10 @@ class Process:
         """Its own monotonic clock."""
         return START_S + (self.schedule.now_s - START_S) * (1.0 + self.drift)
 
+    def boottime_s(self) -> float:
+        """The same: a machine of this world is never suspended to memory."""
+        return self.monotonic_s()
+
     def wall_ms(self) -> int:
         """Its machine's wall clock."""
         shown: int = self.machine.wall_ms()

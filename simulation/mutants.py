@@ -107,7 +107,7 @@ def _forgotten_with_link(core: SubmissionCore, host_id: str, host: Any, now_s: f
     if host.given_up and not host.joined:
         removed: list[str] = []
         for vm in list(core.registry.vms_of_host(host_id)):
-            effects += core._gone(vm, removed, now_s, 0, "")
+            effects += core.gone(vm, removed, now_s, 0, "")
         if removed:
             effects.append(UpdateRecords(removed_vms=removed))
     return effects
