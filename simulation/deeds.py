@@ -11,6 +11,10 @@ kill, stop         a machine's daemon: SIGKILL, or SIGTERM; then its init system
 pause              SIGSTOP to the daemon
 freeze             SIGSTOP to a host's hypervisor; its guests run on
 power_off          a machine's power; everything on it ends, nobody is told; then it boots
+unplug             as power_off, and its BMC is without power too
+bmc_silent         a machine's BMC answers nothing; bmc_slow: after ``amount`` seconds; bmc_stuck:
+                   it takes orders and does nothing; bmc_fails: it says that orders fail; bmc_deaf:
+                   orders are carried out and no answer is heard
 isolate            nothing gets to or from the machines named
 cut                nothing gets from the first machine to the second (one way)
 split              the machines named and all others do not hear one another
@@ -45,6 +49,12 @@ FAULTS: Final = (
     "pause",
     "freeze",
     "power_off",
+    "unplug",
+    "bmc_silent",
+    "bmc_slow",
+    "bmc_stuck",
+    "bmc_fails",
+    "bmc_deaf",
     "isolate",
     "cut",
     "split",
@@ -102,6 +112,12 @@ _WEIGHTS: Final[dict[str, float]] = {
     "pause": 2.5,
     "freeze": 0.7,
     "power_off": 2.0,
+    "unplug": 1.0,
+    "bmc_silent": 0.5,
+    "bmc_slow": 0.3,
+    "bmc_stuck": 0.3,
+    "bmc_fails": 0.3,
+    "bmc_deaf": 0.3,
     "isolate": 2.0,
     "cut": 1.5,
     "split": 1.0,
@@ -148,7 +164,7 @@ def draw(seed: int, shape: Shape, length_s: float, trouble: float = 1.0) -> list
 def _span(random: Random, left_s: float) -> float:
     """How long a fault lasts: short, about a time-out, or long."""
     return round(
-        min(left_s, random.choice((0.05, 0.5, 2.0, 4.0, 8.0)) * (0.5 + random.random())), 3
+        min(left_s, random.choice((0.05, 0.5, 2.0, 4.0, 8.0, 15.0)) * (0.5 + random.random())), 3
     )
 
 
@@ -171,6 +187,11 @@ def _fault(
         case "power_off":
             name = random.choice(hosts * 2 + managers * 2 + servers)
             return Deed(at_s, verb, (name,), for_s)
+        case "unplug" | "bmc_silent" | "bmc_stuck" | "bmc_fails" | "bmc_deaf":
+            return Deed(at_s, verb, (random.choice(hosts),), for_s)
+        case "bmc_slow":
+            name = random.choice(hosts)
+            return Deed(at_s, verb, (name,), for_s, amount=round(random.uniform(0.5, 5.0), 1))
         case "isolate":
             return Deed(at_s, verb, (random.choice([*daemons, *servers]),), for_s)
         case "cut":
@@ -230,7 +251,16 @@ def problems_of(deed: Deed, shape: Shape) -> list[str]:
         *(f"bs{i}" for i in range(shape.bootstraps)),
         "client",
     }
-    if deed.verb in {"kill", "stop", "pause", "freeze", "power_off", "isolate", "cut", "split"} | {
+    if deed.verb.startswith("bmc") or deed.verb in {
+        "kill",
+        "stop",
+        "pause",
+        "freeze",
+        "power_off",
+        "unplug",
+        "isolate",
+        "cut",
+        "split",
         "disk_full",
         "expire",
         "step_clock",

@@ -52,6 +52,8 @@ class Doer:
             _, step = self._undo.popitem()
             step()
         self.world.network.heal_all()
+        for machine in self.world.machines.values():
+            self.world.power_on(machine.name)
 
     def _do(self, deed: Deed) -> Callable[[], None] | None:
         world, who = self.world, deed.who
@@ -75,6 +77,13 @@ class Doer:
             case "power_off":
                 world.power_off(who[0])
                 return partial(world.power_on, who[0])
+            case "unplug":
+                world.power_off(who[0])
+                bmc = world.bmcs.machine(who[0])
+                bmc.is_silent = True
+                return partial(self._plug_in, who[0])
+            case "bmc_silent" | "bmc_slow" | "bmc_stuck" | "bmc_fails" | "bmc_deaf":
+                return self._bmc(deed)
             case "isolate":
                 return self._cut_off(set(who))
             case "split":
@@ -108,6 +117,22 @@ class Doer:
                 return None
             case _:
                 raise ValueError(f"no verb {deed.verb!r}")
+
+    def _plug_in(self, name: str) -> None:
+        self.world.bmcs.machine(name).is_silent = False
+        self.world.power_on(name)
+
+    def _bmc(self, deed: Deed) -> Callable[[], None]:
+        bmc = self.world.bmcs.machine(deed.who[0])
+        name, former = {
+            "bmc_silent": ("is_silent", False),
+            "bmc_slow": ("answer_s", 0.0),
+            "bmc_stuck": ("is_stuck", False),
+            "bmc_fails": ("fails", False),
+            "bmc_deaf": ("loses_answers", False),
+        }[deed.verb]
+        setattr(bmc, name, deed.amount if deed.verb == "bmc_slow" else True)
+        return lambda: setattr(bmc, name, former)
 
     def _store_is_free(self) -> None:
         self.world.ensemble.refuses_writes = False

@@ -32,6 +32,7 @@ from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
 from snooze.common.vms import VmSpec
 from snooze.groupmanager.leader.membership_core import MembershipCore
+from snooze.groupmanager.leader.service import LeaderService
 from snooze.groupmanager.manager.manager_core import ManagerCore
 from snooze.localcontroller.hypervisor.simulated_world import SimulatedHost
 from snooze.simulation.clients import Clients
@@ -188,9 +189,21 @@ class Invariants:
         for service in (manager.manager, manager.leading):
             if service is not None and id(service) not in self._watched:
                 self._watched[id(service)] = service
+                if isinstance(service, LeaderService):
+                    self._tell_events(name, service)
                 for runner in vars(service).values():
                     if isinstance(runner, CoreRunner):
                         self._watch(name, runner)
+
+    def _tell_events(self, name: str, leader: LeaderService) -> None:
+        """The leader's events are part of the story."""
+        add = leader.events.add
+
+        def told(kind: str, subject: str, message: str, *more: Any, **named: Any) -> Any:
+            self.world.tell(name, f"{kind}: {message}")
+            return add(kind, subject, message, *more, **named)
+
+        leader.events.add = told  # type: ignore[method-assign]
 
     def _watch(self, name: str, runner: "CoreRunner[Any, Any]") -> None:
         def after(core: Any) -> None:

@@ -1,3 +1,5 @@
+# pyright: reportPrivateUsage=false
+# A world puts its own parts into daemons that do not expect it.
 """One world: machines, the real daemons on them, clients, and the means to break all of it.
 
 ``World(shape, seed)`` is a cluster that is about to start. What its daemons are is what they are in
@@ -24,9 +26,12 @@ from snooze.common.settings import BootstrapSettings
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.settings_localcontroller import LocalControllerSettings
 from snooze.groupmanager.leader.service import LeaderService
+from snooze.groupmanager.power.factory import PowerDrivers
+from snooze.groupmanager.power.port import PowerLimits
 from snooze.groupmanager.service import GroupManager
 from snooze.localcontroller.hypervisor.simulated import SimulatedHypervisor
 from snooze.localcontroller.service import LocalController
+from snooze.simulation.bmcs import Bmcs
 from snooze.simulation.ensemble import Ensemble, SimulatedCoordinator
 from snooze.simulation.hypervisors import Guests, hypervisor_of
 from snooze.simulation.loop import Process, Schedule, mix
@@ -43,6 +48,7 @@ MAX_DRIFT = 0.005
 START_DAEMON_S = 1.0
 """A daemon's start, from the process to its first step."""
 BOOT_S = 20.0
+BMC_LIMITS = PowerLimits(call_timeout_s=3.0, off_timeout_s=10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,7 @@ class World:
         self._numbers = 0
         servers = [self._machine(f"zk{i}", f"10.0.0.{i + 1}") for i in range(shape.servers)]
         self.ensemble = Ensemble(self.network, servers)
+        self.bmcs = Bmcs(self.schedule, self._switch)
         self.guests = Guests(seed, self.schedule, self.network)
         self.bootstraps = [
             self._machine(f"bs{i}", f"10.0.1.{i + 1}") for i in range(shape.bootstraps)
@@ -104,6 +111,7 @@ class World:
         self.doors: dict[str, Bootstrap] = {}
         self.wanted: dict[str, bool] = {}
         """Whether the init system of a machine keeps its daemon running."""
+        self.on_bmc_off: Callable[[str], None] = lambda _name: None
         self.on_agent: list[Callable[[LocalController], None]] = []
 
     @property
@@ -218,6 +226,7 @@ class World:
                 name,
                 process,
             )
+            manager._power = PowerDrivers(BMC_LIMITS, self.bmcs)
             self.managers[name] = manager
             return manager
         daemon = process.machine.processes["hypervisor"]
@@ -271,11 +280,21 @@ class World:
 
         process.spawn(close())
 
+    def _switch(self, name: str, is_on: bool) -> None:
+        """A BMC does as it was told."""
+        self.tell(name, f"its BMC switches it {'on' if is_on else 'off'}")
+        if is_on:
+            self.power_on(name)
+        else:
+            self.on_bmc_off(name)
+            self.power_off(name)
+
     def power_off(self, name: str) -> None:
         """Cut a machine's power."""
         machine = self.machines[name]
         if not machine.is_on:
             return
+        self.bmcs.machine(name).is_on = False
         gone = list(machine.processes.values())
         machine.power_off()
         self.graveyard += gone
@@ -293,6 +312,7 @@ class World:
         if machine.is_on:
             return
         machine.power_on()
+        self.bmcs.machine(name).is_on = True
         self.ensemble.look()
         boots = machine.boots
 
@@ -379,6 +399,7 @@ def _host_settings(
 ) -> LocalControllerSettings:
     tables = _tables(name, address, AGENT_PORT)
     tables["hypervisor"] = {"driver": "simulated"}
+    tables["wakeup"] = {"driver": "test", "options": name}
     return parse("", LocalControllerSettings, overrides=_merge(tables, more))
 
 
