@@ -28,7 +28,7 @@ from snooze.lab.hosts import LabHost, LabNet
 from snooze.lab.zookeeper import ZooKeeperEnsemble, ZooKeeperServer, zookeeper_ensemble
 
 SESSION_S = 1.5
-PATIENCE_S = 90.0
+PATIENCE_S = 180.0
 """More than anything here takes on a busy machine; what takes longer does not converge."""
 _SOCKET = "libvirt/libvirt-sock"
 _POLL_S = 0.1
