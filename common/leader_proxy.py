@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from snooze.common.admission import Admission
 from snooze.common.clock import Clock
 from snooze.common.errors import NotLeader, RemoteError
 from snooze.common.transport.delivery import was_sent
@@ -28,14 +29,25 @@ class LeaderProxy:
         self._proxy = proxy
         self._leader = leader
         self._clock = clock
+        self._admission = Admission("calls")
 
     async def pass_on(self, request: web.Request) -> web.StreamResponse:
         """The leader's answer.
 
+        Of calls that change something, only so many are passed on at a time; one that asked for
+        its answer to be held (``wait_s``) does not count, as it waits for its own sake.
+
         Raises:
+            TooBusy: too many are under way; nothing was passed on.
             NotLeader: there was none in time.
             RemoteError, RemoteTimeout: it broke off or fell silent.
         """
+        if request.method != "POST" or "wait_s" in request.query:
+            return await self._pass_on(request)
+        with self._admission.admit():
+            return await self._pass_on(request)
+
+    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         deadline_s = self._clock.monotonic_s() + LEADER_WAIT_S
         while True:
             target = self._leader()

@@ -64,8 +64,9 @@ class LegacyLeader:
     async def start_virtual_cluster(self, request: VirtualClusterSubmissionRequest) -> str:
         """The task's id. Raises: InvalidRequest, TooBusy, NotLeader."""
         requests = [_vm_request(template) for template in request.virtual_machine_templates]
-        candidates = await self._intake.read(requests)
-        task = await submit(self._leader, candidates, partial=True)
+        with self._intake.admission.admit():
+            candidates = await self._intake.read(requests)
+            task = await submit(self._leader, candidates, partial=True)
         return task.task_id
 
     async def virtual_cluster_response(

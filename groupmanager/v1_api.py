@@ -76,10 +76,11 @@ class V1Api:
         wait_s = wait_of(request)
         cluster = await body_of(request, ClusterRequest)
         key = key_of(request)
-        candidates = await self._intake.read(cluster.vms)
-        task = await submit(
-            leader, candidates, key=key, virtual_cluster=cluster.name, partial=cluster.partial
-        )
+        with self._intake.admission.admit():
+            candidates = await self._intake.read(cluster.vms)
+            task = await submit(
+                leader, candidates, key=key, virtual_cluster=cluster.name, partial=cluster.partial
+            )
         return await _answer_task(leader, task, wait_s)
 
     async def _tasks(self, request: web.Request, leader: LeaderService) -> web.Response:

@@ -15,6 +15,7 @@ import asyncio
 import dataclasses
 import enum
 import logging
+import math
 import re
 from http import HTTPStatus
 from typing import cast
@@ -32,6 +33,7 @@ _BARE_TARGET = re.compile(rb"[A-Za-z0-9_.~%-]+(?![A-Za-z0-9_.~%+:-])")
 
 _REFUSAL_LINGER_S = 1.0
 _MAX_REFUSED = 256
+_TELL_AGAIN_S = 10.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class ConnectionTable:
 
     open: "set[HttpConnection]" = dataclasses.field(default_factory=set["HttpConnection"])
     refused: int = 0  # Connections that are still being told that there are too many.
+    told_s: float = -math.inf  # When the log was last told of that.
 
 
 class _Phase(enum.Enum):
@@ -247,7 +250,9 @@ class HttpConnection(web.RequestHandler):
         if self._table.refused > _MAX_REFUSED:
             transport.abort()
             return
-        logger.warning("too many connections", extra={"bound": self._limits.max_connections})
+        if self._loop.time() > self._table.told_s + _TELL_AGAIN_S:
+            self._table.told_s = self._loop.time()
+            logger.warning("too many connections", extra={"bound": self._limits.max_connections})
         transport.write(_plain_answer(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"))
         if transport.can_write_eof():
             transport.write_eof()

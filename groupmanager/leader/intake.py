@@ -7,8 +7,9 @@ What exists already (names, hosts, addresses) is the core's to judge.
 import asyncio
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from snooze.common.admission import Admission
 from snooze.common.api import VmRequest
 from snooze.common.domain_template import name_problem, read_template
 from snooze.common.errors import InvalidRequest, Problem
@@ -27,11 +28,15 @@ PAUSE_EVERY = 8
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """How submissions are judged; ``treatment`` is the policy of VMs that name none."""
+    """How submissions are judged; ``treatment`` is the policy of VMs that name none.
+
+    ``admission``: how many may be on their way into the record.
+    """
 
     policy: TemplatePolicy
     max_vms: int
     treatment: VmPolicy = DEFAULT_POLICY
+    admission: Admission = field(default_factory=lambda: Admission("submissions"))
 
     async def read(self, requests: Sequence[VmRequest]) -> list[Candidate]:
         """One candidate per VM, each with all that is wrong with it.

@@ -5,6 +5,7 @@ has a key, and one that was not answered is repeated with the same key until it 
 """
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
@@ -139,15 +140,19 @@ class History:
                 await self._destroy(client, each, name)
 
     async def _destroy(self, client: AsyncSnooze, asked: Asked, name: str) -> None:
-        """Once; what becomes of it if that is not answered is checked in the end."""
+        """Once; what becomes of it if that is not answered is checked in the end.
+
+        A new leader does not know a command of its predecessor: then nothing is known.
+        """
         try:
-            task = await client.wait(await client.destroy(name), timeout_s=TASK_S)
+            task = await client.destroy(name)
         except NotFound:
             asked.gone.add(name)
+            return
         except SnoozeError:
             return
-        else:
-            if task.state is TaskState.DONE:
+        with contextlib.suppress(SnoozeError):
+            if (await client.wait(task, timeout_s=TASK_S)).state is TaskState.DONE:
                 asked.gone.add(name)
 
     # ------------------------------------------------------------ the end
