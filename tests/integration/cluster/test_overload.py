@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tests.integration.cluster.conftest import Rig
 
 SURPLUS = 150
+HUGE_KIB = 2**26
+"""No host has so much: what is accepted of the surplus leaves the others their room."""
 FROZEN_S = 0.8
 """Shorter than the leader's session."""
 
@@ -25,7 +27,7 @@ async def burst(rig: "Rig", prefix: str, count: int) -> list[tuple[int, float, s
     url = f"{rig.fronts[0].url}/v1/virtual-clusters"
 
     async def one(session: aiohttp.ClientSession, number: int) -> tuple[int, float, str]:
-        body = {"vms": [{"libvirt_xml": rig.domain(f"{prefix}-{number}", memory_kib=1024)}]}
+        body = {"vms": [{"libvirt_xml": rig.domain(f"{prefix}-{number}", memory_kib=HUGE_KIB)}]}
         asked_s = time.monotonic()
         async with session.post(url, json=body) as answer:
             await answer.read()
@@ -61,8 +63,6 @@ def test_the_surplus_is_refused_at_once_and_the_rest_is_served(rig: "Rig") -> No
     [vm] = rig.submit(rig.vms(rig.fresh("after"), 1, memory_kib=1024)).vms
     assert vm.state is VmState.RUNNING
     assert time.monotonic() - started_s < 30.0
-    told = [vm.name for vm in rig.living() if vm.name.startswith(prefix)]
-    assert len(told) == len(set(told)) <= len(accepted)
 
 
 def test_a_frozen_host_does_not_slow_the_others(rig: "Rig") -> None:
