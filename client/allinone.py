@@ -242,6 +242,7 @@ class AllInOne:
         tables["join"] = {"bootstrap_nodes": (f"{self.options.address}:{self.bootstrap.port}",)}
         tables["hypervisor"] = self._hypervisor(name, index)
         tables["capacity"] = {"reserved_memory_kib": 0.0}
+        tables["lease"] = {"enabled": "never"}  # one process: nobody can be cut off from anybody
         # Disks made for VMs go when the cluster goes; images stay.
         disks = self._directory / "disks"
         disks.mkdir(exist_ok=True)

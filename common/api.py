@@ -15,6 +15,7 @@ GET      ``/v1/vms/NAME``                                                 ``VmVi
 POST     ``/v1/vms/NAME/COMMAND?wait_s=N``   ``CommandRequest`` or none   202 ``TaskView``
 GET      ``/v1/hosts``, ``/v1/hosts/ID``                                  ``HostView``
 POST     ``/v1/hosts/drain``, ``undrain``    ``DrainRequest``             ``DrainView``
+POST     ``/v1/hosts/ID/confirm-dead``                                    ``HostView``
 POST     ``/v1/hosts/ID/sleep``              ``PowerRequest`` or none     ``PowerAnswer``
 POST     ``/v1/hosts/ID/wake``                                            ``PowerAnswer``
 GET      ``/v1/energy``                                                   ``EnergyView``

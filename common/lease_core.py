@@ -27,6 +27,8 @@ from typing import Final, assert_never
 ASK_MIN_S: Final = 0.2
 ASK_MAX_S: Final = 10.0
 MAX_OPEN: Final = 8
+NEVER: Final = -1e18
+"""Earlier than any time: no lease was ever held."""
 FENCE_EVERY_S: Final = 1.0
 
 
@@ -96,12 +98,12 @@ class LeaseCore:
 
     grace_s: float = 0.0
     fences: bool = False
-    until_s: float = -math.inf
+    until_s: float = NEVER
     connected: bool = False
     number: int = 0
     pause_s: float = ASK_MIN_S
     next_s: float = -math.inf
-    fenced_s: float = -math.inf
+    fenced_s: float = NEVER
     open: dict[int, float] = field(default_factory=dict[int, float])
 
     def handle(self, event: LeaseEvent, now_s: float) -> list[LeaseEffect]:
@@ -156,7 +158,7 @@ class LeaseCore:
 
     def _fence(self, now_s: float) -> list[LeaseEffect]:
         overdue_s = -self.left_s(now_s) - self.grace_s
-        if not self.fences or self.until_s == -math.inf or overdue_s < 0:
+        if not self.fences or self.until_s <= NEVER or overdue_s < 0:
             return []
         if now_s - self.fenced_s < FENCE_EVERY_S:
             return []

@@ -17,6 +17,7 @@ from snooze.common.settings import (
     NodeSettings,
     bad_host_ports,
 )
+from snooze.common.settings_lease import LeaseSettings
 from snooze.common.settings_power import PowerDownSettings, WakeupSettings
 from snooze.common.settings_schema import Complaint, Doc, Section
 from snooze.common.settings_templates import TemplateSettings, bad_directories
@@ -291,6 +292,7 @@ class LocalControllerSettings(Section, frozen=True, kw_only=True):
     images: ImageSettings = ImageSettings()
     templates: LocalControllerTemplateSettings = LocalControllerTemplateSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    lease: LeaseSettings = LeaseSettings()
     migration: MigrationSettings = MigrationSettings()
     wakeup: WakeupSettings = WakeupSettings()
     power: PowerDownSettings = PowerDownSettings()

@@ -63,6 +63,7 @@ class V1Api:
             ("POST", f"{API_PREFIX}/hosts/{{id}}/sleep", self._sleep),
             ("POST", f"{API_PREFIX}/hosts/{{id}}/wake", self._wake),
             ("GET", f"{API_PREFIX}/energy", self._energy),
+            ("POST", f"{API_PREFIX}/hosts/{{id}}/confirm-dead", self._confirm_dead),
             ("GET", f"{API_PREFIX}/managers", self._managers),
             ("GET", f"{API_PREFIX}/hierarchy", self._hierarchy),
             ("GET", f"{API_PREFIX}/images", self._images),
@@ -145,6 +146,11 @@ class V1Api:
     async def _undrain(self, request: web.Request, leader: LeaderService) -> web.Response:
         leader.require()
         return answer(await leader.drains.undrain(await body_of(request, DrainRequest)), 202)
+
+    async def _confirm_dead(self, request: web.Request, leader: LeaderService) -> web.Response:
+        leader.require()
+        host = await leader.recovery.confirm_dead(request.match_info["id"])
+        return answer(await Queries(leader).host(host.description.host_id))
 
     async def _managers(self, request: web.Request, leader: LeaderService) -> web.Response:
         return answer(Queries(leader).managers())

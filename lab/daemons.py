@@ -193,6 +193,15 @@ class Daemon:
         else:
             process.send_signal(number)
 
+    @property
+    def pid(self) -> int:
+        """Of its process, as this machine numbers it.
+
+        Raises:
+            PreconditionError: it does not run.
+        """
+        return self._the_process().pid
+
     def _the_process(self) -> "subprocess.Popen[bytes]":
         if self._process is None:
             raise PreconditionError(f"{self.name} does not run")

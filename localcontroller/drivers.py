@@ -6,6 +6,7 @@ from snooze.common.identity import advertised_address
 from snooze.common.redaction import redact_options
 from snooze.common.resources import Capacity
 from snooze.common.settings_localcontroller import LocalControllerSettings
+from snooze.common.settings_power import WakeupSettings
 from snooze.common.template_settings import template_policy
 from snooze.common.wire import HypervisorSummary, PowerDescription
 from snooze.localcontroller.domain_xml import AdaptOptions
@@ -132,6 +133,37 @@ def power_description(
         full_w=power.full_w,
         asleep_w=power.asleep_w,
     )
+
+
+def fences_itself(settings: LocalControllerSettings) -> bool:
+    """Whether this host takes part in leases (``lease.enabled``)."""
+    match settings.lease.enabled:
+        case "always":
+            return True
+        case "never":
+            return False
+        case "auto":
+            return not _can_be_proven_off(settings.wakeup)
+
+
+def _can_be_proven_off(wakeup: WakeupSettings) -> bool:
+    """Whether a power controller of this host can switch it off, and read that back."""
+    match wakeup.driver:
+        case "IPMI" | "REDFISH":
+            return bool(wakeup.options)
+        case "COMMAND":
+            return "--status" in wakeup.options and "--off" in wakeup.options
+        case "test":
+            return True
+        case _:
+            return False
+
+
+def guard_uri(settings: LocalControllerSettings) -> str:
+    """Where a guard beside the agent finds the guests; empty where no other process can."""
+    hypervisor = settings.hypervisor
+    is_real = hypervisor.driver == "libvirt" and hypervisor.uri.startswith(("qemu", "xen", "lxc"))
+    return hypervisor.uri if is_real else ""
 
 
 def wakeup_options(settings: LocalControllerSettings) -> str:

@@ -16,7 +16,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Generator
-from typing import Final, assert_never
+from typing import Final, Protocol, assert_never
 
 import msgspec
 
@@ -24,7 +24,14 @@ from snooze.common.errors import Conflict, InvalidRequest, RemoteError, SnoozeEr
 from snooze.common.logging_setup import caused_by
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand, VmState
-from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport, VmSpec
+from snooze.common.vms import (
+    DEFAULT_POLICY,
+    MigrationProgress,
+    MigrationTicket,
+    VmPolicy,
+    VmReport,
+    VmSpec,
+)
 from snooze.common.wire import (
     AbortIncoming,
     CommandVm,
@@ -68,6 +75,18 @@ _QUIET = {ChangeKind.MIGRATED_AWAY}
 _OFF: Final = frozenset({VmState.STOPPED, VmState.FAILED, VmState.DESTROYED})
 
 
+class Lease(Protocol):
+    """What orders ask of the host's lease (``lease.py``)."""
+
+    async def require(self) -> None:
+        """Return while a lease is held. Raises: Conflict."""
+        ...
+
+    def mark(self, reports: list[VmReport]) -> list[VmReport]:
+        """Say which VMs are off because they were fenced."""
+        ...
+
+
 class Orders:
     """The hands of a local controller.
 
@@ -86,6 +105,7 @@ class Orders:
         self._migration = migration
         self._migrating = asyncio.Semaphore(max_migrations)
         self._tell = tell
+        self.lease: Lease | None = None
         self.epoch = 0
         self._known: dict[str, VmReport] = {}
         self._unsure: dict[str, VmReport] = {}
@@ -132,11 +152,19 @@ class Orders:
         """Every domain, such that a VM that is not among them was not started meanwhile."""
         for _ in range(MAX_LOOKS):
             before = set(self._starting)
-            reports = await self._hypervisor.inventory()
+            reports = self._mark(await self._hypervisor.inventory())
             present = {report.vm_id for report in reports}
             if before <= present | self._starting.keys():
                 return reports
         raise RemoteError("the hypervisor's inventory is overtaken by starts; try again")
+
+    def _mark(self, reports: list[VmReport]) -> list[VmReport]:
+        return reports if self.lease is None else self.lease.mark(reports)
+
+    async def _require_lease(self, policy: VmPolicy) -> None:
+        """Refuse to let a highly available VM run here while nobody vouches for that."""
+        if self.lease is not None and policy.is_highly_available:
+            await self.lease.require()
 
     def _pending(self, present: Collection[str]) -> list[VmReport]:
         pending = {**self._unsure, **self._starting}
@@ -291,6 +319,7 @@ class Orders:
         with self._noting_start(spec) as pending:
             try:
                 async with self._turn(spec.vm_id):
+                    await self._require_lease(spec.policy)
                     report = await self._hypervisor.start(spec)
             except RemoteError:
                 if order.epoch != self.epoch:
@@ -329,10 +358,12 @@ class Orders:
         hypervisor, vm_id = self._hypervisor, order.vm_id
         match order.command:
             case VmCommand.START:
+                await self._require_lease(self._policy_of(vm_id))
                 report = await hypervisor.start_again(vm_id)
             case VmCommand.SUSPEND:
                 report = await hypervisor.suspend(vm_id)
             case VmCommand.RESUME:
+                await self._require_lease(self._policy_of(vm_id))
                 report = await hypervisor.resume(vm_id)
             case VmCommand.SHUTDOWN:
                 report = await hypervisor.shutdown(vm_id)
@@ -349,6 +380,10 @@ class Orders:
             case _:
                 assert_never(order.command)
         return self._note(report, order.epoch)
+
+    def _policy_of(self, vm_id: str) -> VmPolicy:
+        known = self._known.get(vm_id)
+        return known.policy if known is not None else DEFAULT_POLICY
 
     async def _discard(self, order: DiscardVm) -> HostAnswer:
         left = await self._hypervisor.discard(
@@ -378,6 +413,7 @@ class Orders:
         except msgspec.MsgspecError as error:
             raise InvalidRequest(f"the source's offer cannot be read: {error}") from None
         vm_id = order.report.vm_id
+        await self._require_lease(order.report.policy)
         self._arriving.setdefault(vm_id, None)
         try:
             ticket = await self._hypervisor.prepare_incoming(offer)
@@ -465,6 +501,7 @@ class Orders:
         report = msgspec.structs.replace(
             known, state=change.state, reason=change.reason, fenced=False, interrupted=False
         )
+        (report,) = self._mark([report])
         self._known[vm_id] = report
         self._tell(VmChanged(report))
         if not report.managed and change.state in (VmState.STOPPED, VmState.FAILED):
@@ -496,11 +533,12 @@ class Orders:
 
 def _differs(former: VmReport, report: VmReport) -> bool:
     """Whether a manager would want to hear of it; the XML may change its order by itself."""
-    return (former.state, former.demand, former.name, former.generation) != (
+    return (former.state, former.demand, former.name, former.generation, former.fenced) != (
         report.state,
         report.demand,
         report.name,
         report.generation,
+        report.fenced,
     )
 
 

@@ -32,6 +32,7 @@ from snooze.localcontroller.hypervisor.port import (
     HypervisorDescription,
 )
 from snooze.localcontroller.hypervisor.simulated_world import SimulatedWorld
+from snooze.localcontroller.lease import HostLease, lease_file
 from snooze.localcontroller.metrics import host_metrics
 from snooze.localcontroller.orders import Orders
 from snooze.localcontroller.power import HostPowerDown, PowerAction, make_power
@@ -90,6 +91,17 @@ class LocalController:
             clock,
             self._power,
         )
+        self.lease = HostLease(
+            settings.lease,
+            enabled=drivers.fences_itself(settings),
+            file=lease_file(settings.node.state_directory),
+            hypervisor=self.hypervisor,
+            clock=clock,
+            link=lambda: self.agent.link,
+            fenced=self.agent.look_soon,
+            guard_uri=drivers.guard_uri(settings) if hypervisor is None else "",
+        )
+        self.orders.lease = self.lease
         api = HostApi(self.orders, self.health, self._where, self.agent.manager)
         app = api.application()
         add_metrics(
@@ -135,6 +147,7 @@ class LocalController:
             else:
                 break
         self._connected = True
+        self.lease.start()
         self.agent.start()
 
     async def close(self) -> None:
@@ -142,6 +155,7 @@ class LocalController:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
+        await self.lease.close()
         await self.agent.close()
         await self.orders.close(CLOSE_ORDERS_S)
         await self._http.stop()
@@ -177,6 +191,7 @@ class LocalController:
             wakeup_driver=settings.wakeup.driver,
             wakeup_options=drivers.wakeup_options(settings),
             power=drivers.power_description(settings, self._power.actions()),
+            lease_s=self.lease.lease_s,
         )
 
     async def _usage(self) -> HostUsage:

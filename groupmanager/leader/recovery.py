@@ -18,7 +18,7 @@ from snooze.common.errors import (
 from snooze.common.resources import FloatArray
 from snooze.common.settings_recovery import RecoverySettings
 from snooze.common.task_set import TaskSet
-from snooze.common.wire import Accepted, DirectHosts, HostDirective, PowerDescription
+from snooze.common.wire import Accepted, DirectHosts, HostDirective
 from snooze.groupmanager.leader import recovery_events as events
 from snooze.groupmanager.leader.decision_log import DecisionLog
 from snooze.groupmanager.leader.ha_reserve import shortfall
@@ -29,7 +29,7 @@ from snooze.groupmanager.leader.recovery_core import RecoveryCore
 from snooze.groupmanager.leader.registry import HostEntry, Registry
 from snooze.groupmanager.leader.submission_events import Decided
 from snooze.groupmanager.power.factory import PowerDrivers
-from snooze.groupmanager.power.port import PowerController, PowerState
+from snooze.groupmanager.power.port import PowerState
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +84,9 @@ class Recovery:
             patience_s=settings.patience_s,
             storm_share=settings.storm_share,
             reboot_fenced=settings.reboot_fenced,
+            is_controllable=lambda host: bool(power.describe(host.description).driver),
         )
         self._runner = CoreRunner(self.core, self._perform, clock)
-        self._controllers: dict[str, tuple[PowerDescription, PowerController]] = {}
         self._requests = itertools.count(1)
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._tasks = TaskSet()
@@ -150,8 +150,6 @@ class Recovery:
     async def close(self) -> None:
         """Stop; what a controller was told last may still happen."""
         await self._tasks.close()
-        for _, controller in self._controllers.values():
-            await controller.close()
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(NotLeader("the leader changed; ask again", retry_after_s=0.5))
@@ -205,28 +203,12 @@ class Recovery:
 
     # ------------------------------------------------------------ power
 
-    async def controller_of(self, host_id: str, power: PowerDescription) -> PowerController:
-        """The controller of a host's power; made anew when its description changed.
-
-        Raises:
-            SnoozeError: there is no driver for it, or its options cannot be meant.
-        """
-        known = self._controllers.get(host_id)
-        if known is not None and known[0] == power:
-            return known[1]
-        if known is not None:
-            del self._controllers[host_id]
-            await known[1].close()
-        controller = self._power.controller(self._registry.hosts[host_id].description)
-        self._controllers[host_id] = (power, controller)
-        return controller
-
     async def _ask_power(self, effect: events.AskPower) -> None:
         outcome, message = events.PowerOutcome.SILENT, ""
         try:
             if not self._is_leader():
                 raise NotLeader("this group manager does not lead at this moment")
-            controller = await self.controller_of(effect.host_id, effect.power)
+            controller = self._power.controller(self._registry.hosts[effect.host_id].description)
             state = await controller.state()
             if effect.off and state is not PowerState.OFF:
                 if not controller.can_power_off:
@@ -263,7 +245,7 @@ class Recovery:
     async def _power_on(self, effect: events.SwitchOn) -> None:
         name = self._registry.hosts[effect.host_id].description.hostname
         try:
-            controller = await self.controller_of(effect.host_id, effect.power)
+            controller = self._power.controller(self._registry.hosts[effect.host_id].description)
             await controller.on()
         except SnoozeError as error:
             message = f"host {name} was fenced, and is not switched on again: {error.message}"

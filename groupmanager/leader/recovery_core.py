@@ -28,7 +28,7 @@ Rules:
 Invariant: ``down`` of a host is set only while it is away, and only by a proof of rule 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
@@ -86,9 +86,16 @@ class Watch:
     told: str = ""
 
 
+def _describes_power(host: HostEntry) -> bool:
+    return bool(host.description.power.driver)
+
+
 @dataclass(slots=True)
 class RecoveryCore:
-    """Decides about lost hosts and those that come back; see the module's rules."""
+    """Decides about lost hosts and those that come back; see the module's rules.
+
+    ``is_controllable``: whether there is a power controller to ask about a host.
+    """
 
     registry: Registry
     started_s: float
@@ -98,6 +105,7 @@ class RecoveryCore:
     patience_s: float = 30.0
     storm_share: float = 0.5
     reboot_fenced: bool = True
+    is_controllable: Callable[[HostEntry], bool] = _describes_power
     watches: dict[str, Watch] = field(default_factory=dict[str, Watch])
     directed: dict[str, HostDirective] = field(default_factory=dict[str, HostDirective])
     untold: set[str] = field(default_factory=set[str])
@@ -199,7 +207,7 @@ class RecoveryCore:
             effects += self._prove(
                 host, Down.FENCED, "lease", "its lease ran out, so it has fenced itself", now_ms
             )
-        if watch.open or now_s < watch.next_s or not host.description.power.driver:
+        if watch.open or now_s < watch.next_s or not self.is_controllable(host):
             return effects
         wait_s = self.fence_after_s if host.silent else max(self.patience_s, self.fence_after_s)
         if gone_s < self.fence_after_s:
@@ -223,7 +231,7 @@ class RecoveryCore:
                     (f"switch {name} off and read its state back",),
                 )
             )
-        return [*effects, AskPower(host_id, watch.attempt, off, host.description.power)]
+        return [*effects, AskPower(host_id, watch.attempt, off)]
 
     def _power_answered(self, event: PowerAnswered, now_s: float) -> list[RecoveryEffect]:
         host, watch = self.registry.hosts.get(event.host_id), self.watches.get(event.host_id)
@@ -291,7 +299,7 @@ class RecoveryCore:
             host.state, host.state_since_ms, host.note = HostPower.FENCED, now_ms, why
             if proof == "bmc" and again and self.reboot_fenced:
                 host.tries = 1
-                effects.append(SwitchOn(host_id, host.description.power))
+                effects.append(SwitchOn(host_id))
             else:
                 effects.append(RecordHost(host.record()))
         effects.append(Announce("host.down", host_id, f"host {name} is down: {why}"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from snooze.common.errors import ErrorReport
-from snooze.common.wire import HostDirective, PowerDescription
+from snooze.common.wire import HostDirective
 from snooze.groupmanager.leader.membership_core import Announce, RecordHost
 from snooze.groupmanager.leader.submission_events import Decided
 
@@ -85,7 +85,6 @@ class AskPower:
     host_id: str
     attempt: int
     off: bool
-    power: PowerDescription
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,6 @@ class SwitchOn:
     """Record the host as the registry has it, and then switch it on."""
 
     host_id: str
-    power: PowerDescription
 
 
 @dataclass(frozen=True, slots=True)

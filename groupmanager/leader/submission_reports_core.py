@@ -83,7 +83,7 @@ class Reports(Restarts):
         effects: list[SubmissionEffect] = []
         if vm.state is not VmState.UNREACHABLE:
             effects += self.restart_ended(vm)
-        interrupted = vm.managed and vm.state is VmState.STOPPED and (ran or vm.revives)
+        interrupted = vm.managed and vm.state in _IS_OFF and (ran or vm.revives)
         if interrupted and (status.interrupted or status.fenced):
             # Rule 6 of the restarts: until it runs again the record says that it does.
             return effects + self.comes_back(vm, now_s) + self.task_progress(vm, event.now_ms)
@@ -205,6 +205,7 @@ class Reports(Restarts):
         return effects
 
 
+_IS_OFF: Final = frozenset({VmState.STOPPED, VmState.FAILED})
 _HAS_A_GUEST: Final = frozenset({VmState.STARTING, VmState.RUNNING, VmState.PAUSED})
 
 

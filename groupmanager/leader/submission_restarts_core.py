@@ -365,7 +365,7 @@ class Restarts(SubmissionState):
 
     def _revive(self, vm: VmEntry, now_s: float) -> list[SubmissionEffect]:
         host = self.registry.hosts.get(vm.host_id)
-        if vm.state is not VmState.STOPPED or host is None:
+        if vm.state not in {VmState.STOPPED, VmState.FAILED} or host is None:
             vm.revives = False
             return []
         if not host.joined or host.manager_id not in self.registry.managers:

@@ -65,8 +65,11 @@ _SHUTOFF_REASONS: Final = {
     8: "daemon",
 }
 _SHUTOFF_FAILURES: Final = (3, 6)
-_SHUTOFF_UNASKED: Final = (0, 8)
-"""libvirt does not know why (it was not running then: its host went down), or found no process."""
+_SHUTOFF_UNASKED: Final = (0, 3, 8)
+"""libvirt does not know why (it was not running then: its host went down), or found no process.
+
+Source: qemuProcessReconnect; a live crash is heard of as an event, which is not this.
+"""
 
 ACTIVE_STATES: Final = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPING})
 

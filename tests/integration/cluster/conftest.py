@@ -91,7 +91,7 @@ class Rig:
             DaemonCluster(folder, self.zookeeper.hosts, defaults=QUICK)
         )
         self.fronts = [self.cluster.bootstrap(f"front{n}") for n in (1, 2)]
-        self.managers = [self.cluster.manager(f"gm{n}") for n in (1, 2, 3)]
+        self.managers = [self.cluster.manager(f"gm{n}", self.manager_settings()) for n in (1, 2, 3)]
         self.hypervisors: dict[str, LabLibvirtd] = {}
         self.hosts: list[Daemon] = []
         for name in ("host1", "host2", "host3"):
@@ -106,12 +106,21 @@ class Rig:
                     {
                         "hypervisor": {"uri": daemon.test_uri, "migration_uri": daemon.test_uri},
                         "capacity": {"reserved_memory_kib": 0.0},
+                        **self.host_settings(name),
                     },
                 )
             )
         self.client = stack.enter_context(Snooze([front.url for front in self.fronts]))
 
     # ------------------------------------------------------------ tools
+
+    def host_settings(self, name: str) -> dict[str, dict[str, object]]:
+        """Further settings of a host, whose hypervisor runs already."""
+        return {}
+
+    def manager_settings(self) -> dict[str, dict[str, object]]:
+        """Further settings of the group managers."""
+        return {}
 
     @staticmethod
     def domain(name: str, *, vcpus: int = 1, memory_kib: int = 65536) -> str:
@@ -236,7 +245,10 @@ class Rig:
         for host, daemon in self.hypervisors.items():
             for line in self.virsh(daemon.test_uri, "list", "--all").splitlines():
                 number, name, state = line.split(maxsplit=2)
-                xml = ElementTree.fromstring(self.virsh(daemon.test_uri, "dumpxml", name))
+                try:
+                    xml = ElementTree.fromstring(self.virsh(daemon.test_uri, "dumpxml", name))
+                except subprocess.CalledProcessError:
+                    continue  # it went while we looked
                 found.append(Domain(name, host, state.strip(), xml.findtext("uuid") or "", number))
         return sorted(found, key=lambda each: (each.name, each.host))
 

@@ -1,0 +1,239 @@
+"""A host's lease: asked for, persisted, and what is done when it is lost."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, assert_never
+
+import msgspec
+
+from snooze.common.clock import Clock
+from snooze.common.errors import Conflict, SnoozeError
+from snooze.common.lease_core import (
+    Ask,
+    Extended,
+    Fence,
+    Granted,
+    LeaseCore,
+    LeaseEvent,
+    LinkClosed,
+    LinkOpened,
+    NotGranted,
+    Ticked,
+)
+from snooze.common.settings_lease import LeaseSettings
+from snooze.common.task_set import TaskSet
+from snooze.common.transport.link import Link
+from snooze.common.vm_lifecycle import VmState
+from snooze.common.vms import VmReport
+from snooze.common.wire import LeaseGranted, RenewLease
+from snooze.localcontroller.hypervisor.port import Hypervisor
+from snooze.localcontroller.lease_file import LeaseFile, LeaseState
+
+logger = logging.getLogger(__name__)
+
+TICK_S: Final = 0.1
+ASK_TIMEOUT_S: Final = 10.0
+START_WAIT_S: Final = 5.0
+"""A start that is ordered before the first lease is here waits so long for it."""
+GUARD_EVERY_S: Final = 2.0
+
+ACTIVE: Final = frozenset(
+    {VmState.RUNNING, VmState.PAUSED, VmState.STARTING, VmState.STOPPING, VmState.MIGRATING}
+)
+
+
+class HostLease:
+    """Keeps a lease while the host is with a manager, and fences when it holds none.
+
+    Without ``enabled`` all of it is idle: nothing is asked, and nothing refused.
+    """
+
+    def __init__(
+        self,
+        settings: LeaseSettings,
+        *,
+        enabled: bool,
+        file: LeaseFile,
+        hypervisor: Hypervisor,
+        clock: Clock,
+        link: Callable[[], Link | None],
+        fenced: Callable[[], None],
+        guard_uri: str = "",
+    ) -> None:
+        """What it serves.
+
+        Args:
+            link: the link to the manager, if it stands.
+            fenced: told when guests were switched off.
+            guard_uri: libvirt's address, for a guard beside this process; empty: none.
+        """
+        self.enabled = enabled
+        self._settings = settings
+        self._file = file
+        self._hypervisor = hypervisor
+        self._clock = clock
+        self._link_now = link
+        self._told = fenced
+        self._guard_uri = guard_uri
+        state = file.read() if enabled else LeaseState()
+        self._state = state
+        self._core = LeaseCore(settings.grace_s, fences=enabled, until_s=state.until_s)
+        self._link: Link | None = None
+        self._granted = asyncio.Event()
+        self._fencing = False
+        self._guard_s = -1e18
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._tasks = TaskSet()
+
+    @property
+    def lease_s(self) -> float:
+        """For the host's description: how long after its lease ended it fences; 0: never."""
+        return self._settings.grace_s if self.enabled else 0.0
+
+    def start(self) -> None:
+        """Begin to watch the lease."""
+        if self.enabled:
+            self._tasks.spawn(self._keep())
+
+    async def close(self) -> None:
+        """Stop watching: from here on the guard alone does."""
+        await self._tasks.close()
+
+    async def require(self) -> None:
+        """Let a highly available VM be started here.
+
+        Raises:
+            Conflict: this host holds no lease: whoever ordered it may have been replaced.
+        """
+        if not self.enabled:
+            return
+        deadline_s = self._clock.boottime_s() + START_WAIT_S
+        while self._core.left_s(self._clock.boottime_s()) <= 0:
+            left_s = deadline_s - self._clock.boottime_s()
+            if left_s <= 0:
+                raise Conflict("this host holds no lease, so it starts no highly available VM")
+            self._granted.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._granted.wait()
+
+    def mark(self, reports: list[VmReport]) -> list[VmReport]:
+        """The reports, saying which VMs are off because they were fenced."""
+        if not self.enabled:
+            return reports
+        self._state = state = self._file.read()
+        on = [r.vm_id for r in reports if r.vm_id in state.fenced and r.state in ACTIVE]
+        if on:  # they were started again since
+            left = {vm_id: g for vm_id, g in state.fenced.items() if vm_id not in on}
+            self._state = msgspec.structs.replace(state, fenced=left)
+            self._file.write(self._state)
+        return [
+            msgspec.structs.replace(report, fenced=True)
+            if report.state is VmState.STOPPED
+            and self._state.fenced.get(report.vm_id) == report.generation
+            else report
+            for report in reports
+        ]
+
+    # ------------------------------------------------------------ the core
+
+    def _feed(self, event: LeaseEvent) -> None:
+        for effect in self._core.handle(event, self._clock.boottime_s()):
+            match effect:
+                case Ask():
+                    self._tasks.spawn(self._ask(effect.number, self._link))
+                case Extended():
+                    self._state = msgspec.structs.replace(
+                        self._file.read(), until_s=effect.until_s, grace_s=self._settings.grace_s
+                    )
+                    self._file.write(self._state)
+                    self._granted.set()
+                case Fence():
+                    if not self._fencing:
+                        self._fencing = True
+                        self._tasks.spawn(self._fence(effect.overdue_s))
+                case _:
+                    assert_never(effect)
+
+    async def _ask(self, number: int, link: Link | None) -> None:
+        try:
+            if link is None:
+                raise TimeoutError
+            granted = await link.request(RenewLease(), LeaseGranted, ASK_TIMEOUT_S)
+        except (SnoozeError, TimeoutError):
+            self._feed(NotGranted(number))
+        else:
+            self._feed(Granted(number, granted.valid_s))
+
+    async def _keep(self) -> None:
+        while True:
+            now_s = self._clock.monotonic_s()
+            if self._guard_uri and now_s - self._guard_s >= GUARD_EVERY_S:
+                self._guard_s = now_s
+                self._see_to_guard()
+            link = self._link_now()
+            if link is not self._link:
+                self._link = link
+                self._feed(LinkClosed() if link is None else LinkOpened())
+            self._feed(Ticked())
+            await asyncio.sleep(TICK_S)
+
+    # ------------------------------------------------------------ fencing
+
+    async def _fence(self, overdue_s: float) -> None:
+        """Switch off every highly available VM that is on."""
+        try:
+            reports = await self._hypervisor.inventory()
+            doomed = [
+                r
+                for r in reports
+                if r.managed and r.policy.is_highly_available and r.state in ACTIVE
+            ]
+            if not doomed:
+                return
+            logger.error(
+                "no lease for %.1f s more than it may be: %d highly available VMs are switched off",
+                overdue_s,
+                len(doomed),
+            )
+            await asyncio.gather(*(self._switch_off(report) for report in doomed))
+            self._told()
+        except SnoozeError as error:
+            logger.error("guests are not switched off yet: %s", error.message)
+        finally:
+            self._fencing = False
+
+    async def _switch_off(self, report: VmReport) -> None:
+        # Noted first: a guest that is off and not noted would not be started again.
+        self._state = self._file.add_fenced({report.vm_id: report.generation})
+        await self._hypervisor.power_off(report.vm_id)
+
+    def _see_to_guard(self) -> None:
+        """Have a guard run: another process, which fences when this one hangs or is gone."""
+        if self._guard is not None and self._guard.poll() is None:
+            return
+        command = [sys.executable, "-m", "snooze.localcontroller.fence_guard"]
+        command += [str(self._file.path), self._guard_uri]
+        if self._settings.watchdog_device:
+            command.append(self._settings.watchdog_device)
+        try:
+            self._guard = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=dict(os.environ),
+                cwd="/",
+            )
+        except OSError as error:
+            logger.error("the fencing guard cannot be started: %s", error)
+
+
+def lease_file(state_directory: str) -> LeaseFile:
+    """Where the lease is persisted."""
+    return LeaseFile(Path(state_directory) / "lease.json")
