@@ -391,6 +391,91 @@ class PowerAnswer(msgspec.Struct, frozen=True):
     message: str
 
 
+class DecisionView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A decision of the cluster; ``inputs``: what replay reads, only of a decision by itself."""
+
+    id: str
+    at_ms: int
+    kind: str
+    mode: str
+    state: str
+    decider: str
+    reason: str
+    subjects: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
+    outcome: str = ""
+    ended_ms: int = 0
+    replayable: bool = False
+    inputs: msgspec.Raw | None = None
+
+
+class DecisionWord(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Who approves or rejects a decision."""
+
+    who: str = ""
+
+
+class AutonomyChange(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What may be done by itself from now on.
+
+    Attributes:
+        scope: ``cluster``, ``manager``, ``host`` or ``vm``; ``target``: its name or id.
+        kinds: which decisions; none: all.
+        paused: stop, or go on; None: as it is.
+        mode: ``auto``, ``advise``, ``dry-run``, ``off``; empty: that of the settings; None: as is.
+        windows: only in these (of the cluster); none in the list: at any time; None: as it is.
+        zone: of the windows.
+        for_s: how long it holds; 0: for ever.
+    """
+
+    scope: str = "cluster"
+    target: str = ""
+    kinds: tuple[str, ...] = ()
+    paused: bool | None = None
+    mode: str | None = None
+    windows: tuple[str, ...] | None = None
+    zone: str = "UTC"
+    who: str = ""
+    why: str = ""
+    for_s: float = 0.0
+
+
+class AutonomyRuleView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that a person said; ``kind`` empty: of all decisions."""
+
+    scope: str
+    target: str = ""
+    name: str = ""
+    kind: str = ""
+    mode: str = ""
+    paused: bool = False
+    who: str = ""
+    why: str = ""
+    at_ms: int = 0
+    until_ms: int = 0
+
+
+class AutonomyWindowView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A window that decisions keep to."""
+
+    window: str
+    zone: str
+    kind: str = ""
+    who: str = ""
+    why: str = ""
+
+
+class AutonomyView(msgspec.Struct, frozen=True):
+    """What may be done by itself: the mode of each kind at this moment, and what people said."""
+
+    revision: int
+    modes: dict[str, str]
+    why_off: dict[str, str]
+    rules: list[AutonomyRuleView]
+    windows: list[AutonomyWindowView]
+
+
 class ErrorBody(msgspec.Struct, frozen=True):
     """The body of every answer that is not a success."""
 

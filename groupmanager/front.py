@@ -46,7 +46,7 @@ from snooze.common.transport.legacy import (
 from snooze.common.transport.proxy import HOPS_HEADER
 from snooze.common.vm_lifecycle import VmCommand
 from snooze.common.wire import AssignmentRequest
-from snooze.groupmanager import legacy_views
+from snooze.groupmanager import legacy_views, v1_decisions
 from snooze.groupmanager.leader.intake import Intake
 from snooze.groupmanager.leader.service import LeaderService
 from snooze.groupmanager.legacy_leader import LegacyLeader
@@ -99,7 +99,7 @@ class Front:
         app.router.add_route("*", "/groupmanager", self._answer_groupmanager)
         app.router.add_route("*", "/bootstrap", self._by_leader(self._bootstrap.handle))
         app.router.add_post(ASSIGNMENT_PATH, self._with_leader(self._assign))
-        for verb, path, handler in self._v1.routes():
+        for verb, path, handler in [*self._v1.routes(), *v1_decisions.routes()]:
             app.router.add_route(verb, path, self._with_leader(handler))
         return app
 
@@ -172,6 +172,7 @@ class Front:
             post_message("hasLocalController", NetworkAddress, _TEXT, own.has_host),
             get("suspendEnergySaver", _BOOLEAN, lambda: own.pause_energy(paused=True)),
             get("resumeEnergySaver", _BOOLEAN, lambda: own.pause_energy(paused=False)),
+            post("startReconfiguration", _BOOLEAN, own.start_reconfiguration),
         ]
 
     def _leader_methods(self) -> list[LegacyMethod]:
@@ -212,7 +213,6 @@ class Front:
                 _MESSAGE,
                 lambda: self._leader().local_controller_list(),
             ),
-            post("startReconfiguration", _BOOLEAN, _not_accepted),
         ]
         methods += [
             post_message(name, VirtualMachineLocation, _BOOLEAN, self._command_at(command))
@@ -259,7 +259,11 @@ class Front:
                 _BOOLEAN,
                 lambda body: self._leader().migrate_to(body),
             ),
-            post_text("startReconfiguration", _BOOLEAN, _not_accepted_of),
+            post_text(
+                "startReconfiguration",
+                _BOOLEAN,
+                lambda body: self._leader().start_reconfiguration(body),
+            ),
             post_message(
                 "getGroupManagerDescriptions",
                 HostListRequest,
@@ -287,12 +291,3 @@ class Front:
     async def _own_description(self) -> GroupManagerDescription | None:
         leader = self._leading()
         return None if leader is None else legacy_views.manager_description(leader.identity)
-
-
-async def _not_accepted() -> bool:
-    """This cluster has no autonomy to be told about yet: honestly refused."""
-    return False
-
-
-async def _not_accepted_of(_group_manager: str) -> bool:
-    return False

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from snooze.common.api import CommandRequest, VmRequest
-from snooze.common.errors import NotFound
+from snooze.common.decisions import DecisionState
+from snooze.common.errors import Conflict, NotFound
 from snooze.common.records import TaskVmRecord
 from snooze.common.snooze_api import (
     UNKNOWN,
@@ -237,6 +238,14 @@ class LegacyLeader:
                 used_capacity=manager.used.as_list(),
             )
         return views.manager_description(manager.description, summary=summary)
+
+    async def start_reconfiguration(self, manager_id: str) -> bool:
+        """Have a group manager consolidate now; false if it is unknown or does not begin."""
+        try:
+            view = await self._leader.autonomy.reconfigure(manager_id, "startReconfiguration")
+        except (NotFound, Conflict):
+            return False
+        return view.state != DecisionState.FAILED.value
 
     async def manager(self, manager_id: str) -> GroupManagerDescription | None:
         """One group manager."""

@@ -1,6 +1,7 @@
 """Snooze's own calls that a group manager answers for itself: its hosts and their VMs."""
 
-from snooze.common.errors import SnoozeError
+from snooze.common.decisions import DecisionState
+from snooze.common.errors import Conflict, SnoozeError
 from snooze.common.snooze_api import (
     GroupManagerRepositoryInformation,
     LocalControllerDescription,
@@ -68,3 +69,11 @@ class LegacyManager:
         except SnoozeError:
             return False
         return True
+
+    async def start_reconfiguration(self) -> bool:
+        """Consolidate now; false if that cannot be begun."""
+        try:
+            answer = await self._manager.consolidate("startReconfiguration")
+        except Conflict:
+            return False
+        return answer.decision.state is not DecisionState.FAILED

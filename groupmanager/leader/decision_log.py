@@ -2,7 +2,7 @@
 
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
@@ -19,6 +19,8 @@ from snooze.groupmanager.leader.submission_events import Decided
 
 MAX_DECISIONS = 10_000
 """The oldest are forgotten beyond this."""
+MAX_INPUT_BYTES = 64 * 1024 * 1024
+"""The oldest lose their inputs beyond this."""
 
 Sink = Callable[[Decision], None]
 
@@ -36,13 +38,20 @@ class DecisionLog:
         self._sink = sink
         self._decisions: OrderedDict[str, Decision] = OrderedDict()
         self._by_key: dict[str, str] = {}
+        self._input_bytes = 0
 
     def add(self, decision: Decision) -> None:
         """A new decision, or one known already as it stands now."""
         known = self._decisions.get(decision.decision_id)
-        self._decisions[decision.decision_id] = decision
-        while len(self._decisions) > MAX_DECISIONS:
-            self._decisions.popitem(last=False)
+        if (
+            known is not None
+            and known.state in DECISION_ENDED
+            and known == _as_known(decision, known)
+        ):
+            return
+        if known is not None and not decision.inputs:
+            decision = msgspec.structs.replace(decision, inputs=known.inputs)
+        self._keep(decision)
         if known is None or (known.state, known.outcome) != (decision.state, decision.outcome):
             text = decision.outcome or decision.reason
             self._events.add(
@@ -53,6 +62,26 @@ class DecisionLog:
             )
         if self._sink is not None:
             self._sink(decision)
+
+    def load(self, decisions: Iterable[Decision]) -> None:
+        """What a former leader wrote down; nobody is told."""
+        for decision in decisions:
+            self._keep(decision)
+
+    def _keep(self, decision: Decision) -> None:
+        """Of too many, the oldest go; of too many bytes, the oldest lose their inputs."""
+        former = self._decisions.get(decision.decision_id)
+        self._input_bytes += len(decision.inputs) - (len(former.inputs) if former else 0)
+        self._decisions[decision.decision_id] = decision
+        while len(self._decisions) > MAX_DECISIONS:
+            self._input_bytes -= len(self._decisions.popitem(last=False)[1].inputs)
+        if self._input_bytes > MAX_INPUT_BYTES:
+            for key, each in self._decisions.items():
+                if each.inputs and each is not decision:
+                    self._input_bytes -= len(each.inputs)
+                    self._decisions[key] = msgspec.structs.replace(each, inputs=b"")
+                    if self._input_bytes <= MAX_INPUT_BYTES:
+                        break
 
     def note(self, decided: Decided, mode: DecisionMode = DecisionMode.AUTO) -> Decision:
         """What one of the leader's own cores decided; the same key again is what became of it.
@@ -96,14 +125,24 @@ class DecisionLog:
         limit: int,
         kind: DecisionKind | None = None,
         state: DecisionState | None = None,
+        subjects: Collection[str] = (),
+        after_ms: int = -1,
     ) -> list[Decision]:
-        """Up to ``limit`` decisions, newest first."""
+        """Up to ``limit`` decisions, newest first; about all of ``subjects``, made after then."""
         found: list[Decision] = []
         for decision in reversed(self._decisions.values()):
-            if (kind is None or decision.kind is kind) and (
-                state is None or decision.state is state
+            if (
+                (kind is None or decision.kind is kind)
+                and (state is None or decision.state is state)
+                and decision.at_ms > after_ms
+                and set(subjects) <= set(decision.subjects)
             ):
                 found.append(decision)
                 if len(found) == limit:
                     break
         return found
+
+
+def _as_known(decision: Decision, known: Decision) -> Decision:
+    """The same with the inputs that were told before: a manager tells an old decision again."""
+    return decision if decision.inputs else msgspec.structs.replace(decision, inputs=known.inputs)

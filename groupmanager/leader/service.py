@@ -13,7 +13,6 @@ import msgspec
 
 from snooze.common import record_layout, records
 from snooze.common.api import TASK_ENDED, CommandRequest, TaskState
-from snooze.common.autonomy import Control
 from snooze.common.clock import Clock
 from snooze.common.coordination.port import Check, Coordinator, Create, Put
 from snooze.common.core_runner import CoreRunner
@@ -64,7 +63,9 @@ from snooze.groupmanager.leader import submission_events as submissions
 from snooze.groupmanager.leader import takeover
 from snooze.groupmanager.leader.address_leases import AddressLeases
 from snooze.groupmanager.leader.authority import Authority
+from snooze.groupmanager.leader.autonomy import LeaderAutonomy
 from snooze.groupmanager.leader.commands import Commands
+from snooze.groupmanager.leader.decision_files import DecisionFiles
 from snooze.groupmanager.leader.decision_log import DecisionLog
 from snooze.groupmanager.leader.drain import Drains
 from snooze.groupmanager.leader.energy import Energy
@@ -156,7 +157,10 @@ class LeaderService:
             self._restart_asked,
         )
         self.planner = Planner()
-        self.decisions = DecisionLog(clock, self.events, identity.manager_id)
+        self._decision_files = DecisionFiles(settings.decisions)
+        self.decisions = DecisionLog(
+            clock, self.events, identity.manager_id, self._decision_files.add
+        )
         self._authority = Authority(coordinator, fence, settings.recovery.lease_s, clock, step_down)
         self.drains = Drains(
             self.registry,
@@ -183,7 +187,6 @@ class LeaderService:
             ),
         )
         placement, drivers = settings.placement, power or PowerDrivers()
-        self.control = Control({})
         self.energy = Energy(
             self.registry,
             settings.energy,
@@ -199,6 +202,17 @@ class LeaderService:
             decided=self.decisions.add,
             mode_of=self._mode_of,
             ha_lacks=self._ha_lacks,
+        )
+        self.autonomy = LeaderAutonomy(
+            settings.autonomy,
+            epoch,
+            self.registry,
+            clock,
+            self.journal,
+            self.links,
+            self.decisions,
+            self.events.add,
+            self.energy.approve,
         )
         self.tasks.limit = self.energy.core.limit
         self.recovery = Recovery(
@@ -239,6 +253,8 @@ class LeaderService:
         """
         loaded = await takeover.read_record(self._coordinator, self._fence)
         await self.energy.load(self._coordinator)
+        await self.autonomy.load(self._coordinator)
+        self.decisions.load(await asyncio.to_thread(self._decision_files.read))
         self.journal.start()
         self._recorded_hosts = {host.host_id for host in loaded.hosts}
         self._membership.feed(membership.RecordsLoaded(loaded.hosts))
@@ -272,6 +288,7 @@ class LeaderService:
                 future.set_exception(gone)
         self._waiters.close()
         self.events.close()
+        await asyncio.to_thread(self._decision_files.close)
 
     def require(self) -> None:
         """Refuse to serve while not leading.
@@ -324,6 +341,7 @@ class LeaderService:
             submissions.ManagerHeard(manager_id, now_ms, frozenset(hello.moving))
         )
         self.recovery.heard(manager_id, [state.host.host_id for state in hello.hosts])
+        self._tasks.spawn(self.autonomy.joined(manager_id))
 
     def _on_notice(self, manager_id: str, notice: ManagerNotice) -> None:
         now_ms = self._clock.wall_ms()
@@ -536,7 +554,7 @@ class LeaderService:
 
     def _mode_of(self, kind: DecisionKind, host: HostEntry) -> DecisionMode:
         host_id = host.description.host_id
-        return self.control.mode(kind, self.now_ms(), host.manager_id, (host_id,))
+        return self.autonomy.control.mode(kind, self.now_ms(), host.manager_id, (host_id,))
 
     def _announce(self, effect: membership.Announce) -> None:
         self.events.add(effect.kind, effect.subject, effect.message, effect.cause)

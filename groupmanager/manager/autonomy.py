@@ -13,14 +13,16 @@ from snooze.common.autonomy import AutonomyRecord
 from snooze.common.clock import Clock
 from snooze.common.core_runner import CoreRunner
 from snooze.common.decisions import Decision
-from snooze.common.errors import InvalidRequest
+from snooze.common.errors import InvalidRequest, SnoozeError
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.wire import JudgeDecision, SetAutonomy
+from snooze.groupmanager.control import control_of
 from snooze.groupmanager.manager import autonomy_events as events
-from snooze.groupmanager.manager.autonomy_setup import autonomy_policy, control_of
+from snooze.groupmanager.manager.autonomy_setup import autonomy_policy
 from snooze.groupmanager.manager.manager_core import ManagerCore
 from snooze.groupmanager.manager.manager_events import ManagerEffect, ManagerEvent
 from snooze.groupmanager.manager.monitoring import Monitoring
+from snooze.groupmanager.planner import Planner
 from snooze.scheduling.consolidation import consolidate
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,11 @@ class ManagerAutonomy:
         self._clock = clock
         self._tick_s = min(TICK_S, settings.autonomy.interval_s)
         self._allowed = False
+        self._planner = Planner()
+
+    async def close(self) -> None:
+        """End the process that plans."""
+        await self._planner.close()
 
     async def keep(self, is_joined: Callable[[], bool]) -> None:
         """Tick for ever, while a leader is joined that said what may be done."""
@@ -94,13 +101,13 @@ class ManagerAutonomy:
         return list(self._core.book.decisions.values())
 
     async def plan(self, effect: events.PlanConsolidation) -> None:
-        """Plan a consolidation on a thread; the answer is an event."""
+        """Plan a consolidation in a process of its own; the answer is an event."""
         answer, error = None, ""
         try:
-            answer = await asyncio.to_thread(consolidate, effect.snapshot, effect.policy)
-        except Exception as failure:
-            logger.exception("a consolidation could not be planned")
-            error = f"it could not be planned: {failure}"
+            answer = await self._planner.call(consolidate, effect.snapshot, effect.policy)
+        except SnoozeError as failure:
+            logger.warning("a consolidation is not planned", extra={"why": failure.message})
+            error = failure.message
         self._runner.feed(
             events.ConsolidationPlanned(effect.token, self._clock.wall_ms(), answer, error)
         )

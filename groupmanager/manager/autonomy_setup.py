@@ -4,13 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from snooze.common.autonomy import Control
-from snooze.common.decisions import DecisionKind, DecisionMode
 from snooze.common.errors import Problem, SettingsError
 from snooze.common.resources import FloatArray
-from snooze.common.settings_autonomy import AutonomySettings, RelocationSettings
+from snooze.common.settings_autonomy import RelocationSettings
 from snooze.common.settings_groupmanager import GroupManagerSettings
-from snooze.common.time_plans import Cron, Window, zone_of
+from snooze.common.time_plans import Cron, zone_of
 from snooze.groupmanager.manager.autonomy_policy import AutonomyPolicy
 from snooze.groupmanager.manager.cluster_view import Looking
 from snooze.groupmanager.manager.plan_work import Bounds
@@ -22,22 +20,6 @@ from snooze.scheduling.estimation import Average, Estimator
 from snooze.scheduling.plugin_choices import Choices, choices
 from snooze.scheduling.relocation_round import Relocator
 from snooze.scheduling.situations import relocation_policy
-
-
-def control_of(settings: AutonomySettings) -> Control:
-    """What the settings say may be done by itself; the record is added at run time."""
-    modes = {
-        DecisionKind.OVERLOAD: DecisionMode(settings.overload),
-        DecisionKind.UNDERLOAD: DecisionMode(settings.underload),
-        DecisionKind.CONSOLIDATION: DecisionMode(settings.consolidation),
-        DecisionKind.DRAIN: DecisionMode(settings.drain),
-        DecisionKind.SLEEP: DecisionMode(settings.sleep),
-        DecisionKind.WAKE: DecisionMode(settings.wake),
-        DecisionKind.FENCE: DecisionMode(settings.fence),
-        DecisionKind.RESTART: DecisionMode(settings.restart),
-    }
-    zone = zone_of(settings.time_zone)
-    return Control(modes, [Window.of(text, zone) for text in settings.windows])
 
 
 def autonomy_policy(

@@ -15,6 +15,7 @@ import msgspec
 from snooze.common.clock import Clock
 from snooze.common.core_runner import CoreRunner
 from snooze.common.errors import (
+    Conflict,
     ErrorReport,
     NotLeader,
     Problem,
@@ -159,6 +160,7 @@ class ManagerService:
     async def close(self) -> None:
         """Let hosts and leader go; VMs keep running."""
         await self._tasks.close()
+        await self.load.close()
         self.leader.close("this group manager stops")
         self.release_all("this group manager stops")
         gone = NotLeader("this group manager stops", retry_after_s=0.5)
@@ -347,13 +349,16 @@ class ManagerService:
             case _:
                 assert_never(message)
 
-    async def consolidate(self, who: str) -> msgspec.Struct:
-        """Consolidate now; a ``DecisionMade``.
+    async def consolidate(self, who: str) -> DecisionMade:
+        """Consolidate now.
 
         Raises:
             Conflict: not now, and why.
         """
-        return await self._ask(lambda i: self.load.consolidate_asked(i, who))
+        answer = await self._ask(lambda i: self.load.consolidate_asked(i, who))
+        if isinstance(answer, DecisionMade):
+            return answer
+        raise Conflict("this group manager does not decide by itself")
 
     async def _ask(self, event: Callable[[int], events.ManagerEvent]) -> msgspec.Struct:
         request_id = next(self._requests)

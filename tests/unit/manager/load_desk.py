@@ -44,7 +44,8 @@ from snooze.groupmanager.manager.autonomy_events import (
     DecisionJudged,
     PlanConsolidation,
 )
-from snooze.groupmanager.manager.autonomy_setup import autonomy_policy, control_of
+from snooze.groupmanager.control import control_of
+from snooze.groupmanager.manager.autonomy_setup import autonomy_policy
 from snooze.groupmanager.manager.manager_events import (
     AnswerLeader,
     ManagerEffect,
