@@ -53,6 +53,7 @@ class Options:
     """What the cluster is made of; ``port`` is the front door's, 0 for free ports everywhere.
 
     ``images`` are the directories of disk images, absolute.
+    ``overrides`` are tables of settings of the managers, ``host_overrides`` of the hosts.
     ``uris`` are the libvirt URIs of the hosts, for a cluster on hypervisors that exist already.
     """
 
@@ -65,6 +66,7 @@ class Options:
     images: tuple[str, ...] = ()
     uris: tuple[str, ...] = ()
     overrides: dict[str, object] = field(default_factory=dict[str, object])
+    host_overrides: dict[str, object] = field(default_factory=dict[str, object])
 
     def check(self) -> None:
         """Refuse what cannot be built.
@@ -112,7 +114,7 @@ class AllInOne:
         self._kvm = kvm
         self._directory = directory
         self._store = MemoryStore()
-        self._world = SimulatedWorld()
+        self.world = SimulatedWorld()
         self._coordinator_of: dict[str, MemoryCoordinator] = {}
         self.bootstrap = self._make_bootstrap()
         self.managers = [self._make_manager(index) for index in range(options.managers)]
@@ -253,8 +255,9 @@ class AllInOne:
         if self.options.hypervisor == "qemu":
             kind = "kvm" if self._kvm else "qemu"
             tables["templates"] = {"domain_type": kind, "bridges": {"*": LAB_BRIDGE}}
+        tables.update(self.options.host_overrides)
         settings = parse("", LocalControllerSettings, overrides=tables)
-        return LocalController(settings, node_identity(settings), world=self._world)
+        return LocalController(settings, node_identity(settings), world=self.world)
 
     def _hypervisor(self, name: str, index: int) -> dict[str, object]:
         if self.options.hypervisor == "simulated":

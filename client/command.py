@@ -17,6 +17,7 @@ import sys
 import typer
 
 from snooze.client import (
+    autonomy_commands,
     daemon_commands,
     energy_commands,
     host_commands,
@@ -49,6 +50,7 @@ vm_commands.register(app)
 view_commands.register(app)
 host_commands.register(app)
 energy_commands.register(app)
+autonomy_commands.register(app)
 daemon_commands.register(app)
 record_commands.register(app)
 lab_commands.register(app)

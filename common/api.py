@@ -39,7 +39,7 @@ key gives the same task again.
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -391,6 +391,9 @@ class PowerAnswer(msgspec.Struct, frozen=True):
     message: str
 
 
+NO_INPUTS: Final = msgspec.Raw(b"null")
+
+
 class DecisionView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A decision of the cluster; ``inputs``: what replay reads, only of a decision by itself."""
 
@@ -407,7 +410,7 @@ class DecisionView(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome: str = ""
     ended_ms: int = 0
     replayable: bool = False
-    inputs: msgspec.Raw | None = None
+    inputs: msgspec.Raw = NO_INPUTS
 
 
 class DecisionWord(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

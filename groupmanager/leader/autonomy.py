@@ -13,6 +13,7 @@ import msgspec
 
 from snooze.common import records
 from snooze.common.api import (
+    NO_INPUTS,
     AutonomyChange,
     AutonomyRuleView,
     AutonomyView,
@@ -345,7 +346,7 @@ def view_of(decision: Decision, *, with_inputs: bool = False) -> DecisionView:
         decision.outcome,
         decision.ended_ms,
         bool(decision.inputs),
-        msgspec.Raw(inputs) if inputs else None,
+        msgspec.Raw(inputs) if inputs else NO_INPUTS,
     )
 
 

@@ -301,15 +301,14 @@ class SimulatedHypervisor(HostListener):
         self._check_connected()
         await self.world.work(self.host, "usage")
         self._check_connected()
-        now_s, taken_ms = self.world.clock.monotonic_s(), self.world.clock.wall_ms()
-        load = self.world.settings.load
+        taken_ms = self.world.clock.wall_ms()
         samples = [
             VmUsage(
                 vm_id,
                 taken_ms,
                 Capacity(memory_kib=vm.spec.demand.memory_kib)
                 if vm.state is VmState.PAUSED
-                else load(vm.spec, now_s - vm.born_s),
+                else self.world.load_of(vm),
             )
             for vm_id, vm in self.host.vms.items()
             if vm.state in _ACTIVE

@@ -247,6 +247,18 @@ class SimulatedWorld:
         self.clock = clock
         self.sleep = sleep
         self._hosts: dict[str, SimulatedHost] = {}
+        self.loads: dict[str, float] = {}
+
+    def load_of(self, vm: SimulatedVm) -> Capacity:
+        """What a VM uses now.
+
+        ``loads`` has the share of its vCPUs that a VM burns, by name, for those whose load is set
+        by hand; the others follow the profile of the settings.
+        """
+        burnt = self.loads.get(vm.spec.name)
+        if burnt is None:
+            return self.settings.load(vm.spec, self.clock.monotonic_s() - vm.born_s)
+        return vm.spec.demand.scaled((burnt, 1.0, 0.0, 0.0))
 
     def host(self, name: str, capacity: Capacity | None = None) -> SimulatedHost:
         """The host of this name, made if it is new (``capacity`` counts only then)."""

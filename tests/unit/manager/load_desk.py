@@ -35,6 +35,7 @@ from snooze.common.wire import (
     TakeInventory,
     TicketIssued,
 )
+from snooze.groupmanager.control import control_of
 from snooze.groupmanager.manager.autonomy_core import Autonomy
 from snooze.groupmanager.manager.autonomy_events import (
     AutonomySet,
@@ -44,7 +45,6 @@ from snooze.groupmanager.manager.autonomy_events import (
     DecisionJudged,
     PlanConsolidation,
 )
-from snooze.groupmanager.control import control_of
 from snooze.groupmanager.manager.autonomy_setup import autonomy_policy
 from snooze.groupmanager.manager.manager_events import (
     AnswerLeader,
