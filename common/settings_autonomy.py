@@ -22,7 +22,6 @@ class AutonomySettings(Section, frozen=True, kw_only=True):
     overload: Annotated[Mode, Doc("Moving VMs off hosts that are too hot.")] = "auto"
     underload: Annotated[Mode, Doc("Emptying hosts that are hardly used.")] = "auto"
     consolidation: Annotated[Mode, Doc("Packing VMs on fewer hosts now and then.")] = "auto"
-    drain: Annotated[Mode, Doc("Emptying a host for a person.")] = "auto"
     sleep: Annotated[Mode, Doc("Sending hosts to sleep.")] = "auto"
     wake: Annotated[Mode, Doc("Waking hosts.")] = "auto"
     fence: Annotated[Mode, Doc("Switching off hosts that are out of reach.")] = "auto"

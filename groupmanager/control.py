@@ -12,7 +12,6 @@ def control_of(settings: AutonomySettings) -> Control:
         DecisionKind.OVERLOAD: DecisionMode(settings.overload),
         DecisionKind.UNDERLOAD: DecisionMode(settings.underload),
         DecisionKind.CONSOLIDATION: DecisionMode(settings.consolidation),
-        DecisionKind.DRAIN: DecisionMode(settings.drain),
         DecisionKind.SLEEP: DecisionMode(settings.sleep),
         DecisionKind.WAKE: DecisionMode(settings.wake),
         DecisionKind.FENCE: DecisionMode(settings.fence),

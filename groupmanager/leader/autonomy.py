@@ -46,7 +46,7 @@ from snooze.groupmanager.control import control_of
 from snooze.groupmanager.leader.decision_log import DecisionLog
 from snooze.groupmanager.leader.journal import Journal
 from snooze.groupmanager.leader.manager_links import ManagerLinks
-from snooze.groupmanager.leader.registry import Registry
+from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 
 E = TypeVar("E", DecisionKind, DecisionMode, Scope)
 
@@ -100,6 +100,17 @@ class LeaderAutonomy:
         if entry is not None:
             self.control.set(records.decode(entry.data, AutonomyRecord))
 
+    def may_fence(self, host: HostEntry) -> bool:
+        """Whether a host may be switched off by itself."""
+        host_ids = (host.description.host_id,)
+        kind, now_ms = DecisionKind.FENCE, self._clock.wall_ms()
+        return self.control.mode(kind, now_ms, host.manager_id, host_ids) is DecisionMode.AUTO
+
+    def may_restart(self, vm: VmEntry) -> bool:
+        """Whether a VM of a dead host may be started elsewhere by itself; else people are asked."""
+        kind, now_ms = DecisionKind.RESTART, self._clock.wall_ms()
+        return self.control.mode(kind, now_ms, vm_ids=(vm.key,)) is DecisionMode.AUTO
+
     def order(self) -> SetAutonomy:
         """What every manager is told when it joins."""
         return SetAutonomy(self._epoch, msgspec.msgpack.encode(self.control.record))
@@ -138,6 +149,8 @@ class LeaderAutonomy:
         kinds: list[DecisionKind | None] = [
             _member(DecisionKind, kind, "kind") for kind in change.kinds
         ]
+        if DecisionKind.DRAIN in kinds:
+            raise InvalidRequest("hosts are drained by people only: snooze host undrain ends it")
         if max(len(change.who), len(change.why), len(change.target)) > MAX_TEXT:
             raise InvalidRequest(f"a text has more than {MAX_TEXT} characters")
         if not 0 <= change.for_s <= 1e9:
@@ -314,8 +327,9 @@ class LeaderAutonomy:
             )
             for each in record.windows
         ]
-        modes = {kind.value: self.control.mode(kind, now_ms).value for kind in DecisionKind}
-        reasons = {kind.value: self.control.why_off(kind, now_ms) for kind in DecisionKind}
+        kinds = [kind for kind in DecisionKind if kind is not DecisionKind.DRAIN]
+        modes = {kind.value: self.control.mode(kind, now_ms).value for kind in kinds}
+        reasons = {kind.value: self.control.why_off(kind, now_ms) for kind in kinds}
         why_off = {kind: reason for kind, reason in reasons.items() if reason}
         return AutonomyView(record.revision, modes, why_off, rules, windows)
 

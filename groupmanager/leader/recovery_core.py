@@ -94,7 +94,8 @@ def _describes_power(host: HostEntry) -> bool:
 class RecoveryCore:
     """Decides about lost hosts and those that come back; see the module's rules.
 
-    ``is_controllable``: whether there is a power controller to ask about a host.
+    ``is_controllable``: whether there is a power controller to ask about a host; ``may_fence``:
+    whether a host may be ordered off by itself now. One that may not is still asked about.
     """
 
     registry: Registry
@@ -106,6 +107,7 @@ class RecoveryCore:
     storm_share: float = 0.5
     reboot_fenced: bool = True
     is_controllable: Callable[[HostEntry], bool] = _describes_power
+    may_fence: Callable[[HostEntry], bool] = lambda host: True
     watches: dict[str, Watch] = field(default_factory=dict[str, Watch])
     directed: dict[str, HostDirective] = field(default_factory=dict[str, HostDirective])
     untold: set[str] = field(default_factory=set[str])
@@ -212,7 +214,7 @@ class RecoveryCore:
         wait_s = self.fence_after_s if host.silent else max(self.patience_s, self.fence_after_s)
         if gone_s < self.fence_after_s:
             return effects
-        off = gone_s >= wait_s and not self.holds
+        off = gone_s >= wait_s and not self.holds and self.may_fence(host)
         if not off and watch.tries:
             return effects  # it said that it is on: next time it is ordered off
         watch.attempt += 1

@@ -231,6 +231,8 @@ class LeaderService:
             ),
             announce=self._announce,
         )
+        self.recovery.core.may_fence = self.autonomy.may_fence
+        self.tasks.may_restart = self.autonomy.may_restart
         self._effects = SubmissionEffects(
             epoch, clock, self.journal, self.links, self._ask_command, self._submissions.feed
         )

@@ -29,7 +29,7 @@ Invariant: a VM with a plan from ``recording`` on is on no host that anybody kno
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -75,6 +75,7 @@ class Restarts(SubmissionState):
     """The part of the submission core that brings VMs back."""
 
     restart_window_ms: int = 3_600_000
+    may_restart: Callable[[VmEntry], bool] = lambda vm: True
     restarting: set[str] = field(default_factory=set[str])
     pauses: dict[str, float] = field(default_factory=dict[str, float])
     blocked_s: dict[str, float] = field(default_factory=dict[str, float])
@@ -111,6 +112,9 @@ class Restarts(SubmissionState):
             case FailureAction.ASK:
                 vm.asks = True
                 return self._keep(vm, f"{down}; start it to have it on another host")
+            case FailureAction.RESTART if not self.may_restart(vm):
+                vm.asks = True
+                return self._keep(vm, f"{down}; VMs are not restarted by themselves now: start it")
             case FailureAction.RESTART:
                 pass
         tries = self._recent(vm, event.now_ms)
