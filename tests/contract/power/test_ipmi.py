@@ -1,9 +1,13 @@
 """IPMI against ``ipmi_sim``: slow, dying, refusing BMCs, and processes that hang."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +27,7 @@ from snooze.groupmanager.power.ipmi_workers import IpmiWorkers
 from snooze.groupmanager.power.port import PowerLimits, PowerState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from tests.contract.power.conftest import IpmiSim
 
@@ -224,6 +228,55 @@ async def test_a_caller_that_gives_up_leaves_no_process_busy(
                 await power.state()
     os.kill(bmc.pid, signal.SIGCONT)
     assert await power.state() is PowerState.OFF
+
+
+@pytest.fixture
+def measuring(tmp_path: Path) -> "Iterator[Callable[[str], int]]":
+    """Starts a BMC that knows DCMI; takes its mode, gives its port."""
+    with ExitStack() as stack:
+
+        def start(mode: str) -> int:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.bind(("127.0.0.1", 0))
+                port: int = probe.getsockname()[1]
+            server = Path(__file__).with_name("dcmi_bmc.py")
+            command = [sys.executable, "-P", str(server), str(port), mode]
+            process = stack.enter_context(subprocess.Popen(command, stdin=subprocess.DEVNULL))
+            stack.callback(process.kill)
+            return port
+
+        yield start
+
+
+async def ready(power: IpmiController) -> None:
+    """Wait until the BMC is up."""
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(RemoteError):
+                await power.state()
+                return
+
+
+async def test_watts_by_dcmi(workers: IpmiWorkers, measuring: "Callable[[str], int]") -> None:
+    for mode, expected in {"watts": 0x0123, "idle": None}.items():
+        options = f"-H 127.0.0.1 -p {measuring(mode)} -U admin -P geheim"
+        power = controller(options, workers)
+        await ready(power)
+        assert await power.power_w() == expected
+        intruder = controller(options.replace("geheim", "falsch"), workers)
+        with pytest.raises(PreconditionError):
+            await intruder.state()
+
+
+async def test_another_make_of_bmc_that_is_busy_at_first(
+    workers: IpmiWorkers, measuring: "Callable[[str], int]"
+) -> None:
+    power = controller(f"-H 127.0.0.1 -p {measuring('busy')} -U admin -P geheim", workers)
+    await ready(power)
+    assert await power.state() is PowerState.ON
+    assert await power.off() is PowerState.OFF
+    await power.on()
+    assert await power.state() is PowerState.ON
 
 
 def mine(marker: str) -> list[int]:
