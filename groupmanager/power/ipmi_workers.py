@@ -8,6 +8,7 @@ replaced by a new one; one that is idle for ``IDLE_S`` ends.
 import asyncio
 import contextlib
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
@@ -116,6 +117,8 @@ class IpmiWorkers:
     def __init__(self, most: int = 8) -> None:
         self._free: list[_Worker] = []
         self._slots = asyncio.Semaphore(most)
+        # watts are read all the time: silent BMCs must not take every process from a fencing
+        self._reading = asyncio.Semaphore(max(1, most // 2))
         self._idle: asyncio.TimerHandle | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -127,15 +130,15 @@ class IpmiWorkers:
             SnoozeError: as the port says; ``TooBusy``: no process became free in time.
         """
         whom = f"the BMC at {request.host}"
-        try:
-            async with asyncio.timeout(request.limit_s):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise TooBusy(f"too many BMCs are silent; {whom} was not asked") from None
-        try:
+        async with AsyncExitStack() as slots:
+            try:
+                async with asyncio.timeout(request.limit_s):
+                    if request.op == "power_w":
+                        await slots.enter_async_context(self._reading)
+                    await slots.enter_async_context(self._slots)
+            except TimeoutError:
+                raise TooBusy(f"too many BMCs are silent; {whom} was not asked") from None
             reply = await self._ask_one(request, whom)
-        finally:
-            self._slots.release()
         if reply.error:
             raise _error(reply, whom)
         return reply
