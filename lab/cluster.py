@@ -340,6 +340,7 @@ class LabCluster:
                 "bridges": {"*": "br0"},
                 "allowed_dangers": ("network-disks", "direct-boot", "host-channels"),
             },
+            "power": {"driver": "command", "command": str(script)},
             "wakeup": {"driver": "IPMI", "options": self.rack.bmcs[host.name].options},
         }
         return merged(own, self.plan.host_settings)
