@@ -60,8 +60,7 @@ class Stage:
             disks = {name: self.lab.images / f"{name}.raw" for name in GUESTS}
             for name in GUESTS:
                 xml = (self.lab.templates / f"{name}.xml").read_text()
-                request = VmRequest(libvirt_xml=xml, host="h1")
-                self.cluster.wait(self.cluster.submit([request]), check=True)
+                self.cluster.wait(self.cluster.submit([VmRequest(libvirt_xml=xml)]), check=True)
                 wait_for_beat(disks[name])
             self.witness = self._stack.enter_context(Witness(disks))
         except BaseException:
