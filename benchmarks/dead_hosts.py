@@ -63,6 +63,7 @@ class Stage:
                 self.cluster.wait(self.cluster.submit([VmRequest(libvirt_xml=xml)]), check=True)
                 wait_for_beat(disks[name])
             self.witness = self._stack.enter_context(Witness(disks))
+            self.until(lambda: all(map(self.witness.seen, GUESTS)), "the witness to see them")
         except BaseException:
             self._stack.close()
             raise
