@@ -265,6 +265,10 @@ class AsyncSnooze:
         request = DrainRequest(list(hosts), deadline_s, plan_only)
         return await self.send("/hosts/drain", request, DrainView)
 
+    async def confirm_dead(self, host: str) -> HostView:
+        """Say that a host that is away is off: its VMs may be started elsewhere from now on."""
+        return await self.send(f"/hosts/{segment(host)}/confirm-dead", PowerRequest(), HostView)
+
     async def sleep_host(self, host: str, *, force: bool = False) -> PowerAnswer:
         """Put a host to sleep; ``force`` passes over reserve and maintenance, never over VMs."""
         return await self.send(f"/hosts/{segment(host)}/sleep", PowerRequest(force), PowerAnswer)

@@ -30,7 +30,7 @@ from typing import Final
 import msgspec
 
 from snooze.client.units import parse_memory_kib, parse_rate_kib_s
-from snooze.common.api import ClusterRequest, VmRequest
+from snooze.common.api import ClusterRequest, PolicyRequest, VmRequest
 from snooze.common.errors import InvalidRequest, Problem
 
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
@@ -55,6 +55,7 @@ class FileVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rx_kib_s: float = 0.0
     tx_kib_s: float = 0.0
     host: str = ""
+    policy: PolicyRequest = PolicyRequest()
 
 
 class ClusterFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,6 +78,7 @@ class VmOptions:
     rx: str = ""
     tx: str = ""
     host: str = ""
+    policy: PolicyRequest = PolicyRequest()  # noqa: RUF009  # it is frozen
 
 
 def from_templates(paths: Sequence[str], options: VmOptions) -> list[VmRequest]:
@@ -105,6 +107,7 @@ def from_templates(paths: Sequence[str], options: VmOptions) -> list[VmRequest]:
             rx_kib_s=_rate(options.rx, "--rx"),
             tx_kib_s=_rate(options.tx, "--tx"),
             host=options.host,
+            policy=options.policy,
         )
         for path in paths
     ]
@@ -132,6 +135,7 @@ def from_options(options: VmOptions) -> list[VmRequest]:
             rx_kib_s=_rate(options.rx, "--rx"),
             tx_kib_s=_rate(options.tx, "--tx"),
             host=options.host,
+            policy=options.policy,
         ),
         options.count,
         "--count",
@@ -207,6 +211,7 @@ def _of_file(vm: FileVm, folder: Path) -> list[VmRequest]:
         rx_kib_s=_rate(vm.rx, "rx") or vm.rx_kib_s,
         tx_kib_s=_rate(vm.tx, "tx") or vm.tx_kib_s,
         host=vm.host,
+        policy=vm.policy,
     )
     if request.libvirt_xml and vm.count != 1:
         raise InvalidRequest("a template has one name, so its count can only be 1")

@@ -40,6 +40,7 @@ def register(app: typer.Typer) -> None:
     add(host, "list", view_commands.hosts, CLUSTER_PANEL)
     add(host, "drain", drain, CLUSTER_PANEL)
     add(host, "undrain", undrain, CLUSTER_PANEL)
+    add(host, "confirm-dead", confirm_dead, CLUSTER_PANEL)
     energy_commands.register_host(host)
     app.add_typer(host, name="host", rich_help_panel=CLUSTER_PANEL)
 
@@ -99,6 +100,39 @@ def undrain(
 ) -> None:
     """Give hosts back after maintenance: they take VMs again."""
     _carry_out(lambda c: c.undrain(hosts, bring_back=bring_back), url, wait, wait_timeout, output)
+
+
+def confirm_dead(
+    *,
+    host: Annotated[
+        str,
+        typer.Argument(metavar="HOST", help="A host that is away.", autocompletion=complete_host),
+    ],
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask (asked only on a terminal).")
+    ] = False,
+    output: OutputOption = Output.TABLE,
+    url: UrlOption = "",
+) -> None:
+    """Say that a host is off, so that its VMs may be started elsewhere.
+
+    Only for a host that you have switched off yourself: its power controller does not answer, or it
+    has none. If it is on and only cut off, its VMs will run twice and destroy their disks.
+    """
+    from snooze.client import tables, terminal
+
+    if not yes and sys.stdin.isatty() and output is Output.TABLE:
+        question = f"Is {terminal.plain(host)} really off, and will it stay off?"
+        if not typer.confirm(question, err=True):
+            sys.stderr.write("Nothing was changed.\n")
+            raise typer.Exit(EXIT_NO)
+    view = on_cluster(url, lambda c: c.confirm_dead(host))
+    if output is Output.JSON:
+        import msgspec
+
+        terminal.show_json(msgspec.json.encode(view))
+    else:
+        terminal.show(tables.host_details(view))
 
 
 def _carry_out(

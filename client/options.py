@@ -34,6 +34,14 @@ root_url: ContextVar[str] = ContextVar("root_url", default="")
 """The URL of ``snooze --url URL COMMAND``; a command's own ``--url`` goes before it."""
 
 
+class OnFailure(StrEnum):
+    """What becomes of a VM whose host is proven down: the members of ``FailureAction``."""
+
+    RESTART = "restart"
+    ASK = "ask"
+    LEAVE = "leave"
+
+
 class Output(StrEnum):
     """What a command writes."""
 

@@ -233,6 +233,10 @@ class Snooze:
         """Empty hosts by live migration and keep VMs off them, or only show how."""
         return self._run(self._cluster.drain(hosts, deadline_s=deadline_s, plan_only=plan_only))
 
+    def confirm_dead(self, host: str) -> HostView:
+        """Say that a host that is away is off: its VMs may be started elsewhere from now on."""
+        return self._run(self._cluster.confirm_dead(host))
+
     def sleep_host(self, host: str, *, force: bool = False) -> PowerAnswer:
         """Put a host to sleep; ``force`` passes over reserve and maintenance, never over VMs."""
         return self._run(self._cluster.sleep_host(host, force=force))

@@ -89,10 +89,27 @@ def vm_details(vm: VmView) -> RenderableType:
         ("virtual cluster", _text(vm.virtual_cluster)),
         ("asked for", capacity_text(vm.demand)),
         ("uses", "" if vm.used is None else capacity_text(vm.used)),
+        ("if its host fails", policy_text(vm) if vm.managed else ""),
+        ("restarted of late", f"{vm.restarts} times" if vm.restarts else ""),
         ("generation", str(vm.generation) if vm.managed else ""),
         ("task", _text(vm.task_id)),
     ]
     return _facts(facts)
+
+
+def policy_text(vm: VmView) -> str:
+    """How a VM is treated when nobody is looking."""
+    policy = vm.policy
+    told = [policy.on_host_failure.value]
+    if policy.is_highly_available:
+        told.append(f"at most {policy.max_restarts} times")
+    if policy.priority:
+        told.append(f"priority {policy.priority}")
+    if policy.start_order:
+        told.append(f"start order {policy.start_order}")
+    if not policy.movable:
+        told.append("not moved by itself")
+    return ", ".join(told)
 
 
 def hosts(views: Sequence[HostView], managers: Sequence[ManagerView] = ()) -> RenderableType:

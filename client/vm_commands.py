@@ -16,6 +16,7 @@ from snooze.client.options import (
     EXIT_NO,
     VM_PANEL,
     NamesArgument,
+    OnFailure,
     Output,
     OutputOption,
     UrlOption,
@@ -106,6 +107,41 @@ def submit(
             autocompletion=complete_host,
         ),
     ] = "",
+    on_failure: Annotated[
+        OnFailure | None,
+        typer.Option(
+            help="When its host fails: restart it elsewhere, ask a person, or leave it until its "
+            "host is back. Left out: what the cluster's settings say.",
+            show_default=False,
+        ),
+    ] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option(min=-1000, max=1000, help="Higher is restarted first.", show_default=False),
+    ] = None,
+    max_restarts: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=1000, help="Restarts until a person has to ask.", show_default=False
+        ),
+    ] = None,
+    start_order: Annotated[
+        int | None,
+        typer.Option(
+            min=-1000,
+            max=1000,
+            help="Within its virtual cluster, lower is restarted first.",
+            show_default=False,
+        ),
+    ] = None,
+    movable: Annotated[
+        bool | None,
+        typer.Option(
+            "--movable/--pinned",
+            help="Whether the cluster may migrate it by itself.",
+            show_default=False,
+        ),
+    ] = None,
     cluster: Annotated[
         str, typer.Option(metavar="NAME", help="Name of the virtual cluster they form.")
     ] = "",
@@ -122,9 +158,17 @@ def submit(
     All of them are checked before any is started.
     """
     from snooze.client import cluster_file
-    from snooze.common.api import ClusterRequest
+    from snooze.common.api import ClusterRequest, PolicyRequest
+    from snooze.common.vms import FailureAction
 
-    options = cluster_file.VmOptions(name, count, vcpus, memory, image, rx, tx, host)
+    policy = PolicyRequest(
+        FailureAction(on_failure.value) if on_failure is not None else None,
+        priority,
+        max_restarts,
+        start_order,
+        movable,
+    )
+    options = cluster_file.VmOptions(name, count, vcpus, memory, image, rx, tx, host, policy)
     if file:
         if templates or options != cluster_file.VmOptions():
             raise InvalidRequest("--file says everything; it cannot be given with other VMs")
