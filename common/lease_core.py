@@ -149,7 +149,7 @@ class LeaseCore:
         if asked_s is None or not event.valid_s > 0 or not math.isfinite(event.valid_s):
             return []
         self.pause_s = min(ASK_MAX_S, max(ASK_MIN_S, event.valid_s / 3))
-        self.next_s = min(self.next_s, asked_s + self.pause_s)
+        self.next_s = asked_s + self.pause_s
         until_s = asked_s + event.valid_s
         if until_s <= self.until_s:
             return []

@@ -131,7 +131,8 @@ class Restarts(SubmissionState):
         return tuple(at for at in vm.restarts_ms if now_ms - at < self.restart_window_ms)
 
     def _want(self, vm: VmEntry, reason: str, now_s: float) -> list[SubmissionEffect]:
-        vm.plan, vm.retry_s, vm.reason, vm.asks = Plan.WANTED, now_s, reason, False
+        vm.plan, vm.retry_s, vm.reason = Plan.WANTED, now_s, reason
+        vm.asks = vm.revives = False
         self.restarting.add(vm.vm_id)
         self.pauses.pop(vm.vm_id, None)
         decided = Decided(

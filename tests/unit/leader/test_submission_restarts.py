@@ -1,0 +1,355 @@
+"""VMs whose host is proven down, rule by rule: recorded before they are asked for, never twice."""
+
+import math
+
+import pytest
+
+from snooze.common.vm_lifecycle import VmState
+from snooze.common.vms import FailureAction, VmErrorCode, VmPolicy
+from snooze.common.wire import VmStatus
+from snooze.groupmanager.leader.registry import Down, HostEntry, Plan
+from snooze.groupmanager.leader.submission_events import (
+    AskManager,
+    Decided,
+    Destroyed,
+    HostDown,
+    ManagerHeard,
+    RecordRestarts,
+    RestartAsked,
+    RestartsNotWritten,
+    RestartsWritten,
+    StartEnded,
+    StartThere,
+    StateLoaded,
+    SubmissionEffect,
+    UpdateRecords,
+)
+from snooze.groupmanager.leader.vm_views import record_of
+from tests.unit.leader.builders import Desk, none, only, status_of
+
+
+class Ward(Desk):
+    """A desk with two managers; ``a`` runs on the first one's host."""
+
+    def __init__(self) -> None:
+        super().__init__("gm1", "gm2")
+        self.run("a")
+        self.vm = self.registry.vms["a"]
+
+    @property
+    def host(self) -> HostEntry:
+        return self.registry.hosts["gm1-host"]
+
+    def policy(self, **fields: object) -> None:
+        self.vm.policy = VmPolicy(**fields)  # type: ignore[arg-type]
+
+    def lose(self, *, down: Down = Down.EVERYTHING) -> list[SubmissionEffect]:
+        """Its host is lost, given up, and proven down."""
+        self.lose_host(self.vm.host_id)
+        self.tick(11.0)
+        return self.prove(down)
+
+    def prove(self, down: Down = Down.EVERYTHING) -> list[SubmissionEffect]:
+        self.host.down = down
+        return self.feed(HostDown(self.host.description.host_id, "bmc", self.now_ms))
+
+    def written(self, vm_id: str = "a") -> list[SubmissionEffect]:
+        return self.feed(RestartsWritten([vm_id], self.now_ms))
+
+    def back(self, state: VmState = VmState.STOPPED, **fields: object) -> list[SubmissionEffect]:
+        """The lost host joins again and has its copy."""
+        status = status_of("a", state, self.host.description.host_id)
+        changed = {f: getattr(status, f) for f in status.__struct_fields__} | fields
+        return self.rejoin_host(self.host.description.host_id, "gm1", VmStatus(**changed))
+
+
+def test_it_is_recorded_with_its_next_generation_before_anybody_is_asked() -> None:
+    ward = Ward()
+    effects = ward.lose()
+    (record,) = only(RecordRestarts, effects).vms
+    assert (record.generation, record.host_id, record.restarts_ms) == (2, "", (ward.now_ms,))
+    assert none(AskManager, effects)
+    assert none(AskManager, ward.tick(5.0)), "not even while that takes long"
+    (request,) = only(AskManager, ward.written()).vms
+    assert request.spec.generation == 2
+
+
+def test_it_is_over_when_it_is_told_to_run() -> None:
+    ward = Ward()
+    ward.lose()
+    ward.written()
+    ward.answered("gm2", "a", "gm2-host")
+    status = status_of("a", VmState.RUNNING, "gm2-host", generation=2)
+    effects = ward.reported("gm2", status)
+    assert ward.vm.plan is Plan.NONE
+    assert only(Decided, effects).outcome == "name-a is running on name-gm2-host"
+    assert (ward.vm.host_id, ward.vm.generation) == ("gm2-host", 2)
+
+
+def test_without_a_proof_nothing_happens() -> None:
+    ward = Ward()
+    ward.lose_host("gm1-host")
+    assert none(RecordRestarts, ward.tick(10_000.0))
+    assert ward.state("a") is VmState.UNREACHABLE
+
+
+def test_a_record_that_fails_is_tried_again_with_a_higher_generation() -> None:
+    ward = Ward()
+    ward.lose()
+    ward.feed(RestartsNotWritten(["a"], "no answer"))
+    effects = ward.tick(40.0)
+    assert only(RecordRestarts, effects).vms[0].generation == 3
+
+
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [(FailureAction.ASK, "start it"), (FailureAction.LEAVE, "it waits for it")],
+)
+def test_other_policies_leave_it_and_say_so(action: FailureAction, said: str) -> None:
+    ward = Ward()
+    ward.policy(on_host_failure=action)
+    assert none(RecordRestarts, ward.lose())
+    assert said in ward.vm.reason
+    assert none(RecordRestarts, ward.tick(1000.0))
+
+
+def test_a_person_may_have_it_started_once_its_host_is_proven_down() -> None:
+    ward = Ward()
+    ward.policy(on_host_failure=FailureAction.ASK)
+    ward.lose_host("gm1-host")
+    ward.tick(11.0)
+    assert "confirm-dead" in ward.core.why_not(ward.vm)
+    assert ward.feed(RestartAsked("a", ward.now_ms)) == []
+    ward.prove()
+    assert ward.core.why_not(ward.vm) == ""
+    assert only(RecordRestarts, ward.feed(RestartAsked("a", ward.now_ms)))
+
+
+def test_a_lease_proves_nothing_of_a_vm_that_its_host_does_not_fence() -> None:
+    ward = Ward()
+    ward.policy(on_host_failure=FailureAction.ASK)
+    ward.lose(down=Down.FENCED)
+    assert ward.core.why_not(ward.vm)
+    assert ward.feed(RestartAsked("a", ward.now_ms)) == []
+
+
+def test_it_is_restarted_so_often_and_no_more() -> None:
+    ward = Ward()
+    ward.policy(max_restarts=2)
+    ward.vm.restarts_ms = (ward.now_ms - 1000, ward.now_ms)
+    assert none(RecordRestarts, ward.lose())
+    assert "start it yourself" in ward.vm.reason
+    assert only(RecordRestarts, ward.feed(RestartAsked("a", ward.now_ms)))
+
+
+def test_restarts_of_long_ago_do_not_count() -> None:
+    ward = Ward()
+    ward.policy(max_restarts=1)
+    ward.vm.restarts_ms = (ward.now_ms - 4_000_000,)
+    assert only(RecordRestarts, ward.lose()).vms[0].restarts_ms == (ward.now_ms,)
+
+
+@pytest.mark.parametrize("state", [VmState.STOPPED, VmState.FAILED])
+def test_who_was_off_stays_so(state: VmState) -> None:
+    ward = Ward()
+    ward.reported("gm1", status_of("a", state, "gm1-host"))
+    assert none(RecordRestarts, ward.lose())
+
+
+def test_a_migration_under_way_is_waited_for() -> None:
+    ward = Ward()
+    ward.reported("gm1", status_of("a", VmState.MIGRATING, "gm1-host"))
+    assert none(RecordRestarts, ward.lose())
+    assert none(RecordRestarts, ward.tick(300.0)), "its manager still sees to it"
+    lost = status_of("a", VmState.UNREACHABLE, "gm1-host")
+    ward.reported("gm1", lost)
+    assert only(RecordRestarts, ward.tick(1.0)), "it is at the source, or nowhere"
+
+
+def test_a_migration_that_arrived_is_no_loss() -> None:
+    ward = Ward()
+    ward.reported("gm1", status_of("a", VmState.MIGRATING, "gm1-host"))
+    ward.lose()
+    ward.reported("gm2", status_of("a", VmState.RUNNING, "gm2-host"))
+    assert none(RecordRestarts, ward.tick(300.0))
+    assert (ward.vm.plan, ward.vm.generation) == (Plan.NONE, 1)
+
+
+def test_a_migration_whose_manager_is_gone_waits_until_all_hosts_have_looked() -> None:
+    ward = Ward()
+    ward.reported("gm1", status_of("a", VmState.MIGRATING, "gm1-host"))
+    ward.lose()
+    ward.feed(ManagerHeard("gm1", ward.now_ms))
+    assert none(RecordRestarts, ward.tick(59.0))
+    assert only(RecordRestarts, ward.tick(2.0))
+
+
+def test_another_host_that_may_have_it_is_waited_for() -> None:
+    ward = Ward()
+    ward.vm.elsewhere_s = ward.now_s - 1.0
+    ward.lose_host("gm2-host")
+    assert none(RecordRestarts, ward.lose())
+    assert ward.vm.host_id == "gm2-host", "that host is looked at next"
+    other = ward.registry.hosts["gm2-host"]
+    other.down = Down.EVERYTHING
+    assert only(RecordRestarts, ward.feed(HostDown("gm2-host", "bmc", ward.now_ms)))
+
+
+def test_without_room_it_waits_and_says_so() -> None:
+    ward = Ward()
+    ward.registry.managers["gm2"].view = None
+    ward.registry.managers["gm1"].view = None
+    ward.lose()
+    assert none(AskManager, ward.written())
+    assert "waits for room" in ward.vm.reason
+    assert ward.vm.vm_id in ward.registry.vms
+    ward.add_manager("gm3")
+    effects = [e for _ in range(40) for e in ward.tick(1.0)]
+    assert only(AskManager, effects).manager_id == "gm3"
+
+
+def test_a_start_that_fails_is_tried_again_and_ends_as_failed_but_kept() -> None:
+    ward = Ward()
+    ward.policy(max_restarts=2)
+    effects = ward.lose()
+    for generation in (2, 3):
+        assert only(RecordRestarts, effects).vms[0].generation == generation
+        ward.written()
+        failed = status_of("a", VmState.FAILED, "", generation=generation, reason="no disk")
+        ward.vm.manager_id = "gm2"
+        ward.reported("gm2", failed)
+        effects = [e for _ in range(40) for e in ward.tick(1.0)]
+    assert none(RecordRestarts, effects)
+    assert ward.state("a") is VmState.FAILED
+    assert "a" in ward.registry.vms, "its disk is somewhere"
+    assert only(RecordRestarts, ward.feed(RestartAsked("a", ward.now_ms)))
+
+
+def test_a_manager_that_went_in_the_middle_makes_it_a_new_restart() -> None:
+    ward = Ward()
+    ward.registry.managers["gm1"].view = None
+    ward.lose()
+    assert only(AskManager, ward.written()).manager_id == "gm2"
+    ward.lose_manager("gm2")
+    effects = [e for _ in range(3) for e in ward.tick(1.0)]
+    assert none(AskManager, effects), "its hosts are away: one may have started it"
+    for host in ward.registry.hosts.values():
+        host.down = Down.EVERYTHING
+    effects = [e for _ in range(3) for e in ward.tick(1.0)]
+    assert only(RecordRestarts, effects).vms[0].generation == 3
+
+
+def test_the_copy_of_a_host_that_is_back_is_a_copy_only() -> None:
+    ward = Ward()
+    ward.lose()
+    ward.written()
+    ward.answered("gm2", "a", "gm2-host")
+    ward.reported("gm2", status_of("a", VmState.RUNNING, "gm2-host", generation=2))
+    ward.back()
+    assert (ward.vm.host_id, ward.state("a")) == ("gm2-host", VmState.RUNNING)
+    assert set(ward.registry.copies["gm1-host"]) == {"a"}
+    ward.reported("gm1", status_of("a", VmState.DESTROYED, "gm1-host"))
+    assert ward.registry.copies == {}
+    assert ward.state("a") is VmState.RUNNING
+
+
+def test_the_copy_of_a_vm_that_nobody_else_can_have_is_the_vm() -> None:
+    ward = Ward()
+    ward.registry.managers["gm1"].view = ward.registry.managers["gm2"].view = None
+    ward.lose()
+    ward.written()
+    ward.back(interrupted=True)
+    assert (ward.vm.host_id, ward.vm.generation, ward.vm.highest) == ("gm1-host", 1, 2)
+    assert only(StartThere, ward.tick(1.0)) == StartThere("gm1", "a")
+    ward.lose_host("gm1-host")
+    ward.tick(11.0)
+    assert only(RecordRestarts, ward.prove()).vms[0].generation == 3, "above any recorded one"
+
+
+@pytest.mark.parametrize("why", ["interrupted", "fenced"])
+def test_who_went_down_with_its_host_is_started_there(why: str) -> None:
+    ward = Ward()
+    ward.lose_host("gm1-host")
+    effects = ward.back(VmState.STOPPED, **{why: True})
+    assert none(UpdateRecords, effects), "the record says that it runs until it does"
+    assert only(StartThere, ward.tick(0.3))
+    assert none(StartThere, ward.tick(0.3))
+    ward.feed(StartEnded("a", "no memory", ward.now_ms))
+    assert "no memory" in ward.vm.reason
+    assert only(StartThere, [e for _ in range(5) for e in ward.tick(1.0)])
+    ward.reported("gm1", status_of("a", VmState.RUNNING, "gm1-host"))
+    assert none(StartThere, ward.tick(1000.0))
+
+
+def test_who_was_shut_down_by_somebody_is_not_started() -> None:
+    ward = Ward()
+    ward.lose_host("gm1-host")
+    effects = ward.back()
+    assert only(UpdateRecords, effects).vms[0].state is VmState.STOPPED
+    assert none(StartThere, ward.tick(10.0))
+
+
+def test_a_new_leader_takes_a_restart_up_where_it_stood() -> None:
+    ward = Ward()
+    (record,) = only(RecordRestarts, ward.lose()).vms
+    heir = Desk("gm2", settled=False)
+    heir.add_host("gm1-host", "gm1", joined=False)
+    heir.registry.hosts["gm1-host"].reachable_s = -math.inf
+    heir.feed(StateLoaded([], [record], heir.now_ms))
+    assert none(RecordRestarts, heir.tick(0.3, settled=False))
+    assert only(RecordRestarts, heir.tick(3.0)).vms[0].generation == 3
+
+
+def test_a_vm_that_waits_to_be_restarted_can_be_destroyed() -> None:
+    ward = Ward()
+    ward.registry.managers["gm1"].view = ward.registry.managers["gm2"].view = None
+    ward.lose()
+    ward.written()
+    effects = ward.feed(Destroyed("a", ward.now_ms))
+    assert only(UpdateRecords, effects).removed_vms == ["a"]
+    assert none(AskManager, ward.tick(100.0))
+
+
+def test_priority_comes_first_and_start_order_waits() -> None:
+    ward = Ward()
+    ward.submit("b", "c", task_id="more")
+    for vm_id in ("b", "c"):
+        ward.answered("gm1", vm_id, "gm1-host")
+        ward.reported("gm1", status_of(vm_id, VmState.RUNNING, "gm1-host"))
+    for vm_id, order, priority in (("a", 0, 1), ("b", 0, 9), ("c", 5, 99)):
+        vm = ward.registry.vms[vm_id]
+        vm.virtual_cluster = "web"
+        vm.policy = VmPolicy(priority=priority, start_order=order)
+    records = only(RecordRestarts, ward.lose()).vms
+    assert [record.vm_id for record in records] == ["c", "b", "a"]
+    effects = ward.feed(RestartsWritten(["a", "b", "c"], ward.now_ms))
+    asked = [r.spec.vm_id for e in effects if isinstance(e, AskManager) for r in e.vms]
+    assert asked == ["b", "a"]
+    assert "starts after" in ward.registry.vms["c"].reason
+    for vm_id in ("a", "b"):
+        ward.reported("gm2", status_of(vm_id, VmState.RUNNING, "gm2-host", generation=2))
+    assert only(AskManager, ward.tick(1.0)).vms[0].spec.vm_id == "c"
+
+
+def test_a_submission_that_waits_for_it_gets_it_whatever_its_policy() -> None:
+    desk = Desk("gm1", "gm2")
+    desk.submit("a")
+    desk.answered("gm1", "a", "gm1-host")
+    vm = desk.registry.vms["a"]
+    vm.policy = VmPolicy(FailureAction.LEAVE)
+    desk.lose_host("gm1-host")
+    desk.tick(11.0)
+    desk.registry.hosts["gm1-host"].down = Down.EVERYTHING
+    assert only(RecordRestarts, desk.feed(HostDown("gm1-host", "bmc", desk.now_ms)))
+    desk.feed(RestartsWritten(["a"], desk.now_ms))
+    vm.manager_id = "gm2"
+    failed = status_of("a", VmState.FAILED, "", generation=2, reason="no disk")
+    desk.reported("gm2", failed)
+    assert desk.error_of("a").code == VmErrorCode.START_FAILED
+
+
+def test_what_is_recorded_can_be_read_back() -> None:
+    ward = Ward()
+    ward.lose()
+    record = record_of(ward.vm)
+    assert (record.generation, record.highest, record.policy) == (2, 2, ward.vm.policy)
