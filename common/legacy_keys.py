@@ -53,6 +53,13 @@ def _number(text: str) -> float:
         raise ValueError(f'"{text}" is no number') from None
 
 
+def _boolean(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in {"true", "false"}:
+        raise ValueError(f'"{text}" is neither true nor false')
+    return word == "true"
+
+
 def _seconds(milliseconds: str) -> float:
     return _number(milliseconds) / 1000
 
@@ -288,6 +295,20 @@ RULES: Final[tuple[Rule, ...]] = (
         _command_timeout,
         remark="a bound: commands that end earlier are not waited for",
     ),
+    _one("energyManagement.enabled", "energy.enabled", _boolean),
+    _one(
+        "energyManagement.numberOfReservedNodes",
+        "energy.reserved_hosts",
+        _integer,
+        remark="of the whole cluster: it was for each group manager",
+    ),
+    _one("energyManagement.thresholds.idleTime", "energy.idle_s", _number),
+    _one(
+        "energyManagement.thresholds.wakeupTime",
+        "energy.wake_timeout_s",
+        _number,
+        remark="a bound: a host is used as soon as it has joined, not after this time",
+    ),
     # Of snooze_client.cfg, the only file of the original that names bootstrap nodes.
     _one("general.bootstrapNodes", "join.bootstrap_nodes", _list),
 )
@@ -302,7 +323,6 @@ _NO_DATABASE: Final = "the record is kept in ZooKeeper and samples in memory; no
 _REQUESTED: Final = "placement counts what VMs asked for; estimates are relocation.estimator's"
 _NO_JARS: Final = "plug-ins written in Java cannot be loaded"
 _NO_OPTIONS: Final = "its options were those of plug-ins written in Java"
-_NO_ENERGY: Final = "hosts are not put to sleep by themselves"
 _NO_POLLING: Final = "answers are awaited, not polled for; submission.start_timeout_s is the bound"
 _NO_ANOMALIES: Final = "anomalies are found by relocation.detector, at the group manager"
 _TEMPLATE_DECIDES: Final = "the VM's own template decides"
@@ -346,7 +366,6 @@ IGNORED_BELOW: Final[dict[str, str]] = {
     "groupManager.anomaly.": _NO_ANOMALIES,
     "submission.dispatching.": _NO_POLLING,
     "submission.collection.": _NO_POLLING,
-    "energyManagement.": _NO_ENERGY,
     "provisioner.contextDisk.": _NO_CONTEXT_DISK,
     "provisioner.disk.": _TEMPLATE_DECIDES,
     "provisioner.serial.": _TEMPLATE_DECIDES,

@@ -5,13 +5,14 @@ pending one (``GENERAL_EXCEPTION`` instead of a silence that clients poll for ev
 """
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from snooze.common.api import CommandRequest, VmRequest
 from snooze.common.decisions import DecisionState
 from snooze.common.errors import Conflict, NotFound
 from snooze.common.records import TaskVmRecord
+from snooze.common.resources import ZERO, Capacity
 from snooze.common.snooze_api import (
     UNKNOWN,
     ClientMigrationRequestSimple,
@@ -36,6 +37,7 @@ from snooze.common.snooze_api import (
 from snooze.common.vm_lifecycle import VmCommand, VmState
 from snooze.common.wire import DescribeHosts, HostDetail, ManagerDescription
 from snooze.groupmanager import legacy_views as views
+from snooze.groupmanager.leader.energy_rules import SLEEPERS
 from snooze.groupmanager.leader.intake import Intake
 from snooze.groupmanager.leader.registry import ManagerEntry, VmEntry
 from snooze.groupmanager.leader.service import LeaderService
@@ -210,9 +212,13 @@ class LegacyLeader:
     async def hierarchy(self) -> GroupLeaderRepositoryInformation:
         """All group managers with their hosts and VMs."""
         details = await self._leader.links.describe(DescribeHosts())
+        sleepers = self._sleepers()
         return GroupLeaderRepositoryInformation(
             [
-                views.manager_description(m.description, details.get(m.manager_id, []))
+                views.manager_description(
+                    m.description,
+                    details.get(m.manager_id, []) + sleepers.get(m.manager_id, []),
+                )
                 for m in self._managers()
             ]
         )
@@ -233,7 +239,9 @@ class LegacyLeader:
             summary = GroupManagerSummaryInformation(
                 time_stamp=self._leader.now_ms(),
                 active_capacity=manager.capacity.as_list(),
-                passive_capacity=[0.0] * 4,
+                passive_capacity=_total(
+                    detail.host.capacity for detail in self._sleepers().get(manager.manager_id, [])
+                ),
                 requested_capacity=manager.reserved.as_list(),
                 used_capacity=manager.used.as_list(),
             )
@@ -283,6 +291,15 @@ class LegacyLeader:
         listed = [vms[index] for index in order]
         return VirtualMachinesList(_page(listed, [names[index] for index in order], request))
 
+    def _sleepers(self) -> dict[str, list[HostDetail]]:
+        """The hosts that sleep, or come or go, by the manager that they had."""
+        found: dict[str, list[HostDetail]] = {}
+        for _, host in sorted(self._registry.hosts.items()):
+            if host.state in SLEEPERS and not host.joined:
+                detail = HostDetail(host.description, host.state.value, ZERO, ZERO)
+                found.setdefault(host.manager_id, []).append(detail)
+        return found
+
     async def _hosts(
         self, request: DescribeHosts, only: list[str] | None
     ) -> list[LocalControllerDescription]:
@@ -292,11 +309,25 @@ class LegacyLeader:
             for manager_id, details in answers.items()
             for detail in details
         ]
+        found += [
+            (detail, self._manager(manager_id))
+            for manager_id, details in self._sleepers().items()
+            for detail in details
+            if (only is None or manager_id in only)
+            and (not request.host_ids or detail.host.host_id in request.host_ids)
+        ]
         found.sort(key=lambda pair: pair[0].host.host_id)
         return [
             views.host_description(detail, manager, with_vms=request.with_vms)
             for detail, manager in found
         ]
+
+
+def _total(capacities: Iterable[Capacity]) -> list[float]:
+    total = ZERO
+    for capacity in capacities:
+        total = total.plus(capacity)
+    return total.as_list()
 
 
 def _page(items: list[T], ids: list[str], request: HostListRequest) -> list[T]:

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from snooze.common.api import ImageView
+from snooze.common.records import HostPower
 from snooze.common.resources import Capacity
 from snooze.common.snooze_api import (
     UNKNOWN,
@@ -66,6 +67,9 @@ _ERROR_OF: dict[str, VirtualMachineErrorCode] = {
 _STATUS_OF_HOST = {
     "active": LocalControllerStatus.ACTIVE,
     "leaving": LocalControllerStatus.ACTIVE,
+    HostPower.GOING_DOWN: LocalControllerStatus.PASSIVE,
+    HostPower.ASLEEP: LocalControllerStatus.PASSIVE,
+    HostPower.WAKING: LocalControllerStatus.WOKENUP,
 }
 
 

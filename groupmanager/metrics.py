@@ -81,3 +81,18 @@ def leader_metrics(leader: LeaderService | None) -> Iterator[Metric]:
     yield counter("snooze_leader_transactions", "Writes to the store.", journal.transactions)
     yield counter("snooze_leader_written_bytes", "Written to the store.", journal.bytes_written)
     yield gauge("snooze_leader_changes_waiting", "Changes to be written.", journal.waiting)
+    yield from _energy(leader)
+
+
+def _energy(leader: LeaderService) -> Iterator[Metric]:
+    """Watts and kilowatt-hours, in all and by host."""
+    view = leader.energy.view()
+    yield gauge("snooze_cluster_watts", "Drawn by all hosts now.", view.watts)
+    yield gauge("snooze_cluster_used_kwh", "Used by all hosts since it is metered.", view.used_kwh)
+    yield gauge("snooze_cluster_saved_kwh", "Saved since some of them sleep.", view.saved_kwh)
+    for name, words, values in (
+        ("watts", "Drawn by each host now.", {h.hostname: h.watts for h in view.hosts}),
+        ("used_kwh", "Used by each host.", {h.hostname: h.used_kwh for h in view.hosts}),
+        ("saved_kwh", "Saved by each host's sleep.", {h.hostname: h.saved_kwh for h in view.hosts}),
+    ):
+        yield gauges(f"snooze_host_{name}", words, "host", values)

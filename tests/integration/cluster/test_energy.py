@@ -37,6 +37,7 @@ QUICK: dict[str, dict[str, object]] = {
     "heartbeat": {"interval_s": 0.3, "timeout_s": 1.5},
     "join": {"retry_min_s": 0.05, "retry_max_s": 0.5},
     "monitoring": {"interval_s": 0.5},
+    "recovery": {"reserve": "none"},
     "energy": {
         "enabled": True,
         "idle_s": 1.0,

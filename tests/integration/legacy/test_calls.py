@@ -417,6 +417,11 @@ def test_reconfiguration_is_begun_where_it_is_asked_for(wire: "Wire", url: str) 
     assert wire.ask(url, "POST", "/groupmanager?startReconfiguration").json in (True, False)
 
 
+def test_a_managers_energy_saver_is_suspended_and_resumed(wire: "Wire", url: str) -> None:
+    for name in ("suspendEnergySaver", "suspendEnergySaver", "resumeEnergySaver"):
+        assert is_true(wire.ask(url, "GET", f"/groupmanager?{name}"))
+
+
 # ---------------------------------------------------------------- metadata
 
 
