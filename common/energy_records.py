@@ -1,4 +1,4 @@
-"""What ZooKeeper keeps of the energy that hosts used: ``/energy/hosts-N``, ``slots-N``, ``paused``.
+"""What ZooKeeper keeps of the energy that hosts used: ``/energy/hosts-N`` and ``slots-N``.
 
 Written by the leader every ``energy.record_s``; so much is lost with a leader that dies.
 """
@@ -33,12 +33,8 @@ class EnergySlot(msgspec.Struct, frozen=True, array_like=True):
 
 
 class EnergyRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """All of it, or a part; ``began_ms``: since when is metered.
-
-    ``paused``: the group managers whose hosts stay up, as Snooze's ``suspendEnergySaver`` asked.
-    """
+    """All of it, or a part; ``began_ms``: since when is metered."""
 
     began_ms: int = 0
     hosts: dict[str, HostEnergy] = {}
     slots: list[EnergySlot] = []
-    paused: tuple[str, ...] = ()

@@ -113,7 +113,6 @@ class Energy:
         self._answers: dict[int, asyncio.Future[str]] = {}
         self._expects: FloatArray = np.zeros(R)
         self._expected_s = -EXPECT_S
-        self.paused: set[str] = set()
         self._metered_s = 0.0
         self._recorded_s = clock.monotonic_s()
         self._tasks = TaskSet()
@@ -127,9 +126,7 @@ class Energy:
             name.rpartition("/")[2]: records.decode(entry.data, EnergyRecord)
             for name, entry in entries.items()
         }
-        record = join(list(self._written.values()))
-        self.meter.load(record)
-        self.paused = set(record.paused)
+        self.meter.load(join(list(self._written.values())))
 
     def start(self) -> None:
         """Begin to read what BMCs measure."""
@@ -165,9 +162,7 @@ class Energy:
     def write_record(self) -> None:
         """Have the record keep what was metered; only what changed is written."""
         operations: list[Operation] = []
-        parts = split(self.meter.record(), HOSTS_EACH, SLOTS_EACH)
-        parts["paused"] = EnergyRecord(paused=tuple(sorted(self.paused)))
-        for name, part in parts.items():
+        for name, part in split(self.meter.record(), HOSTS_EACH, SLOTS_EACH).items():
             if same(part, self._written.get(name)):
                 continue
             path, data = f"{energy_records.ENERGY}/{name}", records.encode(part)
@@ -196,17 +191,6 @@ class Energy:
     def approve(self, decision_id: str) -> None:
         """A person approves of a proposed decision; of another's nothing comes."""
         self._runner.feed(events.Approved(decision_id, self._clock.wall_ms()))
-
-    def pause(self, manager_id: str, *, paused: bool) -> None:
-        """Let the hosts of a manager stay up, or go on; recorded.
-
-        A host that is going down already does; one that sleeps is woken when it is needed.
-        """
-        if paused:
-            self.paused.add(manager_id)
-        else:
-            self.paused.discard(manager_id)
-        self.write_record()
 
     def view(self) -> EnergyView:
         """What was used and saved."""
@@ -265,10 +249,7 @@ class Energy:
     # ------------------------------------------------------------ what the core asks
 
     def _mode(self, kind: DecisionKind, host_id: str) -> DecisionMode:
-        host = self._registry.hosts[host_id]
-        if kind is DecisionKind.SLEEP and host.manager_id in self.paused:
-            return DecisionMode.OFF
-        return self._mode_of(kind, host)
+        return self._mode_of(kind, self._registry.hosts[host_id])
 
     def _expected(self, _now_ms: int) -> FloatArray:
         """The rise of demand that the past days had after this hour."""

@@ -237,8 +237,7 @@ def join(parts: list[EnergyRecord]) -> EnergyRecord:
     for part in parts:
         hosts.update(part.hosts)
     began_ms = min((part.began_ms for part in parts if part.began_ms), default=0)
-    paused = tuple(sorted({manager_id for part in parts for manager_id in part.paused}))
-    return EnergyRecord(began_ms, hosts, slots[-SLOTS:], paused)
+    return EnergyRecord(began_ms, hosts, slots[-SLOTS:])
 
 
 def same(one: EnergyRecord, other: EnergyRecord | None) -> bool:
