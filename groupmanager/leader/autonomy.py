@@ -142,6 +142,18 @@ class LeaderAutonomy:
         )
         return self.view()
 
+    async def pause_sleep(self, manager_id: str, *, paused: bool) -> None:
+        """A manager's hosts stay up, or may sleep again. Raises: see ``change``."""
+        await self.change(
+            AutonomyChange(
+                Scope.MANAGER.value,
+                manager_id,
+                (DecisionKind.SLEEP.value,),
+                paused=paused,
+                who="suspendEnergySaver",
+            )
+        )
+
     def _changed(
         self, change: AutonomyChange, record: AutonomyRecord, now_ms: int
     ) -> AutonomyRecord:

@@ -12,8 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from snooze.common import record_layout, records
-from snooze.common.api import TASK_ENDED, AutonomyChange, CommandRequest, TaskState
-from snooze.common.autonomy import Scope
+from snooze.common.api import TASK_ENDED, CommandRequest, TaskState
 from snooze.common.clock import Clock
 from snooze.common.coordination.port import Check, Coordinator, Create, Put
 from snooze.common.core_runner import CoreRunner
@@ -387,15 +386,7 @@ class LeaderService:
                 return await self._relay(message)
             case PauseEnergy():
                 self.require()
-                await self.autonomy.change(
-                    AutonomyChange(
-                        Scope.MANAGER.value,
-                        message.manager_id,
-                        (DecisionKind.SLEEP.value,),
-                        paused=message.paused,
-                        who="suspendEnergySaver",
-                    )
-                )
+                await self.autonomy.pause_sleep(message.manager_id, paused=message.paused)
                 return Accepted()
             case RenewLease():
                 return LeaseGranted(self._authority.left_s() if self._is_leader() else 0.0)
