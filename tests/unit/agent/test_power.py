@@ -1,6 +1,7 @@
 """Going down: what is offered, what is refused, what is run."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from snooze.localcontroller.power import (
     HostPowerDown,
     IpmiPower,
     PowerAction,
+    PowerDownDriver,
     SimulatedPowerDown,
     SystemdPower,
     make_power,
@@ -103,6 +105,30 @@ class TestGoingDown:
             while not (tmp_path / "done").exists():  # noqa: ASYNC110 (a file)
                 await asyncio.sleep(0.05)
         await asyncio.sleep(0.2)
+
+    @pytest.mark.parametrize(
+        ("driver", "action", "run"),
+        [
+            (SystemdPower(), PowerAction.SHUTDOWN, "systemctl poweroff"),
+            (SystemdPower(), PowerAction.SUSPEND_TO_RAM, "systemctl suspend"),
+            (SystemdPower(), PowerAction.SUSPEND_TO_DISK, "systemctl hibernate"),
+            (SystemdPower(), PowerAction.SUSPEND_TO_BOTH, "systemctl hybrid-sleep"),
+            (IpmiPower(), PowerAction.SHUTDOWN, "ipmitool -I open chassis power soft"),
+        ],
+    )
+    async def test_what_is_run(
+        self,
+        driver: PowerDownDriver,
+        action: PowerAction,
+        run: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        for name in ("systemctl", "ipmitool"):
+            script(tmp_path, f'echo {name} "$@" >{tmp_path}/said', name)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        await driver.go_down(action)
+        assert (tmp_path / "said").read_text() == f"{run}\n"
 
     async def test_the_fake_falls(self) -> None:
         fallen: list[PowerAction] = []
