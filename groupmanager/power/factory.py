@@ -59,6 +59,7 @@ class PowerDrivers:
     ) -> None:
         """``world``: the machines of driver ``test``, shared with whoever simulates hosts."""
         self._limits = limits or PowerLimits()
+        self._owns_world = world is None
         self.world = world or SimulatedPower()
         self._workers = IpmiWorkers(ipmi_processes)
         self._overrides = overrides
@@ -139,4 +140,5 @@ class PowerDrivers:
             self.forget(host_id)
         await asyncio.gather(*self._closing, return_exceptions=True)
         await self._workers.close()
-        await self.world.close()
+        if self._owns_world:
+            await self.world.close()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snooze.common.errors import InvalidRequest
-from snooze.common.power_options import POWER_DRIVERS, IpmiOptions, parse_power
+from snooze.common.power_options import POWER_DRIVERS, CommandOptions, IpmiOptions, parse_power
 from snooze.common.redaction import redact_options
 from snooze.common.wire import PowerDescription
 
@@ -59,6 +59,21 @@ def test_any_password_is_read_and_hidden(
         assert "Zq" not in text
         assert "-H b" in text
         assert "-U u" in text
+
+
+@given(PASSWORDS, st.sampled_from(STYLES), st.sampled_from(STYLES[:2]))
+def test_a_password_in_a_command_is_hidden(
+    password: str, style: Callable[[str], str], around: Callable[[str], str]
+) -> None:
+    if not password.isprintable():
+        return
+    options = f"--on {around(f'/bin/wake -P {style(password)} h1')} --off /bin/halt"
+    meant = parse_power("COMMAND", options)
+    assert isinstance(meant, CommandOptions)
+    assert meant.on == ("/bin/wake", "-P", password, "h1")
+    for text in (repr(meant), redact_options(options), repr(PowerDescription("COMMAND", options))):
+        assert "Zq" not in text
+        assert "/bin/wake" in text
 
 
 @given(DRIVERS, st.lists(st.one_of(PIECES, PASSWORDS), max_size=8).map(" ".join))
