@@ -136,11 +136,13 @@ def _by_signal(note: Callable[[Doomed], None]) -> bool:
             continue
         note({tag.vm_id: tag.generation})
         logger.error("no lease, and libvirt does not answer: process %d is killed", pid)
+        clean = False  # until it is seen to be gone
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
-            continue
-        clean = False  # until it is seen to be gone
+            pass
+        except OSError as error:
+            logger.error("process %d cannot be killed: %s", pid, error)
     return clean
 
 
