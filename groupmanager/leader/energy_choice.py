@@ -38,18 +38,21 @@ MAX_WAITING: Final = 256
 """VMs that one evaluation finds hosts for; the others' turn is the next."""
 MAX_ALTERNATIVES: Final = 10
 MAX_SLEEPS: Final = 8
-"""Hosts that one evaluation puts to sleep: each is weighed against the HA reserve, which costs."""
-MAX_HA_REFUSALS: Final = 3
+"""Hosts that one evaluation puts to sleep."""
 LAST_RESORT: Final = 1000.0
 """What a host that has just gone to sleep costs, as a multiple: others are woken before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Hosts with the reason for each, in order, and what else was weighed."""
+    """Hosts with the reason for each, in order, and what else was weighed.
+
+    ``ha_refused``: some host stays up for the HA reserve.
+    """
 
     hosts: tuple[tuple[HostEntry, str], ...]
     alternatives: tuple[str, ...] = ()
+    ha_refused: bool = False
 
 
 def choose_sleepers(
@@ -102,9 +105,8 @@ def choose_sleepers(
     leaving = np.array([h.description.host_id in proposed for h in fleet.hosts], dtype=np.bool_)
     gone: FloatArray = fleet.room[leaving].sum(axis=0)
     staying = {host.description.host_id for host in fleet.hosts} - proposed
-    refused = 0
     for watts, idle, host_id, row in sorted(candidates):
-        if len(chosen) >= MAX_SLEEPS or refused >= MAX_HA_REFUSALS:
+        if len(chosen) >= MAX_SLEEPS:
             break
         host = fleet.hosts[row]
         name = host.description.hostname
@@ -113,16 +115,24 @@ def choose_sleepers(
             why = f"{policy.reserved_hosts} hosts stay up"
         else:
             why = lacking(policy, fleet, without, expected)
-            if not why:
-                why = ha_lacks(frozenset(staying - {host_id}))
-                refused += bool(why)
         if why:
             others.append(f"{name}: {why}")
             continue
         gone = without
         staying.discard(host_id)
         chosen.append((host, f"idle for {-idle:.0f} s; saves {-watts:.0f} W"))
-    return Chosen(tuple(chosen), tuple(others[:MAX_ALTERNATIVES]))
+    ha_refused = False
+    # All at once, then half of them, and so on: each look at the HA reserve costs.
+    while chosen:
+        why = ha_lacks(frozenset(staying))
+        if not why:
+            break
+        ha_refused = True
+        kept = chosen[len(chosen) // 2 :]
+        chosen = chosen[: len(chosen) // 2]
+        others += [f"{host.description.hostname}: {why}" for host, _ in kept]
+        staying |= {host.description.host_id for host, _ in kept}
+    return Chosen(tuple(chosen), tuple(others[:MAX_ALTERNATIVES]), ha_refused)
 
 
 def choose_wakers(

@@ -74,6 +74,8 @@ from snooze.groupmanager.leader.registry import HostEntry, Registry
 
 EVALUATE_S: Final = 1.0
 """How often is looked for hosts to wake or to put to sleep."""
+HA_EVERY_S: Final = 10.0
+"""Between two looks at the HA reserve that found it lacking; one takes long in a large cluster."""
 PROPOSED_S: Final = 900.0
 """How long a proposal waits for its approval; a dry run is not repeated before this."""
 
@@ -118,6 +120,9 @@ class EnergyCore:
     ha_lacks: Callable[[frozenset[str]], str] = _holds
     proposals: dict[str, Proposal] = field(default_factory=dict[str, Proposal])
     evaluated_s: float = -math.inf
+    ha_refused_s: float = -math.inf
+    ha_looked_s: float = -math.inf
+    ha_seen: str = ""
     power: PowerSteps = field(init=False)
 
     def __post_init__(self) -> None:
@@ -190,7 +195,7 @@ class EnergyCore:
         self, fleet: Fleet, expected: FloatArray, now_s: float, now_ms: int
     ) -> list[EnergyEffect]:
         """Put to sleep what is not needed (rule 2)."""
-        if not self.policy.enabled:
+        if not self.policy.enabled or now_s - self.ha_refused_s < HA_EVERY_S:
             return []
         chosen = choose_sleepers(
             self.registry,
@@ -204,6 +209,8 @@ class EnergyCore:
             now_ms=now_ms,
         )
         effects: list[EnergyEffect] = []
+        if not chosen.hosts and chosen.ha_refused:
+            self.ha_refused_s = now_s
         for host, reason in chosen.hosts:
             effects += self._decide(
                 DecisionKind.SLEEP, host, reason, now_s, now_ms, chosen.alternatives
@@ -211,6 +218,14 @@ class EnergyCore:
         return effects
 
     # ------------------------------------------------------------ waking
+
+    def _ha_of(self, up: frozenset[str], now_s: float) -> str:
+        """What HA lacks while these hosts are up, looked at now and then."""
+        if not self.policy.enabled:
+            return ""
+        if now_s - self.ha_looked_s >= HA_EVERY_S:
+            self.ha_looked_s, self.ha_seen = now_s, self.ha_lacks(up)
+        return self.ha_seen
 
     def _wake_some(
         self, fleet: Fleet, expected: FloatArray, now_s: float, now_ms: int
@@ -237,7 +252,7 @@ class EnergyCore:
             fleet,
             expected,
             self.limit,
-            self.ha_lacks(up) if self.policy.enabled and not coming else "",
+            self._ha_of(up, now_s) if not coming else "",
             willing=willing,
             coming=coming,
             now_s=now_s,

@@ -21,10 +21,11 @@ from enum import StrEnum
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from snooze.common.energy_records import EnergyRecord, EnergySlot, HostEnergy
 from snooze.common.records import HostPower
-from snooze.common.resources import ZERO, Capacity, FloatArray
+from snooze.common.resources import Capacity, FloatArray, R
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY
 from snooze.common.wire import PowerDescription
 from snooze.groupmanager.leader.registry import HostEntry, Registry
@@ -37,6 +38,8 @@ SLOTS: Final = 2016
 MAX_HOSTS: Final = 20_000
 FRESH_S: Final = 120.0
 """A measurement counts for so long."""
+DEMAND_S: Final = 30.0
+"""How often the demand of all VMs is summed up."""
 
 _DOWN: Final = frozenset({HostPower.ASLEEP, HostPower.FENCED, HostPower.FAILED})
 
@@ -77,6 +80,8 @@ class EnergyMeter:
     began_ms: int = 0
     stepped_s: float = -1.0
     current: EnergySlot | None = None
+    demanded: FloatArray = field(default_factory=lambda: np.zeros(R))
+    demanded_s: float = -1e18
     samples: int = 0
 
     def measured(self, host_id: str, watts: float, now_s: float) -> None:
@@ -115,8 +120,10 @@ class EnergyMeter:
                 meter.up_s += passed_s
                 up += 1
             total_w, saved_w = total_w + watts, saved_w + saved
-        used = self._demand()
-        self.demand.observe(now_ms / 1000, used)
+        if now_s - self.demanded_s >= DEMAND_S:
+            self.demanded_s, self.demanded = now_s, self._demand()
+            self.demand.observe(now_ms / 1000, self.demanded)
+        used = self.demanded
         self._remember(EnergySlot(now_ms, total_w, saved_w, up, asleep, Capacity.of(used)))
 
     def _meter(self, host_id: str) -> HostMeter | None:
@@ -153,11 +160,11 @@ class EnergyMeter:
 
     def _demand(self) -> FloatArray:
         """``[R]``: what all VMs that hold room were promised."""
-        total = ZERO
-        for vm in self.registry.vms.values():
-            if vm.state in HOLDS_CAPACITY:
-                total = total.plus(vm.demand)
-        return total.as_array()
+        held = [
+            vm.demand.as_tuple() for vm in self.registry.vms.values() if vm.state in HOLDS_CAPACITY
+        ]
+        total: FloatArray = np.array(held, dtype=np.float64).reshape(-1, R).sum(axis=0)
+        return total
 
     def _remember(self, now: EnergySlot) -> None:
         """Into the slot of this moment, as a mean."""

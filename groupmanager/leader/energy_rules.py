@@ -87,11 +87,14 @@ def fleet_of(registry: Registry, limit: FloatArray) -> Fleet:
     )
     index = {host.description.host_id: row for row, host in enumerate(hosts)}
     room = room_of(hosts, limit)
+    held = [
+        (index[vm.host_id], vm.demand.as_tuple())
+        for vm in registry.vms.values()
+        if vm.host_id in index and vm.state in HOLDS_CAPACITY
+    ]
     free = room.copy()
-    for vm in registry.vms.values():
-        row = index.get(vm.host_id)
-        if row is not None and vm.state in HOLDS_CAPACITY:
-            free[row] -= vm.demand.as_array()
+    if held:
+        np.subtract.at(free, [row for row, _ in held], np.array([demand for _, demand in held]))
     return Fleet(hosts, room, np.maximum(free, 0.0))
 
 

@@ -60,15 +60,23 @@ def shortfall(
     row = {host.description.host_id: index for index, host in enumerate(hosts)}
     free = np.array([host.description.capacity.as_tuple() for host in hosts]) * limit
     needs: list[list[VmEntry]] = [[] for _ in hosts]
-    for vm in registry.vms.values():
-        index = row.get(vm.host_id)
-        if index is None or vm.state not in HOLDS_CAPACITY:
-            continue
-        free[index] -= vm.demand.as_array()
-        if vm.managed and vm.policy.is_highly_available:
-            needs[index].append(vm)
+    held = [
+        (row[vm.host_id], vm.demand.as_tuple(), vm)
+        for vm in registry.vms.values()
+        if vm.host_id in row and vm.state in HOLDS_CAPACITY
+    ]
+    loads = np.zeros(len(hosts))
     scale = np.maximum(free.max(axis=0), 1.0)
-    loads = [sum(float((vm.demand.as_array() / scale).max()) for vm in vms) for vms in needs]
+    if held:
+        rows = np.array([index for index, _, _ in held])
+        demand = np.array([needed for _, needed, _ in held])
+        np.subtract.at(free, rows, demand)
+        scale = np.maximum(free.max(axis=0), 1.0)
+        moving = np.array([vm.managed and vm.policy.is_highly_available for _, _, vm in held])
+        np.add.at(loads, rows[moving], (demand[moving] / scale).max(axis=1))
+        for index, _, vm in held:
+            if vm.managed and vm.policy.is_highly_available:
+                needs[index].append(vm)
     for index in sorted(range(len(hosts)), key=lambda i: (-loads[i], i))[:MOST]:
         left = _unplaced(needs[index], np.delete(free, index, axis=0), scale)
         if left:
