@@ -116,6 +116,7 @@ class Run:
     async def whole(self, hosts: int) -> Daemon:
         """Wait until all managers and hosts are in; the leader."""
         deadline_s = time.monotonic() + PATIENCE_S
+        seen = ""
         while time.monotonic() < deadline_s:
             leader = await self.leader()
             managers = await self.get(self.cluster.bootstraps[0], "/v1/managers")
@@ -124,8 +125,11 @@ class Run:
                 below = Counter(joined.values())
                 if len(joined) == hosts and len(below) == len(self.cluster.managers) - 1:
                     return leader
+                seen = f"{len(joined)} of {hosts} hosts below {dict(below)}"
+            else:
+                seen = f"leader {leader and leader.name}, {len(managers or ())} managers"
             await asyncio.sleep(0.1)
-        raise SystemExit(f"the hierarchy is not whole after {PATIENCE_S:g} s")
+        raise SystemExit(f"the hierarchy is not whole after {PATIENCE_S:g} s: {seen}")
 
     # ------------------------------------------------------------ submitting
 

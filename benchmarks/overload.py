@@ -26,7 +26,7 @@ from benchmarks import _report
 from benchmarks.submission import TEMPLATE, Daemons, cluster, drive
 
 IN_FLIGHT = 16
-MAX_OPEN = 4000
+MAX_OPEN = 1000
 """Calls that the generator keeps open; beyond them it counts what it could not even send."""
 CALL_S = 60.0
 

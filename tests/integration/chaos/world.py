@@ -115,6 +115,7 @@ class World:
         """Switch a host on, its domains defined and off as its disk has kept them."""
         place = self.places[name]
         place.power_on()
+        place.plug()  # A pulled cable stays pulled while a host is off.
         uri = f"test+unix:///default?socket={place.folder}/run/{_SOCKET}"
         deadline_s = time.monotonic() + PATIENCE_S
         while True:
