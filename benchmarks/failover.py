@@ -8,7 +8,7 @@ and then a manager with hosts is killed: *reattached* is until each of its hosts
 manager; *silent* is the same with one that freezes, as when its machine loses power. At the end
 every acknowledged VM must be there, once.
 
-Profiles: ``fast`` (ZooKeeper tick 500 ms, ``configs/profiles/fast.toml``), ``default``, and
+Profiles: ``fast`` (ZooKeeper tick 500 ms; docs/operations.md), ``default``, and
 ``snooze``: the original's defaults (session 10 s, heartbeats every 3 s, time-out 10 s) on our code.
 
 ``python -m benchmarks failover [--profile fast,default,snooze] [--rounds 30] [--hosts 60]``
