@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -227,7 +228,8 @@ def dump(decision: Decision, plan: Plan | None = None) -> str:
         document["situation"] = situation_document(decision.situation)
     if plan is not None:
         document["plan"] = plan_document(decision.snapshot, plan)
-    return json.dumps(document, allow_nan=False)
+    # Numbers as short as they can be and still the same when read again.
+    return msgspec.json.encode(document).decode()
 
 
 def plan_document(snapshot: Snapshot, plan: Plan) -> dict[str, object]:

@@ -181,8 +181,11 @@ class Autonomy:
 
     # ------------------------------------------------------------ what is seen
 
-    def _view(self, kind: DecisionKind | None = None) -> View:
-        """The state of this moment, without what is switched off for a kind."""
+    def _view(self, kind: DecisionKind | None = None, only: Sequence[str] | None = None) -> View:
+        """The state of this moment, of all hosts or ``only`` some.
+
+        Without what is switched off for a kind.
+        """
         off_hosts, off_vms = self._off(kind) if kind is not None else (set[str](), set[str]())
         return look(
             self._table,
@@ -192,6 +195,7 @@ class Autonomy:
             self._now_s,
             off_hosts,
             self.memory.stuck(self._now_s) | off_vms,
+            only,
         )
 
     def _off(self, kind: DecisionKind) -> tuple[set[str], set[str]]:
@@ -540,7 +544,7 @@ class Autonomy:
             step.source in self._hot for step in work.steps
         ):
             return "the overload is over"
-        return self._worker.why_not_all(self._view(work.kind), work)
+        return self._worker.why_not_all(work)
 
     def _expire(self) -> list[ManagerEffect]:
         effects: list[ManagerEffect] = []

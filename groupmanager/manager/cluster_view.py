@@ -27,7 +27,7 @@ from snooze.groupmanager.manager.migration_core import Migrations
 from snooze.groupmanager.manager.monitoring import HostLoad
 from snooze.scheduling.detection import Thresholds, axis_values
 from snooze.scheduling.estimation import Average, Estimator, Window
-from snooze.scheduling.snapshot import BoolArray, HostState, Snapshot
+from snooze.scheduling.snapshot import BoolArray, HostState, IntArray, Snapshot
 
 AXES: Final = (*AXIS_NAMES, *(f"asked_{name}" for name in AXIS_NAMES))
 
@@ -81,6 +81,7 @@ class View:
         window: samples of the VMs, ``R`` axes.
         requested: ``float64[V, R]``, what was asked for.
         takes_part: ``bool[H]``.
+        unknown: ``bool[H]``, takes no part only because samples are late or not complete yet.
         empty: ``bool[H]``, nothing at all is on the host.
     """
 
@@ -88,6 +89,7 @@ class View:
     window: Window
     requested: FloatArray
     takes_part: BoolArray
+    unknown: BoolArray
     empty: BoolArray
 
     def row_of_vm(self, key: str) -> int | None:
@@ -116,9 +118,15 @@ def look(
     now_s: float,
     off_hosts: Container[str] = (),
     off_vms: Container[str] = (),
+    only: Sequence[str] | None = None,
 ) -> View:
-    """See the hosts and VMs as they are now; ``off_*`` are switched off by people."""
-    order = table.order
+    """See the hosts and VMs as they are now; ``off_*`` are switched off by people.
+
+    ``only``: of these hosts, which are here; that costs little, however many there are.
+    """
+    order = table.order if only is None else list(only)
+    rows = np.array([table.row_of(host_id) for host_id in order], dtype=np.int64)
+    capacity, states = table.capacity[rows], np.array(table.states(order), dtype=np.int8)
     vms: list[VmEntry] = []
     placement: list[int] = []
     unlisted = np.zeros(len(order), dtype=np.int64)
@@ -144,14 +152,18 @@ def look(
         or vm.key in off_vms
         for vm in vms
     ]
-    takes_part = _takes_part(table, samples, window, vms, where, now_s, off_hosts)
-    state = np.array(table.states(), dtype=np.int8)
+    known = _known(order, samples, window, vms, where, now_s)
+    allowed = (states == HostState.ACTIVE) & np.array(
+        [host_id not in off_hosts for host_id in order], dtype=np.bool_
+    )
+    takes_part = allowed & known
+    state = states.copy()
     state[(state == HostState.ACTIVE) & ~takes_part] = HostState.DRAINING
-    measured = np.where(table.capacity > 0, table.capacity, UNBOUNDED)
+    measured = np.where(capacity > 0, capacity, UNBOUNDED)
     snapshot = Snapshot.of(
         order,
-        np.hstack([measured, table.capacity]),
-        used=_unlisted_use(table, migrations, vms, where, usage, requested),
+        np.hstack([measured, capacity]),
+        used=_unlisted_use(table.reserved[rows], order, migrations, vms, where, usage, requested),
         host_state=state,
         vm_ids=[vm.key for vm in vms],
         demand=np.hstack([usage, requested]),
@@ -164,22 +176,19 @@ def look(
         axes=AXES,
     )
     counts = unlisted + np.bincount(where, minlength=len(order)) if order else unlisted
-    return View(snapshot, window, requested, takes_part, counts == 0)
+    return View(snapshot, window, requested, takes_part, allowed & ~known, counts == 0)
 
 
-def _takes_part(
-    table: HostTable,
+def _known(
+    order: Sequence[str],
     samples: Samples,
     window: Window,
     vms: list[VmEntry],
-    where: np.ndarray[tuple[int], np.dtype[np.int64]],
+    where: IntArray,
     now_s: float,
-    off_hosts: Container[str],
 ) -> BoolArray:
-    order = table.order
-    known = samples.host_load(order, now_s).fresh.copy()
-    known &= np.array(table.states(), dtype=np.int8) == HostState.ACTIVE
-    known &= np.array([host_id not in off_hosts for host_id in order], dtype=np.bool_)
+    """``bool[H]``: whose samples are in time, and those of its running VMs too."""
+    known: BoolArray = samples.host_load(order, now_s).fresh.copy()
     if vms and window.valid.shape[1]:
         running = np.array([vm.state is VmState.RUNNING for vm in vms], dtype=np.bool_)
         silent = running & window.valid.any(axis=1) & ~window.valid[:, -1]
@@ -188,28 +197,33 @@ def _takes_part(
 
 
 def _unlisted_use(
-    table: HostTable,
+    reserved: FloatArray,
+    order: Sequence[str],
     migrations: Migrations,
     vms: list[VmEntry],
-    where: np.ndarray[tuple[int], np.dtype[np.int64]],
+    where: IntArray,
     usage: FloatArray,
     requested: FloatArray,
 ) -> FloatArray:
     """``float64[H, 2R]``: what is promised or about to arrive beside the VMs that are listed."""
-    asked = np.maximum(table.reserved, 0.0)
+    asked = np.maximum(reserved, 0.0)
     if vms:
         listed = np.zeros_like(asked)
         np.add.at(listed, where, requested)
         asked = np.maximum(asked - listed, 0.0)
         asked[asked < 1e-6 * np.maximum(1.0, listed)] = 0.0
     arriving = np.zeros_like(asked)
-    rows = {vm.key: row for row, vm in enumerate(vms)}
-    for migration in migrations.under_way():
-        host, vm = table.row_of(migration.destination), rows.get(migration.vm.key)
-        if host is not None and vm is not None:
-            arriving[host] += usage[vm]
+    hosts = {host_id: row for row, host_id in enumerate(order)}
+    open_moves = migrations.under_way()
+    moving = {migration.vm.key for migration in open_moves}
+    rows = {vm.key: row for row, vm in enumerate(vms) if vm.report.vm_id in moving}
+    for migration in open_moves:
+        host, vm = hosts.get(migration.destination), rows.get(migration.vm.key)
+        if host is not None:
+            # Of a VM whose source is not looked at, what it asked for is counted.
+            arriving[host] += usage[vm] if vm is not None else migration.vm.demand.as_array()
     for host_id, demand in migrations.arriving():
-        host = table.row_of(host_id)
+        host = hosts.get(host_id)
         if host is not None:
             arriving[host] += demand.as_array()
     return np.hstack([arriving, asked])

@@ -1,6 +1,6 @@
 """A manager's hosts and VMs as plain state, with what each host has promised."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -222,15 +222,15 @@ class HostTable:
         result: FloatArray = room[np.array(taking, dtype=np.bool_)] if taking else room
         return result
 
-    def states(self) -> list[int]:
-        """``HostState`` of each host for placement."""
+    def states(self, host_ids: Iterable[str] | None = None) -> list[int]:
+        """``HostState`` of each host, or of those named, for placement."""
         return [
             int(
                 SchedulingState.DRAINING
                 if not self.hosts[host_id].takes_vms
                 else SchedulingState.ACTIVE
             )
-            for host_id in self.order
+            for host_id in (self.order if host_ids is None else host_ids)
         ]
 
     def reserved_on(self, host_id: str) -> Capacity:

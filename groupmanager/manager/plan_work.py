@@ -7,7 +7,8 @@ Rules:
    emptied, those of its host that have not begun: it will not be empty. Nothing else waits, and
    nothing else stops.
 2. At the moment it begins a move is proved again by the checker, on hosts and VMs as they are then.
-   One that breaks a rule now has failed, with the rule.
+   One that breaks a rule now has failed, with the rule. While samples of its hosts are late or not
+   complete (a VM has just arrived) it waits.
 3. At most ``per_host`` migrations touch a host and ``at_once`` run, those of others counted.
 4. A move that has not begun ``expire_s`` after the plan was made does not begin.
 
@@ -19,7 +20,7 @@ Rules:
     running    the migration ended                  done or failed
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -121,11 +122,11 @@ class Worker:
         table: HostTable,
         migrations: Migrations,
         bounds: Bounds,
-        look: Callable[[DecisionKind], View],
+        look: Callable[[DecisionKind, Sequence[str]], View],
         begun: Begun,
         ended: Ended,
     ) -> None:
-        """``look``: the state of this moment, for a kind; the others are told of each move."""
+        """``look``: some hosts at this moment, for a kind; the others are told of each move."""
         self._table = table
         self._migrations = migrations
         self._bounds = bounds
@@ -138,20 +139,18 @@ class Worker:
         if now_s - work.made_s > self._bounds.expire_s:
             work.stop(f"it could not begin within {self._bounds.expire_s:g} s")
         effects: list[ManagerEffect] = []
-        view: View | None = None
         for step in work.steps:
             if step.state is not StepState.WAITING or self._stopped(work, step):
                 continue
             if self._waits(work, step):
                 continue
-            if view is None:
-                view = self._look(work.kind)
-            why_not = self._why_not(view, step)
+            why_not = self._why_not(work.kind, step)
+            if why_not is None:
+                continue
             if why_not:
                 self._fail(work, step, why_not)
-                continue
-            effects += self._begin(work, step)
-            view = None
+            else:
+                effects += self._begin(work, step)
         return effects
 
     def _stopped(self, work: Work, step: Step) -> bool:
@@ -180,28 +179,36 @@ class Worker:
             for other in work.steps
         )
 
-    def _why_not(self, view: View, step: Step) -> str:
-        """Why the move may not begin now; empty if it may."""
+    def _why_not(self, kind: DecisionKind, step: Step) -> str | None:
+        """Why the move cannot begin any more; empty if it may begin; None: not known yet."""
         vm = self._table.vms.get(step.vm_key)
         if vm is None or vm.host_id != step.source:
             return "it is not on that host any more"
-        target = self._table.row_of(step.target)
-        if target is None:
+        if step.target not in self._table.hosts:
             return "the host it was to go to is not here any more"
-        row, source = view.row_of_vm(step.vm_key), self._table.row_of(step.source)
-        if row is None or source is None:
+        view = self._look(kind, (step.source, step.target))
+        row = view.row_of_vm(step.vm_key)
+        if row is None:
             return f"it is {vm.state.value}"
-        broken = check_moves(view.snapshot, [Move(row, source, target)])
+        if view.unknown.any():
+            return None
+        if not view.takes_part.all():
+            return "one of its hosts takes no part any more"
+        broken = check_moves(view.snapshot, [Move(row, 0, 1)])
         return f"{broken[0].rule.value}: {broken[0].message}" if broken else ""
 
-    def why_not_all(self, view: View, work: Work) -> str:
+    def why_not_all(self, work: Work) -> str:
         """Why a plan as a whole would break a rule now; empty if it would not."""
+        hosts = list(dict.fromkeys(h for step in work.steps for h in (step.source, step.target)))
+        if not all(host_id in self._table.hosts for host_id in hosts):
+            return "one of its hosts is not here any more"
+        view = self._look(work.kind, hosts)
         moves: list[Move] = []
         for step in work.steps:
             row = view.row_of_vm(step.vm_key)
-            source, target = (self._table.row_of(host) for host in (step.source, step.target))
-            if row is None or source is None or target is None:
-                return f"{step.name} or one of its hosts is not there any more"
+            if row is None:
+                return f"{step.name} is not there any more"
+            source, target = hosts.index(step.source), hosts.index(step.target)
             moves.append(Move(row, source, target, step.batch))
         broken = check_moves(view.snapshot, moves)
         return f"it would break a rule now: {broken[0].message}" if broken else ""

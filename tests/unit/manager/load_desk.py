@@ -94,6 +94,7 @@ class LoadDesk(Desk):
         self.control: Control = control_of(self.settings.autonomy)
         self.load: dict[str, float] = defaultdict(float)
         self.silent: set[str] = set()
+        self._measured: dict[str, set[str]] = defaultdict(set)
         self.failing: set[str] = set()
         self.slow: dict[str, float] = {}
         self.move_s = move_s
@@ -154,10 +155,13 @@ class LoadDesk(Desk):
                     vm.report.vm_id,
                     self.wall_ms,
                     Capacity(self.load[vm.report.vm_id], vm.demand.memory_kib),
+                    # As on a real host: the first sample after an arrival has no rates.
+                    rated=vm.report.vm_id in self._measured[host_id],
                 )
                 for vm in self.table.vms_on(host_id)
                 if vm.state in HOLDS_CAPACITY
             ]
+            self._measured[host_id] = {usage.vm_id for usage in usages}
             message = HostSamples.of(self.wall_ms, HostUsage(usages), round(PERIOD_S * 1000))
             self.samples.push(host_id, message, self.now_s)
 
