@@ -10,7 +10,10 @@ import pytest
 
 from snooze.scheduling import balancing, placement, plugins
 from snooze.scheduling.check import check_plan
+from snooze.scheduling.detection import Thresholds, Watch
+from snooze.scheduling.estimation import Window
 from snooze.scheduling.guard import MAX_FAILURES, Guard
+from snooze.scheduling.plugin_choices import choices
 from snooze.scheduling.plugins import DeciderKind, Plugins
 from snooze.scheduling.policies import PolicyError
 from snooze.scheduling.snapshot import Snapshot
@@ -273,3 +276,40 @@ def test_files_that_others_may_write_are_refused(load: Load, tmp_path: Path) -> 
 def test_entry_points_are_looked_up() -> None:
     assert plugins.load(entry_points=True).problems == ()
     assert {kind.value for kind in DeciderKind} >= {"placement", "consolidation"}
+
+
+def test_estimators_and_detectors_join_the_tables_by_name(load: Load) -> None:
+    loaded = load(
+        deciders="""
+def peak(samples, requested, properties):
+    return samples.max(axis=0)
+
+def odd(samples, requested, properties):
+    return "much"
+
+def watch(samples, capacity, properties):
+    return "overload" if samples[-1, 0] > 0.5 else "normal"
+
+SNOOZE_PLUGINS = [
+    Decider(DeciderKind.ESTIMATOR, "peak", peak),
+    Decider(DeciderKind.ESTIMATOR, "odd", odd),
+    Decider(DeciderKind.DETECTOR, "watch", watch),
+]
+"""
+    )
+    known = choices(loaded)
+    window = Window.of([[[1.0], [3.0]], [[2.0], [0.0]], [[0.0], [0.0]]], [[1, 1], [1, 1], [0, 0]])
+    requested = np.array([[5.0], [5.0], [7.0]])
+    assert known.estimator("peak").estimate(window, requested).value.tolist() == [[3], [2], [7]]
+    usual = known.estimator("average").estimate(window, requested).value
+    answer = known.estimator("odd").estimate(window, requested)
+    assert answer.value.tolist() == usual.tolist()
+    assert answer.problems[0].code == "plugin"
+
+    detector = known.detector("watch", Thresholds((0.1,), (0.8,), (0.9,)), sustain_s=0.0)
+    seen = detector.detect(Window.of([[[0.6]], [[0.4]]]), Watch.fresh(2), 1.0)
+    assert seen.overloaded.tolist() == [True, False]
+    with pytest.raises(ValueError, match=r"there are: .*thresholds, watch"):
+        known.detector("nobody", Thresholds())
+    with pytest.raises(ValueError, match=r"there are: .*peak"):
+        known.estimator("nobody")

@@ -1,0 +1,74 @@
+"""The leader's log of decisions: what is told again, what is asked for, what is bounded."""
+
+import msgspec
+import pytest
+
+from snooze.common.clock import SYSTEM_CLOCK
+from snooze.common.decisions import Decision, DecisionKind, DecisionMode, DecisionState
+from snooze.groupmanager.leader import decision_log
+from snooze.groupmanager.leader.decision_log import DecisionLog
+from snooze.groupmanager.leader.events import EventLog
+
+
+def decision(number: int, **changes: object) -> Decision:
+    made = Decision(
+        f"{number:032x}", number, DecisionKind.OVERLOAD, DecisionMode.AUTO, "gm1", "hot", ("h1",)
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def log() -> tuple[DecisionLog, EventLog, list[Decision]]:
+    written: list[Decision] = []
+    events = EventLog(SYSTEM_CLOCK)
+    return DecisionLog(SYSTEM_CLOCK, events, "gm1", written.append), events, written
+
+
+def test_what_became_of_it_keeps_the_inputs_that_were_told_once() -> None:
+    kept, events, _ = log()
+    kept.add(decision(1, inputs=b"dump"))
+    kept.add(decision(1, state=DecisionState.DONE, outcome="1 of 1 moved"))
+    found = kept.get(f"{1:032x}")
+    assert found is not None
+    assert (found.inputs, found.state) == (b"dump", DecisionState.DONE)
+    assert [event.kind for event in events.after(0, 10)] == ["decision.overload"] * 2
+
+
+def test_a_decision_that_has_ended_and_is_told_again_is_no_news() -> None:
+    kept, events, written = log()
+    ended = decision(1, inputs=b"dump", state=DecisionState.DONE, outcome="1 of 1 moved")
+    kept.add(ended)
+    kept.add(ended)
+    kept.add(msgspec.structs.replace(ended, inputs=b""))
+    assert len(events.after(0, 10)) == 1
+    assert written == [ended]
+
+
+def test_what_a_former_leader_wrote_is_known_and_nobody_is_told() -> None:
+    kept, events, written = log()
+    kept.load([decision(1), decision(2)])
+    assert [each.at_ms for each in kept.latest(10)] == [2, 1]
+    assert events.after(0, 10) == []
+    assert written == []
+
+
+def test_they_are_found_by_what_they_are_about_and_when_they_were_made() -> None:
+    kept, _, _ = log()
+    kept.add(decision(1, subjects=("h1", "v1")))
+    kept.add(decision(2, subjects=("h1", "v2"), kind=DecisionKind.UNDERLOAD))
+    kept.add(decision(3, subjects=("h2", "v1")))
+    assert [each.at_ms for each in kept.latest(10, subjects=["h1"])] == [2, 1]
+    assert [each.at_ms for each in kept.latest(10, subjects=["h1", "v1"])] == [1]
+    assert [each.at_ms for each in kept.latest(10, after_ms=1)] == [3, 2]
+    assert [each.at_ms for each in kept.latest(10, DecisionKind.UNDERLOAD)] == [2]
+    assert [each.at_ms for each in kept.latest(1)] == [3]
+
+
+def test_number_and_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision_log, "MAX_DECISIONS", 5)
+    monkeypatch.setattr(decision_log, "MAX_INPUT_BYTES", 250)
+    kept, _, _ = log()
+    for number in range(8):
+        kept.add(decision(number, inputs=bytes(100)))
+    found = kept.latest(10)
+    assert [each.at_ms for each in found] == [7, 6, 5, 4, 3]
+    assert [len(each.inputs) for each in found] == [100, 100, 0, 0, 0]
