@@ -291,10 +291,11 @@ def _shown(value: object, info: FieldInfo) -> str:
 
 def _unknown_key(key: str, value: object, siblings: Iterable[str], root: type[Section]) -> str:
     """The complaint about a key that does not exist, with the one that may be meant."""
-    hint = suggestion(key, siblings)
-    if not hint:
-        namesakes = [".".join(path) for path, info in leaves(root) if info.key == key]
-        hint = f"; did you mean {' or '.join(namesakes[:3])}?" if namesakes else ""
+    namesakes = [".".join(path) for path, info in leaves(root) if info.key == key]
+    if namesakes:
+        hint = f"; did you mean {' or '.join(namesakes[:3])}?"
+    else:
+        hint = suggestion(key, siblings)
     what = "table" if is_table(value) else "key"
     return f"no such {what}{hint}"
 

@@ -4,7 +4,7 @@ import contextlib
 import shlex
 from collections.abc import Callable
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snooze.common.errors import InvalidRequest
@@ -36,12 +36,14 @@ def bare(text: str) -> str:
 STYLES: list[Callable[[str], str]] = [shlex.quote, quoted, bare]
 
 
+@settings(deadline=None)
 @given(DRIVERS, HOSTILE)
 def test_any_text_is_read_or_refused(driver: str, options: str) -> None:
     with contextlib.suppress(InvalidRequest):
         parse_power(driver, options)
 
 
+@settings(deadline=None)
 @given(PASSWORDS, st.sampled_from(STYLES), st.sampled_from(["-P ", "-P", "-vvP"]))
 def test_any_password_is_read_and_hidden(
     password: str, style: Callable[[str], str], flag: str
@@ -61,6 +63,7 @@ def test_any_password_is_read_and_hidden(
         assert "-U u" in text
 
 
+@settings(deadline=None)
 @given(PASSWORDS, st.sampled_from(STYLES), st.sampled_from(STYLES[:2]))
 def test_a_password_in_a_command_is_hidden(
     password: str, style: Callable[[str], str], around: Callable[[str], str]
@@ -76,6 +79,7 @@ def test_a_password_in_a_command_is_hidden(
         assert "/bin/wake" in text
 
 
+@settings(deadline=None)
 @given(DRIVERS, st.lists(st.one_of(PIECES, PASSWORDS), max_size=8).map(" ".join))
 def test_a_refusal_repeats_no_password(driver: str, options: str) -> None:
     said = ""

@@ -2,7 +2,7 @@
 
 import tomllib
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snooze.common.config import ROOTS, Role, Settings, parse
@@ -91,6 +91,7 @@ def test_any_original_file_is_read_or_refused(entries: dict[str, str], role: Rol
     attempt(f"node.role = {role}\n{text}", role)
 
 
+@settings(deadline=None)
 @given(ROLES, st.integers(1, 65535), st.text(max_size=200))
 def test_what_is_written_is_read_back(role: Role, port: int, options: str) -> None:
     overrides: dict[str, object] = {"network": {"control_port": port, "advertised_address": "h"}}

@@ -121,6 +121,7 @@ class Host:
                 "retry_min_s": 0.05,
                 "retry_max_s": 0.2,
             },
+            "lease": {"enabled": "never"},
             "power": power,
         }
         settings = parse("", LocalControllerSettings, overrides=tables)
