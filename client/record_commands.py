@@ -1,6 +1,5 @@
 """``snooze record``: backup, restore and check of what ZooKeeper keeps."""
 
-import asyncio
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -118,6 +117,8 @@ def check(
         async with opened(hosts, root) as coordinator:
             return await check_record(coordinator)
 
+    import asyncio
+
     report = asyncio.run(run())
     _show(report, output)
     if report.findings:
@@ -164,6 +165,8 @@ def _store(config: Path | None, zookeeper: str, prefix: str) -> tuple[str, str]:
 def _run(work: Coroutine[object, object, None], file: Path) -> None:
     """Run it; what the file system says becomes an error of ours."""
     try:
+        import asyncio
+
         asyncio.run(work)
     except OSError as error:
         raise InvalidRequest(f"{file}: {error.strerror or error}") from error

@@ -16,12 +16,31 @@ name                machine                                     result
 IBM machines (4 and 12 cores). It is a guess of the right order, not a measurement.
 """
 
-from typing import Final
+from typing import Final, Protocol
 
-from snooze.common.wire import PowerDescription
 from snooze.scheduling.power_model import PowerModel
 
 GENERIC: Final = "generic"
+
+
+class Draws(Protocol):
+    """What a host's settings say that it draws, watts; 0: not said."""
+
+    @property
+    def idle_w(self) -> float:
+        """On, without load."""
+        ...
+
+    @property
+    def full_w(self) -> float:
+        """On, under full load."""
+        ...
+
+    @property
+    def asleep_w(self) -> float:
+        """Asleep or off."""
+        ...
+
 
 CURVES_W: Final[dict[str, tuple[float, ...]]] = {
     "hp_ml110_g4": (86.0, 89.4, 92.6, 96.0, 99.5, 102.0, 106.0, 108.0, 112.0, 114.0, 117.0),
@@ -40,7 +59,7 @@ OFF_W: Final = 3.0
 """A switched-off server still feeds its BMC; a guess, where the host's settings do not say."""
 
 
-def curve_w(description: PowerDescription, cores: float, name: str = GENERIC) -> tuple[float, ...]:
+def curve_w(description: Draws, cores: float, name: str = GENERIC) -> tuple[float, ...]:
     """Watts of one host at ``POINTS`` loads from idle to full.
 
     What the host's settings say goes first (a line from ``idle_w`` to ``full_w``), then the curve
@@ -57,13 +76,13 @@ def curve_w(description: PowerDescription, cores: float, name: str = GENERIC) ->
     )
 
 
-def asleep_w(description: PowerDescription) -> float:
+def asleep_w(description: Draws) -> float:
     """Watts of the host while it sleeps."""
     return description.asleep_w or OFF_W
 
 
 def model_of(
-    hosts: list[tuple[PowerDescription, float]], name: str = GENERIC, wake_s: float = 0.0
+    hosts: list[tuple[Draws, float]], name: str = GENERIC, wake_s: float = 0.0
 ) -> PowerModel:
     """The power model of ``(description, cores)`` of each host, in this order."""
     return PowerModel.of(
