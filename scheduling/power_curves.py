@@ -16,6 +16,7 @@ name                machine                                     result
 IBM machines (4 and 12 cores). It is a guess of the right order, not a measurement.
 """
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from snooze.scheduling.power_model import PowerModel
@@ -82,7 +83,7 @@ def asleep_w(description: Draws) -> float:
 
 
 def model_of(
-    hosts: list[tuple[Draws, float]], name: str = GENERIC, wake_s: float = 0.0
+    hosts: Sequence[tuple[Draws, float]], name: str = GENERIC, wake_s: float = 0.0
 ) -> PowerModel:
     """The power model of ``(description, cores)`` of each host, in this order."""
     return PowerModel.of(
