@@ -402,7 +402,7 @@ def _member(kind: type[E], text: str, what: str) -> E:
 
 
 def _words(change: AutonomyChange) -> str:
-    what = []
+    what: list[str] = []
     if change.paused is not None:
         what.append("paused" if change.paused else "resumed")
     if change.mode is not None:
