@@ -1,21 +1,20 @@
 """The two processes of the monitoring benchmark.
 
-``python -m benchmarks._monitoring_daemons manager`` is a group manager that leads and manages
-alone; prints its control port, then, for each line on its standard input, what it has seen since
-the line before, as JSON.
+``python -m benchmarks._monitoring_daemons manager`` is a group manager's service for hosts; prints
+the port that hosts join at, then, for each line on its standard input, what it has seen since the
+line before, as JSON.
 
-``... hosts COUNT VMS INTERVAL_S PORT`` are real local controllers with simulated hypervisors that
-run VMS each; prints ``up`` when all have started. Both end with their standard input.
+``... hosts COUNT VMS INTERVAL_S PORT`` are the agents of local controllers with simulated
+hypervisors that run VMS each; they are told their manager instead of asking for it. Prints ``up``
+when all have begun. Both end with their standard input.
 """
 
 import asyncio
 import json
 import resource
 import sys
-import tempfile
 import time
 import uuid
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,21 +22,32 @@ import uvloop
 
 from snooze.common.clock import SYSTEM_CLOCK
 from snooze.common.config import parse
-from snooze.common.coordination.memory import MemoryCoordinator, MemoryStore
-from snooze.common.identity import node_identity
 from snooze.common.logging_setup import configure_logging
 from snooze.common.resources import KIB_PER_GIB, Capacity
 from snooze.common.settings import LogSettings
 from snooze.common.settings_groupmanager import GroupManagerSettings
-from snooze.common.settings_localcontroller import LocalControllerSettings
+from snooze.common.settings_localcontroller import JoinSettings
+from snooze.common.transport.http_client import HttpClient
+from snooze.common.transport.link import LinkLimits
+from snooze.common.transport.link_server import Accepted, LinkServer
 from snooze.common.usage import HostSamples
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmSpec
-from snooze.groupmanager.service import GroupManager
+from snooze.common.wire import (
+    Address,
+    Assignment,
+    HostDescription,
+    HostHello,
+    ManagerDescription,
+)
+from snooze.groupmanager.manager.service import ManagerService
+from snooze.localcontroller.agent import Agent
+from snooze.localcontroller.hypervisor.port import MigrationOptions
+from snooze.localcontroller.hypervisor.simulated import SimulatedHypervisor
 from snooze.localcontroller.hypervisor.simulated_world import SimulatedVm, SimulatedWorld
-from snooze.localcontroller.service import LocalController
+from snooze.localcontroller.orders import Orders
+from snooze.localcontroller.power import HostPowerDown, SimulatedPowerDown
 
-LOCAL = {"listen_address": "127.0.0.1", "advertised_address": "127.0.0.1", "control_port": 0}
 VM = Capacity(1.0, float(KIB_PER_GIB), 100.0, 100.0)
 
 
@@ -50,12 +60,12 @@ def cpu_s() -> float:
 class Watched:
     """Counts and times what comes in at a manager."""
 
-    def __init__(self, manager: GroupManager) -> None:
+    def __init__(self, manager: ManagerService) -> None:
         self.manager = manager
         self.delays_ms: list[float] = []
         self.push_s = 0.0
-        self._push = manager.manager.monitoring.push
-        manager.manager.monitoring.push = self.push  # type: ignore[method-assign]
+        self._push = manager.monitoring.push
+        manager.monitoring.push = self.push  # type: ignore[method-assign]
         self._before = self._counters()
 
     def push(self, host_id: str, message: HostSamples, now_s: float) -> None:
@@ -65,7 +75,7 @@ class Watched:
         self.push_s += time.thread_time() - began_s
 
     def _counters(self) -> dict[str, float]:
-        stats, _ = self.manager.manager.link_stats()
+        stats, _ = self.manager.link_stats()
         return {
             "at_s": SYSTEM_CLOCK.monotonic_s(),
             "cpu_s": cpu_s(),
@@ -78,7 +88,7 @@ class Watched:
         self._before = now
         delays, self.delays_ms = np.array(self.delays_ms), []
         push_s, self.push_s = self.push_s, 0.0
-        service = self.manager.manager
+        service = self.manager
         vm_ids = [vm.report.vm_id for vm in service.core.table.vms.values()]
         began_s = time.thread_time()
         window = service.monitoring.window(vm_ids, service.now_s)
@@ -109,63 +119,83 @@ async def lines() -> asyncio.StreamReader:
     return reader
 
 
-async def manage(folder: Path) -> None:
-    settings = parse(
-        "",
-        GroupManagerSettings,
-        overrides={
-            "node": {"state_directory": str(folder), "hostname": "manager"},
-            "network": {**LOCAL, "monitoring_port": 0},
-            "coordination": {"driver": "memory"},
-        },
+async def manage() -> None:
+    settings = parse("", GroupManagerSettings)
+    identity = ManagerDescription("manager", "manager", Address("", 0), Address("", 0))
+    limits = LinkLimits()
+    manager = ManagerService(
+        settings, identity, SYSTEM_CLOCK, limits, lambda: True, lambda _leader: None
     )
-    coordinator = MemoryCoordinator(MemoryStore())
-    manager = GroupManager(settings, coordinator, node_identity(settings))
-    await manager.start()
+
+    async def on_hello(hello: HostHello, _peer: str) -> Accepted:
+        return manager.accept(hello)
+
+    server = LinkServer("127.0.0.1", 0, HostHello, on_hello, limits=limits)
+    await server.start()
     watched = Watched(manager)
     asked = await lines()
-    print(manager.identity.control.port, flush=True)
+    print(server.port, flush=True)
     while await asked.readline():
         print(json.dumps(watched.report()), flush=True)
     await manager.close()
+    await server.close("the end")
 
 
-def populated(world: SimulatedWorld, name: str, vms: int) -> None:
+def populated(world: SimulatedWorld, name: str, vms: int) -> SimulatedHypervisor:
     """A host that runs so many VMs already."""
     host = world.host(name, Capacity(float(vms), vms * float(KIB_PER_GIB)))
     for number in range(vms):
         spec = VmSpec(uuid.uuid4().hex, f"{name}-{number}", VM)
         host.put(SimulatedVm(spec, VmState.RUNNING, "<domain/>", 0.0, max_vcpus=1))
+    return SimulatedHypervisor(world, name)
 
 
-async def host(count: int, vms: int, interval_s: float, port: int, folder: Path) -> None:
+class Known(HttpClient):
+    """Instead of a bootstrap node: the manager is known."""
+
+    def __init__(self, manager: ManagerDescription) -> None:
+        super().__init__()
+        self._answer = Assignment(manager, 1)
+
+    async def post(self, *_: Any, **__: Any) -> Any:
+        return self._answer
+
+
+async def host(count: int, vms: int, interval_s: float, port: int) -> None:
     world = SimulatedWorld()
-    agents: list[LocalController] = []
+    agents: list[Agent] = []
+    where = Address("127.0.0.1", port)
+    client = Known(ManagerDescription("manager", "manager", where, where))
+    nothing = HostPowerDown(SimulatedPowerDown(), ())
     for number in range(count):
         name = f"host{number:04}"
-        populated(world, name, vms)
-        settings = parse(
-            "",
-            LocalControllerSettings,
-            overrides={
-                "node": {"state_directory": str(folder / name), "hostname": name},
-                "network": LOCAL,
-                "join": {"bootstrap_nodes": (f"127.0.0.1:{port}",)},
-                "hypervisor": {"driver": "simulated"},
-                "capacity": {"reserved_memory_kib": 0.0},
-                "monitoring": {"interval_s": interval_s},
-            },
+        driver = populated(world, name, vms)
+        await driver.open()
+
+        async def describe(name: str = name) -> HostDescription:
+            return HostDescription(name, name, where, Capacity(float(vms), 2.0 * vms * KIB_PER_GIB))
+
+        orders = Orders(driver, MigrationOptions(), 1, lambda notice: None)
+        agent = Agent(
+            describe,
+            orders,
+            driver.usage,
+            JoinSettings(),
+            interval_s,
+            LinkLimits(),
+            client,
+            SYSTEM_CLOCK,
+            nothing,
         )
-        agents.append(LocalController(settings, node_identity(settings), world=world))
-    for agent in agents:
-        await agent.start()
+        agent.start()
+        agents.append(agent)
         await asyncio.sleep(0.9 * min(interval_s, 3.0) / count)
     asked = await lines()
     print("up", flush=True)
     before_s = cpu_s()
     while await asked.readline():
         now_s = cpu_s()
-        sent = sum(agent.agent.measured for agent in agents)
+        sent = sum(agent.measured for agent in agents)
         print(json.dumps({"cpu_s": now_s - before_s, "measured": sent}), flush=True)
         before_s = now_s
     await asyncio.gather(*(agent.close() for agent in agents))
@@ -174,12 +204,11 @@ async def host(count: int, vms: int, interval_s: float, port: int, folder: Path)
 def main() -> None:
     role, *numbers = sys.argv[1:]
     configure_logging(LogSettings(level="error"), "", "benchmark")
-    with tempfile.TemporaryDirectory(prefix="snooze-bench-") as folder:
-        if role == "manager":
-            uvloop.run(manage(Path(folder)))
-        else:
-            count, vms, interval_s, port = numbers
-            uvloop.run(host(int(count), int(vms), float(interval_s), int(port), Path(folder)))
+    if role == "manager":
+        uvloop.run(manage())
+    else:
+        count, vms, interval_s, port = numbers
+        uvloop.run(host(int(count), int(vms), float(interval_s), int(port)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Monitoring: what it costs to know what every VM uses, and how old that knowledge is.
 
-Two processes on this machine, joined by real links over TCP: a group manager (with the leader's
-role), and all local controllers with simulated hypervisors, each with its VMs. The same cluster is
+Two processes on this machine, joined by real links over TCP: a group manager's service for hosts,
+and the agents of all local controllers with simulated hypervisors, each with its VMs. All is
 measured twice, with samples every 3 s and with none to speak of: the difference is monitoring.
 With ``--guests N`` one real local controller's measuring of N real guests (software emulation, in
 the lab) is measured, too: its own processor time and that of libvirtd.
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
@@ -72,7 +72,7 @@ class Process:
 
 
 @contextmanager
-def cluster(hosts: int, vms: int, interval_s: float) -> Iterator[tuple[Process, Process]]:
+def cluster(hosts: int, vms: int, interval_s: float) -> Generator[tuple[Process, Process]]:
     """Manager and hosts, joined."""
     manager = Process("manager")
     try:
