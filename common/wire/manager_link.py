@@ -46,7 +46,8 @@ class PlacementAnswer(msgspec.Struct, frozen=True, tag=True):
 class VmOrder(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """A client's command on a VM of this manager; answered by ``VmOrderDone`` when done.
 
-    ``demand`` for a resize; ``destination`` (a host's id) for a migration.
+    ``demand`` for a resize; ``destination`` (a host's id) for a migration, and for a start that is
+    right on that host only.
     """
 
     epoch: int

@@ -58,7 +58,9 @@ class SubmissionEffects:
 
     async def start_there(self, effect: submissions.StartThere) -> None:
         """Have a VM started where it is; its state comes as a notice, this is only the end."""
-        order = VmOrder(self._epoch, "recovery", effect.vm_id, VmCommand.START)
+        order = VmOrder(
+            self._epoch, "recovery", effect.vm_id, VmCommand.START, destination=effect.host_id
+        )
         error = ""
         try:
             await self._ask(effect.manager_id, order)

@@ -251,10 +251,11 @@ class RecordRestarts:
 
 @dataclass(frozen=True, slots=True)
 class StartThere:
-    """Have a manager start a VM that is off on one of its hosts; answered by ``StartEnded``."""
+    """Have a manager start a VM that is off on this of its hosts; answered by ``StartEnded``."""
 
     manager_id: str
     vm_id: str
+    host_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,24 +106,33 @@ class Reports(Restarts):
         """Whether this report is of the VM, not of a copy that was left somewhere."""
         if not status.managed or status.host_id == vm.host_id:
             return True
-        if status.generation < vm.generation:
-            # A copy that was left behind is the VM again as long as no other can be.
-            return (
-                vm.plan is not Plan.NONE
-                and not vm.doubt
-                and status.host_id != ""
-                and status.state is not VmState.DESTROYED
-                and vm.elsewhere_s == math.inf
-                and not vm.host_id
-            )
+        highest = max(vm.generation, vm.highest)
+        if status.generation > highest:
+            return True
+        if status.generation != vm.generation:
+            # A copy that was left behind is the VM again as long as no other can be. Once it is,
+            # what has a generation between its own and the highest is a copy, too.
+            nowhere = not vm.host_id and not vm.doubt and vm.elsewhere_s == math.inf
+            waits = vm.plan is not Plan.NONE or vm.state is VmState.FAILED
+            gone = status.state is VmState.DESTROYED or not status.host_id
+            return nowhere and waits and not gone
         host = self.registry.hosts.get(vm.host_id)
-        if status.generation > vm.generation or not status.host_id or vm.moving:
+        if not status.host_id or vm.moving:
             return True
         if host is None or not host.joined or vm.state not in _HAS_A_GUEST:
             return True
         # Two hosts in reach have it with one generation: a migration stopped half-way. The guest
         # that runs is the VM; of two, the one that we know.
         return status.state is VmState.RUNNING and vm.state is not VmState.RUNNING
+
+    def adopt(
+        self, vm: VmEntry, status: VmStatus, now_s: float, now_ms: int
+    ) -> list[SubmissionEffect]:
+        """A copy whose guest is on, of a VM that nobody else can have: it is the VM."""
+        vm.host_id = vm.manager_id = vm.doubt = ""
+        vm.elsewhere_s = math.inf
+        manager_id = self.registry.hosts[status.host_id].manager_id
+        return self._reported(VmsReported(manager_id, [status], now_ms), now_s)
 
     def _note_copy(self, status: VmStatus) -> None:
         if status.state is VmState.DESTROYED:

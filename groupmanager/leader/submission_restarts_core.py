@@ -34,8 +34,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from snooze.common.decisions import DecisionKind, DecisionState
-from snooze.common.vm_lifecycle import VmState
+from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
 from snooze.common.vms import FailureAction, VmErrorCode
+from snooze.common.wire import VmStatus
 from snooze.groupmanager.leader.registry import HostEntry, Plan, VmEntry
 from snooze.groupmanager.leader.submission_events import (
     Decided,
@@ -195,19 +196,40 @@ class Restarts(SubmissionState):
             elif vm.revives:
                 effects += self._revive(vm, now_s)
             elif vm.plan is Plan.WANTED:
-                if not self._may_be_somewhere(vm, hosts_away, now_s):
+                if self._may_be_somewhere(vm, hosts_away, now_s):
+                    continue
+                running = self._running_copy(vm)
+                if running is not None:
+                    effects += self.adopt(vm, running, now_s, now_ms)
+                else:
                     ready.append(vm)
             elif vm.plan is Plan.PLACING and vm.state is VmState.PENDING:
                 if vm.doubt in self.registry.managers:
                     continue
-                if vm.elsewhere_s < math.inf:  # whoever was asked is gone, or has forgotten it
-                    vm.plan = Plan.WANTED
+                if vm.elsewhere_s < math.inf or self._running_copy(vm) is not None:
+                    vm.plan = Plan.WANTED  # whoever was asked is gone, or has forgotten it
                 else:
                     placing.append(vm)
         if ready:
             effects += self._record(_in_turn(ready), now_ms)
         turn = [vm for vm in _in_turn(placing) if not self._is_blocked(vm, now_s)]
         return effects + self.dispatch(turn, now_s, now_ms)
+
+    def _running_copy(self, vm: VmEntry) -> VmStatus | None:
+        """A copy on a host in reach whose guest is on: nothing may be started beside it."""
+        found = [
+            copies[vm.vm_id]
+            for host_id, copies in sorted(self.registry.copies.items())
+            if vm.vm_id in copies and self.registry.hosts[host_id].joined
+        ]
+        running = [status for status in found if status.state in HOLDS_CAPACITY]
+        return max(running, key=lambda status: status.generation, default=None)
+
+    def adopt(
+        self, vm: VmEntry, status: VmStatus, now_s: float, now_ms: int
+    ) -> list[SubmissionEffect]:
+        """Take a copy for the VM."""
+        raise NotImplementedError
 
     def _forget(self, vm_id: str) -> None:
         self.restarting.discard(vm_id)
@@ -379,7 +401,7 @@ class Restarts(SubmissionState):
             return []
         self._pause(vm, now_s)
         vm.retry_s += ORDER_WAIT_S  # until it is answered
-        return [StartThere(host.manager_id, vm.vm_id)]
+        return [StartThere(host.manager_id, vm.vm_id, vm.host_id)]
 
     def _start_ended(self, event: StartEnded, now_s: float) -> list[SubmissionEffect]:
         vm = self.registry.vms.get(event.vm_id)

@@ -3,7 +3,7 @@
 from typing import Final
 
 from snooze.common.errors import ErrorReport
-from snooze.common.vm_lifecycle import VmState
+from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
 from snooze.common.wire import DiscardVm, HostDirective, OrderDone, StaleCopy, VmsChanged
 from snooze.groupmanager.manager.host_table import HostEntry, HostTable, VmEntry
 from snooze.groupmanager.manager.manager_events import (
@@ -64,9 +64,21 @@ class Directives:
         self._table.discarded(host, copy.vm_id)
         if vm is None or vm.host_id != host.host_id or not gone:
             return []
+        effects: list[ManagerEffect] = []
         if self._table.vms.get(copy.vm_id) is vm:
             self._table.remove_vm(vm)
-        return self._tell(vm)
+            effects += self._promote(copy.vm_id)
+        return [*self._tell(vm), *effects]
+
+    def _promote(self, key: str) -> list[ManagerEffect]:
+        """The domain that was taken for the VM is gone: the best copy is the VM from now on."""
+        found = [host.copies[key] for host in self._table.hosts.values() if key in host.copies]
+        best = max(found, key=_rank, default=None)
+        if best is None:
+            return []
+        del self._table.hosts[best.host_id].copies[key]
+        self._table.put_vm(best)
+        return [TellLeader(VmsChanged([best.status()]))]
 
     def _tell(self, vm: VmEntry) -> list[ManagerEffect]:
         vm.state = VmState.DESTROYED
@@ -76,8 +88,8 @@ class Directives:
 def put_report(table: HostTable, host: HostEntry, vm: VmEntry) -> None:
     """Put what a joining host says of a VM into the table, beside what other hosts have.
 
-    Of two domains of one VM the one with the higher generation is the VM; with the same one, the
-    one whose guest is on. The other is a copy that the leader is told of.
+    Of two domains of one VM the one whose guest is on is the VM until the leader says otherwise;
+    else the one with the higher generation. The other is a copy that the leader is told of.
     """
     known = table.vms.get(vm.key)
     if known is None or not vm.report.managed or known.host_id == host.host_id:
@@ -90,11 +102,5 @@ def put_report(table: HostTable, host: HostEntry, vm: VmEntry) -> None:
     table.put_vm(vm)
 
 
-def _rank(vm: VmEntry) -> tuple[int, bool]:
-    return vm.report.generation, vm.state in {
-        VmState.RUNNING,
-        VmState.PAUSED,
-        VmState.STARTING,
-        VmState.MIGRATING,
-        VmState.STOPPING,
-    }
+def _rank(vm: VmEntry) -> tuple[bool, int]:
+    return vm.state in HOLDS_CAPACITY, vm.report.generation

@@ -153,6 +153,11 @@ class VmCommands:
         )
 
     def _start_again(self, request_id: int, vm: VmEntry, order: VmOrder) -> list[ManagerEffect]:
+        host = self._table.hosts[vm.host_id]
+        if (order.destination and order.destination != vm.host_id) or vm.key in host.stale:
+            raise Conflict(f"VM {vm.report.name!r} is not there any more")
+        if not host.directed:
+            raise Conflict("the leader has not said yet what holds of its host; try again")
         if not self._table.fits(vm.host_id, vm.demand, self._limit):
             raise NoCapacity(
                 f"host {vm.host_id} has no room left for VM {vm.report.name!r}; free some of it, "

@@ -260,7 +260,7 @@ def test_the_copy_of_a_vm_that_nobody_else_can_have_is_the_vm() -> None:
     ward.written()
     ward.back(interrupted=True)
     assert (ward.vm.host_id, ward.vm.generation, ward.vm.highest) == ("gm1-host", 1, 2)
-    assert only(StartThere, ward.tick(1.0)) == StartThere("gm1", "a")
+    assert only(StartThere, ward.tick(1.0)) == StartThere("gm1", "a", "gm1-host")
     ward.lose_host("gm1-host")
     ward.tick(11.0)
     assert only(RecordRestarts, ward.prove()).vms[0].generation == 3, "above any recorded one"
@@ -353,3 +353,43 @@ def test_what_is_recorded_can_be_read_back() -> None:
     ward.lose()
     record = record_of(ward.vm)
     assert (record.generation, record.highest, record.policy) == (2, 2, ward.vm.policy)
+
+
+def test_a_copy_between_the_adopted_one_and_the_highest_is_a_copy() -> None:
+    ward = Ward()
+    ward.lose()
+    ward.written()
+    ward.answered("gm2", "a", "gm2-host")
+    ward.reported("gm2", status_of("a", VmState.RUNNING, "gm2-host", generation=2))
+    other = ward.registry.hosts["gm2-host"]
+    ward.registry.managers["gm1"].view = ward.registry.managers["gm2"].view = None
+    ward.lose_host("gm2-host")
+    ward.tick(11.0)
+    other.down = Down.EVERYTHING
+    ward.feed(HostDown("gm2-host", "bmc", ward.now_ms))
+    ward.written()
+    ward.back(interrupted=True)
+    ward.reported("gm1", status_of("a", VmState.RUNNING, "gm1-host"))
+    assert (ward.vm.host_id, ward.vm.generation, ward.vm.highest) == ("gm1-host", 1, 3)
+    between = status_of("a", VmState.STOPPED, "gm2-host", generation=2)
+    ward.rejoin_host("gm2-host", "gm2", between)
+    assert (ward.vm.host_id, ward.state("a")) == ("gm1-host", VmState.RUNNING)
+    assert set(ward.registry.copies["gm2-host"]) == {"a"}
+
+
+def test_a_guest_that_runs_as_a_copy_is_adopted_rather_than_restarted_beside() -> None:
+    ward = Ward()
+    (record,) = only(RecordRestarts, ward.lose()).vms
+    heir = Desk("gm1", settled=False)
+    heir.feed(StateLoaded([], [record], heir.now_ms))
+    heir.feed_inventory("gm1-host", "gm1", status_of("a", VmState.RUNNING, "gm1-host"))
+    effects = heir.tick(4.0)
+    assert none(RecordRestarts, effects)
+    vm = heir.registry.vms["a"]
+    assert (vm.host_id, vm.state, vm.generation, vm.highest) == (
+        "gm1-host",
+        VmState.RUNNING,
+        1,
+        2,
+    )
+    assert only(UpdateRecords, effects).vms[0].highest == 2

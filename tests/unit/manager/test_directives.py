@@ -54,13 +54,22 @@ def test_a_directive_that_is_repeated_orders_nothing_twice() -> None:
     assert desk.direct("h1", StaleCopy("a", 1)) == []
 
 
-def test_of_two_domains_of_one_vm_the_higher_generation_is_the_vm() -> None:
+def test_of_two_domains_of_one_vm_the_one_that_runs_is_the_vm_until_the_leader_speaks() -> None:
     desk = Desk()
     desk.run("a")
     desk.join("h3", old("a", VmState.STOPPED, 3))
+    assert (desk.vm("a").host_id, desk.vm("a").report.generation) == ("h1", 1)
+    assert [s.generation for s in desk.table.state_of("h3").vms] == [3], "the leader hears of both"
+    order = only(OrderHost, desk.direct("h1", StaleCopy("a", 1)))
+    desk.answer(order, OrderDone())
     assert (desk.vm("a").host_id, desk.vm("a").report.generation) == ("h3", 3)
-    assert desk.table.hosts["h1"].copies["a"].report.generation == 1
-    assert [s.generation for s in desk.table.state_of("h1").vms] == [1], "the leader hears of both"
+
+
+def test_of_two_that_are_off_the_higher_generation_is_the_vm() -> None:
+    desk = Desk(hosts=0)
+    desk.join("h1", old("a", VmState.STOPPED, 1))
+    desk.join("h2", old("a", VmState.STOPPED, 2))
+    assert (desk.vm("a").host_id, desk.table.hosts["h1"].copies["a"].report.generation) == ("h2", 1)
 
 
 def test_a_lower_generation_is_a_copy_and_does_not_hide_the_vm() -> None:
