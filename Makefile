@@ -1,5 +1,6 @@
 # make demo    a cluster on this machine, shown and verified step by step
 #              (HYPERVISOR=qemu boots real tiny guests on namespaced hosts; takes root)
+# make lab-demo  four real hosts run themselves: load moves, hosts sleep and wake, one dies; takes root
 # make up      the same cluster, kept running until Ctrl-C
 # make test    everything CI runs: checks and all tests, with the servers they need
 # make check   format, lint and types only
@@ -13,7 +14,7 @@ SEED ?= 1
 BIN := .venv/bin
 PYTEST_OPTIONS ?=
 
-.PHONY: demo up test check chaos clean install-test
+.PHONY: demo up test check chaos clean install-test lab-demo
 
 demo:
 	@scripts/install demo $(HYPERVISOR)
@@ -22,6 +23,10 @@ demo:
 up:
 	@scripts/install demo $(HYPERVISOR)
 	@$(BIN)/snooze up --hypervisor $(HYPERVISOR) --port $(PORT)
+
+lab-demo:
+	@scripts/install demo lab
+	@$(BIN)/python -m snooze.client.lab_demo
 
 install-test:
 	@scripts/install test

@@ -8,8 +8,6 @@ import argparse
 import asyncio
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -21,6 +19,7 @@ from snooze.client.allinone import HYPERVISORS, AllInOne, Options, cluster
 from snooze.client.async_sdk import AsyncSnooze
 from snooze.client.demo_template import SEED_TEMPLATE
 from snooze.client.hierarchy_formats import as_tree
+from snooze.client.story import Broken, Story
 from snooze.common.api import TaskState, TaskView, VmRequest
 from snooze.common.clock import SYSTEM_CLOCK
 from snooze.common.errors import SnoozeError
@@ -36,37 +35,14 @@ WAIT_S = 30.0
 POLL_S = 0.05
 
 
-class Broken(Exception):
-    """A step was not as it should be."""
-
-
-class Demo:
+class Demo(Story):
     """One showing, step by step."""
 
     def __init__(self, running: AllInOne, sdk: AsyncSnooze, images: Path, console: Console) -> None:
+        super().__init__(console)
         self.running = running
         self.sdk = sdk
         self.images = images
-        self.console = console
-        self.steps = 0
-
-    @asynccontextmanager
-    async def step(self, title: str) -> AsyncGenerator[list[str]]:
-        """One step: its title, how long it took, and what was found."""
-        self.steps += 1
-        found: list[str] = []
-        started_s = SYSTEM_CLOCK.monotonic_s()
-        try:
-            yield found
-        except (Broken, SnoozeError, TimeoutError, aiohttp.ClientError) as error:
-            self.console.print(f"[red]✗[/] {self.steps}. {title}: {error}", highlight=False)
-            raise Broken(f"step {self.steps} ({title}): {error}") from error
-        took_ms = (SYSTEM_CLOCK.monotonic_s() - started_s) * 1000
-        self.console.print(
-            f"[green]✓[/] {self.steps}. {title} [dim]({took_ms:.0f} ms)[/]", highlight=False
-        )
-        for line in found:
-            self.console.print(f"     {line}", highlight=False, markup=False)
 
     @property
     def real(self) -> bool:
