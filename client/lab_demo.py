@@ -7,6 +7,7 @@ be. Takes root.
 """
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from snooze.client.async_sdk import AsyncSnooze, decode
 from snooze.client.story import Broken, Story
-from snooze.common.api import AutonomyChange, AutonomyView, DecisionView, VmRequest
+from snooze.common.api import AutonomyChange, AutonomyView, DecisionView, DecisionWord, VmRequest
 from snooze.common.clock import SYSTEM_CLOCK
 from snooze.common.errors import SnoozeError
 from snooze.common.vm_lifecycle import VmState
@@ -35,6 +36,8 @@ BIG: Final = ("big1", "big2", "big3")
 HOST_CORES: Final = 0.25
 BUSY: Final = (0.11, 0.17, 0.22, 0.28, 0.39)
 """The parts of a core that guests burn: more on a busy machine, where they do not get that much."""
+QUIET_S: Final = 20.0
+"""After so long without an underload the cluster is asked to consolidate."""
 BURN_S: Final = 12.0
 """After so long without an overload they burn more."""
 HOST_MEMORY_KIB: Final = 2 * 1024 * 1024
@@ -254,6 +257,14 @@ class LabDemo(Story):
             for name in GUESTS:
                 guests.set_load(self.disk(name), 0.0)
             await self.allow("underload", "consolidation")
+            await asyncio.sleep(QUIET_S)
+            if not await self.decided("underload"):
+                # as `snooze autonomy consolidate` does
+                for manager in await self.sdk.managers():
+                    path = f"/managers/{manager.id}/consolidate"
+                    with contextlib.suppress(SnoozeError):  # one without hosts
+                        await self.sdk.send(path, DecisionWord(who="demo"), DecisionView)
+                found.append("asked to consolidate now")
             places = await self.until(
                 lambda places: len(set(places.values())) <= 2, "them to be packed"
             )
