@@ -337,10 +337,7 @@ class LabDemo(Story):
             cut_s = SYSTEM_CLOCK.monotonic_s()
             await asyncio.to_thread(self.lab.power, victim, "off")
             for name in lost:
-                await self.becomes(
-                    lambda name=name: self.witness.first_boot_after_s(name, cut_s) is not None,
-                    f"{name} to run again",
-                )
+                await self.becomes(self._began_after(name, cut_s), f"{name} to run again")
             after_s = [self.witness.first_boot_after_s(name, cut_s) or 0.0 for name in lost]
             places = await self.until(lambda _: True, "cluster and hosts to agree")
             found.append(
@@ -353,6 +350,9 @@ class LabDemo(Story):
                     raise Broken(f"{name} booted {self.witness.boots(name)}")
             found.append("each was started anew once, and no disk was ever written by two")
             found.extend(await self.decided("fence", "restart"))
+
+    def _began_after(self, name: str, since_s: float) -> Callable[[], bool]:
+        return lambda: self.witness.first_boot_after_s(name, since_s) is not None
 
 
 def _by_host(places: dict[str, str]) -> str:
