@@ -119,7 +119,7 @@ class Reports(Restarts):
         host = self.registry.hosts.get(vm.host_id)
         if not status.host_id or vm.moving:
             return True
-        if host is None or not host.joined or vm.state not in _HAS_A_GUEST:
+        if host is None or not host.joined or not (vm.state in _HAS_A_GUEST or vm.revives):
             return True
         # Two hosts in reach have it with one generation: a migration stopped half-way. The guest
         # that runs is the VM; of two, the one that we know.

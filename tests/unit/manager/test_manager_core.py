@@ -1,5 +1,6 @@
 """The manager core, rule by rule."""
 
+import msgspec
 import pytest
 
 from snooze.common.api import ImageView
@@ -13,6 +14,7 @@ from snooze.common.wire import (
     HostJoined,
     MoveToManager,
     OrderDone,
+    StaleCopy,
     StartVm,
 )
 from snooze.groupmanager.manager import placing
@@ -362,3 +364,30 @@ def test_every_request_of_the_leader_is_answered_once() -> None:
     assert only(AnswerLeader, effects).answer == ErrorReport(
         "remote_failed", "host h1 is out of reach: silent"
     )
+
+
+def test_of_two_domains_of_one_vm_the_guest_that_runs_is_the_vm_whatever_its_generation() -> None:
+    """An older generation was taken for the VM and started, then the newer one's host came back.
+
+    Found by ``snooze-sim replay 11``: the VM ran twice.
+    """
+    desk = Desk(hosts=0)
+    desk.join("h2", report_of("vm", VmState.RUNNING))
+    newer = msgspec.structs.replace(report_of("vm", VmState.STOPPED), generation=2)
+    desk.join("h1", newer)
+    assert desk.vm("vm").host_id == "h2"
+    order = only(OrderHost, desk.direct("h1", StaleCopy("vm", 2)))
+    desk.answer(order, OrderDone())
+    assert desk.vm("vm").host_id == "h2"
+    assert desk.state("vm") is VmState.RUNNING
+
+
+def test_when_the_domain_taken_for_the_vm_is_discarded_the_one_set_aside_is_the_vm() -> None:
+    desk = Desk(hosts=0)
+    desk.join("h2", report_of("vm", VmState.STOPPED))
+    newer = msgspec.structs.replace(report_of("vm", VmState.STOPPED), generation=2)
+    desk.join("h1", newer)
+    assert desk.vm("vm").host_id == "h1"
+    order = only(OrderHost, desk.direct("h1", StaleCopy("vm", 2)))
+    desk.answer(order, OrderDone())
+    assert desk.vm("vm").host_id == "h2"

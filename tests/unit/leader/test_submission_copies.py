@@ -1,0 +1,35 @@
+"""Copies of VMs that come back with their hosts: which of two domains is the VM."""
+
+import pytest
+
+from snooze.common.vm_lifecycle import VmState
+from tests.unit.leader.builders import Desk, status_of
+
+
+@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.STARTING])
+def test_a_generation_that_was_given_up_does_not_beat_the_older_one_that_runs(
+    state: VmState,
+) -> None:
+    """Found by ``snooze-sim replay 11``: the VM was started on both hosts."""
+    desk = Desk()
+    desk.add_manager("gm1")
+    desk.add_host("h1", "gm1")
+    desk.add_host("h2", "gm1")
+    desk.reported("gm1", status_of("vm", state, "h2", generation=1))
+    desk.core.registry.vms["vm"].highest = 3
+    desk.reported("gm1", status_of("vm", VmState.STOPPED, "h1", generation=2))
+    vm = desk.core.registry.vms["vm"]
+    assert (vm.host_id, vm.state, vm.generation) == ("h2", state, 1)
+    assert "vm" in desk.core.registry.copies["h1"]
+
+
+def test_a_copy_does_not_take_over_from_one_that_is_being_started_again() -> None:
+    desk = Desk()
+    desk.add_manager("gm1")
+    desk.add_host("h1", "gm1")
+    desk.add_host("h2", "gm1")
+    desk.reported("gm1", status_of("vm", VmState.STOPPED, "h2", generation=1))
+    vm = desk.core.registry.vms["vm"]
+    vm.highest, vm.revives = 3, True
+    desk.reported("gm1", status_of("vm", VmState.STOPPED, "h1", generation=2))
+    assert vm.host_id == "h2"
