@@ -3,16 +3,21 @@
 Exit codes: 0 all held, 1 something did not, 2 the call makes no sense.
 """
 
+import difflib
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
+from snooze.common.errors import InvalidRequest
 from snooze.simulation.deeds import draw
 from snooze.simulation.many import minimised, play, run_seed, run_seeds
 from snooze.simulation.mutants import FIRST_SEED, MUTANTS
 from snooze.simulation.run import Result, Run, recipe_of
+from snooze.simulation.scenario import expected_of, load
+from snooze.simulation.scenario import tell as tell_scenario
 
 app = typer.Typer(
     help="Runs whole clusters in virtual time, breaks them by seed, and says whether all held.",
@@ -227,6 +232,39 @@ def mutants(
     if not show:
         _write(f"{len(escaped)} mutants escaped" if escaped else "every mutant was found")
     raise typer.Exit(1 if escaped else 0)
+
+
+@app.command()
+def scenario(
+    folders: Annotated[list[Path], typer.Argument(help="Folders, as tests/scenarios/leader-dies.")],
+    rewrite: Annotated[
+        bool, typer.Option("--rewrite", help="Write what happened as what is expected.")
+    ] = False,
+) -> None:
+    """Play stories written by hand, and compare what follows with what is expected."""
+    wrong = 0
+    for folder in folders:
+        try:
+            told = tell_scenario(load(folder))
+        except InvalidRequest as error:
+            raise _wrong(error.message) from None
+        expected = expected_of(folder)
+        if told.result.failure:
+            wrong += 1
+            _write(f"{folder.name}: {told.result.failure}")
+        elif rewrite:
+            (folder / "expected.txt").write_text("\n".join(told.lines) + "\n")
+            _write(f"{folder.name}: written, {len(told.lines)} lines")
+        elif expected is None:
+            wrong += 1
+            _write(f"{folder.name}: nobody has said what is expected; see --rewrite")
+        elif expected != told.lines:
+            wrong += 1
+            changes = difflib.unified_diff(expected, told.lines, "expected", "told", lineterm="")
+            _write(f"{folder.name}: it went otherwise\n" + "\n".join(changes))
+        else:
+            _write(f"{folder.name}: as expected")
+    raise typer.Exit(1 if wrong else 0)
 
 
 def main() -> None:

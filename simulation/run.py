@@ -51,6 +51,7 @@ class Run:
     chatty: bool = False
     listener: Callable[[float, str, str], None] | None = None
     prepare: Callable[[World], None] = lambda _world: None
+    at_end: Callable[[World], None] = lambda _world: None
     story: Story = field(default_factory=Story)
 
     def go(self) -> Result:
@@ -68,6 +69,7 @@ class Run:
             except Breach as breach:
                 failure = str(breach)
                 world.tell("!!", failure)
+            self.at_end(world)
             result = Result(
                 self.seed,
                 failure,
