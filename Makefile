@@ -3,6 +3,7 @@
 # make lab-demo  four real hosts run themselves: load moves, hosts sleep and wake, one dies; takes root
 # make up      the same cluster, kept running until Ctrl-C
 # make test    everything CI runs: checks and all tests, with the servers they need
+# make soak    SEEDS simulated clusters in trouble, in virtual time (default 10000)
 # make check   format, lint and types only
 # make chaos   faults on real processes, ROUNDS=100 of them from SEED=1; takes root
 # make clean   what was built; not .venv
@@ -13,8 +14,9 @@ ROUNDS ?= 100
 SEED ?= 1
 BIN := .venv/bin
 PYTEST_OPTIONS ?=
+SEEDS ?= 10000
 
-.PHONY: demo up test check chaos clean install-test lab-demo
+.PHONY: demo up test check chaos clean install-test lab-demo soak
 
 demo:
 	@scripts/install demo $(HYPERVISOR)
@@ -42,6 +44,9 @@ test: check
 
 chaos: install-test
 	PYTHONPATH=typings:. $(BIN)/python -m tests.integration.chaos --rounds $(ROUNDS) --seed $(SEED)
+
+soak: install-test
+	PYTHONPATH=typings $(BIN)/python -m snooze.simulation.command run --seeds 1-$(SEEDS)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -24,10 +24,13 @@ Rules:
    or nobody answers, is it lost: ``UNREACHABLE``, on no host if the source does not have it.
 5. The receiving end of another manager's migration ends by ``finish`` or ``abort``, when the host
    says that the VM has arrived, when the host leaves, or ``INCOMING_TIMEOUT_S`` later.
+6. An ``abort`` that did not reach another manager's host is tried again, with pauses that double,
+   until it is answered or the VM migrates anew.
 
 Invariant: one migration a VM; a VM that has one is ``MIGRATING``.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -67,6 +70,9 @@ from snooze.groupmanager.manager.ordering import GiveOrder, Outcome
 MAX_FINISHES: Final = 3
 INCOMING_TIMEOUT_S: Final = 4000.0
 """Longer than another manager waits for any step of its migration."""
+ABORT_PAUSE_S: Final = 1.0
+ABORT_PAUSE_MAX_S: Final = 60.0
+"""Pauses, which double, between two tries to take a destination's readiness back."""
 Report = Callable[[VmEntry, str], list[ManagerEffect]]
 Done = Callable[[VmOrderDone | ErrorReport], list[ManagerEffect]]
 """What follows the end of a migration, whoever wanted it."""
@@ -102,6 +108,23 @@ class Incoming:
     since_s: float
 
 
+@dataclass(slots=True)
+class _Owed:
+    """A destination with another manager that was not told that no VM will come."""
+
+    migration: Migration
+    pause_s: float = ABORT_PAUSE_S
+    due_s: float = math.inf
+    since_s: float = math.inf
+
+
+def _is_settled(outcome: Outcome) -> bool:
+    """Whether the destination was told, or there is nobody to tell any more."""
+    return isinstance(outcome, OrderDone) or (
+        isinstance(outcome, ErrorReport) and outcome.code == Conflict.code
+    )
+
+
 class Migrations:
     """All migrations from this manager's hosts, and the incoming ends of other managers'."""
 
@@ -112,6 +135,7 @@ class Migrations:
         self._limit = limit
         self._order = order
         self._report = report
+        self._owed: dict[str, _Owed] = {}
         self._open: dict[str, Migration] = {}
         self._incoming: dict[str, Incoming] = {}
         self.on_moved: Moved = lambda key, source, cause: None
@@ -266,6 +290,8 @@ class Migrations:
             if isinstance(outcome, OrderDone) and outcome.report is not None:
                 return self._over(migration, outcome.report)
             migration.taken_back = isinstance(outcome, OrderDone)
+            if migration.relayed and not migration.taken_back:
+                self._owed[migration.vm.key] = _Owed(migration)
             return self._look(migration, why)
 
         return self._order(
@@ -444,13 +470,46 @@ class Migrations:
         return True
 
     def expire(self, now_s: float) -> list[ManagerEffect]:
-        """Give up VMs that nobody sends any more."""
+        """Give up VMs that nobody sends any more, and destinations that no VM will reach."""
         late = [
             vm_id
             for vm_id, incoming in self._incoming.items()
             if now_s - incoming.since_s > INCOMING_TIMEOUT_S
         ]
-        return [effect for vm_id in late for effect in self._give_up(vm_id)]
+        effects = [effect for vm_id in late for effect in self._give_up(vm_id)]
+        for key in list(self._owed):
+            effects += self._abort_again(key, self._owed[key], now_s)
+        return effects
+
+    def _abort_again(self, key: str, owed: "_Owed", now_s: float) -> list[ManagerEffect]:
+        """Rule 6: a destination that was not told keeps room for nothing, and its host."""
+        if self._open.get(key) is owed.migration:
+            return []
+        if key in self._open or now_s - owed.since_s > INCOMING_TIMEOUT_S:
+            del self._owed[key]
+            return []
+        if owed.due_s == math.inf:
+            owed.since_s = min(owed.since_s, now_s)
+            owed.due_s = now_s + owed.pause_s
+        if now_s < owed.due_s:
+            return []
+        owed.pause_s = min(ABORT_PAUSE_MAX_S, 2 * owed.pause_s)
+        owed.due_s = now_s + owed.pause_s
+        migration = owed.migration
+
+        def aborted(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
+            if not unknown and self._owed.get(key) is owed and _is_settled(outcome):
+                del self._owed[key]
+            return []
+
+        return self._order(
+            migration.destination,
+            lambda epoch: AbortIncoming(
+                epoch, migration.cause, migration.vm.report.vm_id, migration.ticket
+            ),
+            aborted,
+            True,
+        )
 
     def _give_up(self, vm_id: str) -> list[ManagerEffect]:
         host_id = self._incoming[vm_id].host_id

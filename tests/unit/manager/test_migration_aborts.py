@@ -1,0 +1,51 @@
+"""An abort that did not reach another manager's host is tried again."""
+
+from snooze.common.errors import ErrorReport, TooBusy
+from snooze.common.vm_lifecycle import VmCommand
+from snooze.common.wire import AbortIncoming, OfferIssued, OrderDone
+from snooze.groupmanager.manager.manager_events import ManagerEffect, OrderHost
+from tests.unit.manager.builders import NO_ANSWER, Desk, only, report_of
+
+NO_LEADER = ErrorReport.of(TooBusy("there is no leader to reach the other group manager by"))
+
+
+def aborts(effects: list[ManagerEffect]) -> list[OrderHost]:
+    return [e for e in effects if isinstance(e, OrderHost) and isinstance(e.order, AbortIncoming)]
+
+
+def later(desk: Desk, seconds: float) -> list[OrderHost]:
+    """Time goes by; something quite different happens."""
+    desk.now_s += seconds
+    return aborts(desk.lose("no such host"))
+
+
+def left_behind() -> Desk:
+    """The leader died while the other manager's host prepared, and while it was to be told."""
+    desk = Desk(hosts=1)
+    desk.run("a")
+    effects = desk.command("a", VmCommand.MIGRATE, destination="elsewhere")
+    effects = desk.answer(only(OrderHost, effects), OfferIssued(report_of("a"), b"offer"))
+    effects = desk.answer(only(OrderHost, effects), NO_ANSWER, unknown=True)
+    effects = desk.answer(aborts(effects)[0], NO_LEADER)
+    desk.inventory(only(OrderHost, effects), report_of("a"))
+    return desk
+
+
+def test_it_is_tried_again_until_it_is_answered() -> None:
+    """Found by ``snooze-sim replay 52``: room was kept for over an hour, and a host not given."""
+    desk = left_behind()
+    assert later(desk, 0.0) == []
+    again = later(desk, 1.5)
+    assert [(order.host_id, order.relayed) for order in again] == [("elsewhere", True)]
+    desk.answer(again[0], NO_LEADER)
+    assert later(desk, 0.5) == [], "with pauses that grow"
+    once_more = later(desk, 2.0)
+    desk.answer(once_more[0], OrderDone())
+    assert later(desk, 500.0) == []
+
+
+def test_it_is_not_tried_when_the_vm_migrates_anew() -> None:
+    desk = left_behind()
+    later(desk, 0.0)
+    desk.command("a", VmCommand.MIGRATE, destination="elsewhere")
+    assert later(desk, 10.0) == []
