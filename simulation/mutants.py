@@ -17,9 +17,11 @@ from typing import Any, Final
 from snooze.common.coordination.port import Check
 from snooze.common.errors import StaleEpoch
 from snooze.groupmanager.election import Election
-from snooze.groupmanager.leader import submission_core
+from snooze.groupmanager.leader import submission_core, submission_restarts_core
 from snooze.groupmanager.leader.journal import Journal
 from snooze.groupmanager.leader.membership_core import MembershipCore
+from snooze.groupmanager.leader.recovery_core import RecoveryCore
+from snooze.groupmanager.leader.recovery_events import PowerAnswered, PowerOutcome
 from snooze.groupmanager.leader.submission_core import SubmissionCore
 from snooze.groupmanager.leader.submission_events import (
     AnswerSubmission,
@@ -42,6 +44,19 @@ class Mutant:
     what: str
     found_within: int
     apply: Callable[[], AbstractContextManager[None]]
+
+
+def _all_of(
+    *parts: Callable[[], AbstractContextManager[None]],
+) -> Callable[[], AbstractContextManager[None]]:
+    @contextlib.contextmanager
+    def apply() -> Generator[None]:
+        with contextlib.ExitStack() as stack:
+            for part in parts:
+                stack.enter_context(part())
+            yield
+
+    return apply
 
 
 @contextlib.contextmanager
@@ -132,6 +147,22 @@ def _no_balance(core: MembershipCore, now_s: float) -> list[Any]:
     return []
 
 
+def _silent_is_off(core: RecoveryCore, event: PowerAnswered, now_s: float) -> list[Any]:
+    """Whatever a power controller says, or does not, is proof."""
+    return _power_answered(core, dataclasses.replace(event, outcome=PowerOutcome.OFF), now_s)
+
+
+def _no_copy_is_stale(_core: RecoveryCore, _host_id: str) -> tuple[Any, ...]:
+    """No domain has to go."""
+    return ()
+
+
+def _any_copy_is_the_one(_core: SubmissionCore, _vm: Any, _status: Any) -> bool:
+    """Generations are not looked at."""
+    return True
+
+
+_power_answered = RecoveryCore._power_answered
 _journal_init = Journal.__init__
 _submitted = SubmissionCore._submitted
 _watch_host = SubmissionCore._watch_host
@@ -160,13 +191,34 @@ _ALL: tuple[Mutant, ...] = (
         "placed-without-proof",
         "a VM is placed anew although a host that is away may have it",
         40,
-        _replacing(submission_core, "may_be_on", _placed_without_proof),
+        _all_of(
+            _replacing(submission_core, "may_be_on", _placed_without_proof),
+            _replacing(submission_restarts_core, "may_be_on", _placed_without_proof),
+        ),
     ),
     Mutant(
         "silence-is-refusal",
         "a manager that did not answer a placement is taken to have refused it",
         40,
         _replacing(SubmissionCore, "_failed", _refused_is_unknown),
+    ),
+    Mutant(
+        "restart-without-fencing",
+        "a host that is away is taken to be down, whatever its power controller says",
+        10,
+        _replacing(RecoveryCore, "_power_answered", _silent_is_off),
+    ),
+    Mutant(
+        "stale-copies-stay",
+        "a host that comes back is not told which of its domains live elsewhere now",
+        40,
+        _replacing(RecoveryCore, "_stale", _no_copy_is_stale),
+    ),
+    Mutant(
+        "older-copy-wins",
+        "any copy that a host brings back is taken for the VM",
+        10,
+        _replacing(SubmissionCore, "_is_the_one", _any_copy_is_the_one),
     ),
     Mutant(
         "address-reused-on-disconnect",
