@@ -14,24 +14,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from snooze.common.coordination.port import Check
-from snooze.common.errors import StaleEpoch
 from snooze.groupmanager.election import Election
-from snooze.groupmanager.leader import submission_core, submission_restarts_core
-from snooze.groupmanager.leader.journal import Journal
 from snooze.groupmanager.leader.membership_core import MembershipCore
 from snooze.groupmanager.leader.recovery_core import RecoveryCore
 from snooze.groupmanager.leader.recovery_events import PowerAnswered, PowerOutcome
 from snooze.groupmanager.leader.submission_core import SubmissionCore
 from snooze.groupmanager.leader.submission_events import (
     AnswerSubmission,
-    PlacementFailed,
     RecordTask,
     Submitted,
     UpdateRecords,
 )
 from snooze.groupmanager.manager.host_table import HostTable
-from snooze.localcontroller.agent_core import AgentCore, AgentState
 
 FIRST_SEED: Final = 1
 
@@ -44,19 +38,6 @@ class Mutant:
     what: str
     found_within: int
     apply: Callable[[], AbstractContextManager[None]]
-
-
-def _all_of(
-    *parts: Callable[[], AbstractContextManager[None]],
-) -> Callable[[], AbstractContextManager[None]]:
-    @contextlib.contextmanager
-    def apply() -> Generator[None]:
-        with contextlib.ExitStack() as stack:
-            for part in parts:
-                stack.enter_context(part())
-            yield
-
-    return apply
 
 
 @contextlib.contextmanager
@@ -80,17 +61,6 @@ def _replacing(
     return apply
 
 
-def _no_epoch_check(core: AgentCore, epoch: int) -> None:
-    """A host takes orders of any epoch."""
-    if core.state is not AgentState.JOINED:
-        raise StaleEpoch("not joined")
-
-
-def _unfenced(journal: Journal, coordinator: Any, fence: Any, deposed: Any) -> None:
-    """Every transaction of a leader checks that the epoch exists, not that it is its own."""
-    _journal_init(journal, coordinator, Check(fence.path), deposed)
-
-
 def _acknowledged_first(core: SubmissionCore, event: Submitted, now_s: float) -> list[Any]:
     """The client has its answer before the task is in the store."""
     effects: list[Any] = []
@@ -100,11 +70,6 @@ def _acknowledged_first(core: SubmissionCore, event: Submitted, now_s: float) ->
             core.waiting.pop(effect.task.task_id, None)
             effects.insert(0, AnswerSubmission(event.request_id, effect.task.task_id))
     return effects
-
-
-def _placed_without_proof(_vm: Any, _hosts: Any) -> bool:
-    """A VM of which nothing is known is placed anew, whatever host may have it."""
-    return False
 
 
 def _address_at_once(core: SubmissionCore, host_id: str, host: Any, now_s: float) -> list[Any]:
@@ -130,11 +95,6 @@ def _forgotten_with_link(core: SubmissionCore, host_id: str, host: Any, now_s: f
 
 def _room_not_kept(table: HostTable, host_id: str, demand: Any, sign: float) -> None:
     """Of what migrates, no room is kept at the destination."""
-
-
-def _refused_is_unknown(core: SubmissionCore, event: PlacementFailed, now_s: float) -> list[Any]:
-    """A manager that did not answer is taken to have refused."""
-    return _failed(core, dataclasses.replace(event, unknown=False), now_s)
 
 
 def _leads_on(election: Election, epoch: int) -> bool:
@@ -163,24 +123,10 @@ def _any_copy_is_the_one(_core: SubmissionCore, _vm: Any, _status: Any) -> bool:
 
 
 _power_answered = RecoveryCore._power_answered
-_journal_init = Journal.__init__
 _submitted = SubmissionCore._submitted
 _watch_host = SubmissionCore._watch_host
-_failed = SubmissionCore._failed
 
 _ALL: tuple[Mutant, ...] = (
-    Mutant(
-        "no-epoch-check",
-        "a host takes orders of any epoch",
-        40,
-        _replacing(AgentCore, "admit", _no_epoch_check),
-    ),
-    Mutant(
-        "unfenced-writes",
-        "a leader's transactions do not check its epoch",
-        40,
-        _replacing(Journal, "__init__", _unfenced),
-    ),
     Mutant(
         "acknowledged-before-write",
         "a submission is answered before it is in the store",
@@ -188,24 +134,9 @@ _ALL: tuple[Mutant, ...] = (
         _replacing(SubmissionCore, "_submitted", _acknowledged_first),
     ),
     Mutant(
-        "placed-without-proof",
-        "a VM is placed anew although a host that is away may have it",
-        40,
-        _all_of(
-            _replacing(submission_core, "may_be_on", _placed_without_proof),
-            _replacing(submission_restarts_core, "may_be_on", _placed_without_proof),
-        ),
-    ),
-    Mutant(
-        "silence-is-refusal",
-        "a manager that did not answer a placement is taken to have refused it",
-        40,
-        _replacing(SubmissionCore, "_failed", _refused_is_unknown),
-    ),
-    Mutant(
         "restart-without-fencing",
         "a host that is away is taken to be down, whatever its power controller says",
-        10,
+        5,
         _replacing(RecoveryCore, "_power_answered", _silent_is_off),
     ),
     Mutant(
@@ -217,13 +148,13 @@ _ALL: tuple[Mutant, ...] = (
     Mutant(
         "older-copy-wins",
         "any copy that a host brings back is taken for the VM",
-        10,
+        12,
         _replacing(SubmissionCore, "_is_the_one", _any_copy_is_the_one),
     ),
     Mutant(
         "address-reused-on-disconnect",
         "the addresses of a host that is away are leased to other VMs",
-        20,
+        6,
         _replacing(SubmissionCore, "_watch_host", _address_at_once),
     ),
     Mutant(
@@ -235,7 +166,7 @@ _ALL: tuple[Mutant, ...] = (
     Mutant(
         "room-not-kept",
         "no room is kept at the destination of a migration",
-        10,
+        5,
         _replacing(HostTable, "promise", _room_not_kept),
     ),
     Mutant(
@@ -247,7 +178,7 @@ _ALL: tuple[Mutant, ...] = (
     Mutant(
         "never-balanced",
         "hosts are not handed over between managers",
-        10,
+        2,
         _replacing(MembershipCore, "_rebalance", _no_balance),
     ),
 )
