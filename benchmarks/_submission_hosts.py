@@ -89,7 +89,7 @@ async def serve(
 
 def main() -> None:
     count, hypervisor, bootstrap, directory = sys.argv[1:5]
-    more = json.loads(sys.argv[5]) if len(sys.argv) > 5 else {}
+    more: dict[str, dict[str, object]] = json.loads(sys.argv[5]) if len(sys.argv) > 5 else {}
     configure_logging(LogSettings(level="error"), "", "benchmark")
     uvloop.run(serve(int(count), hypervisor, bootstrap, Path(directory), more))
 

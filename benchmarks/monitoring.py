@@ -72,7 +72,9 @@ class Process:
 
 
 @contextmanager
-def cluster(hosts: int, vms: int, interval_s: float) -> Generator[tuple[Process, Process]]:
+def cluster(
+    hosts: int, vms: int, interval_s: float
+) -> Generator[tuple[Process, Process], None, None]:
     """Manager and hosts, joined."""
     manager = Process("manager")
     try:

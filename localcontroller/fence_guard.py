@@ -29,7 +29,7 @@ from lxml import etree
 from snooze.common.clock import SYSTEM_CLOCK, Clock
 from snooze.common.errors import ExecutionError
 from snooze.common.lease_core import NEVER
-from snooze.localcontroller.domain_xml import read_domain
+from snooze.localcontroller.domain_xml import VmTag, read_domain
 from snooze.localcontroller.lease_file import LeaseFile
 
 logger = logging.getLogger("snooze.localcontroller.fence_guard")
@@ -101,7 +101,7 @@ def fence(uri: str, note: Callable[[Doomed], None]) -> bool:
 def _by_libvirt(uri: str, note: Callable[[Doomed], None]) -> bool:
     connection = libvirt.open(uri)
     try:
-        doomed = []
+        doomed: list[tuple[libvirt.virDomain, VmTag]] = []
         for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
             tag = read_domain(domain.XMLDesc()).tag
             if tag is not None and tag.policy.is_highly_available:

@@ -2,11 +2,11 @@
 
 import math
 
+import msgspec
 import pytest
 
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import FailureAction, VmErrorCode, VmPolicy
-from snooze.common.wire import VmStatus
 from snooze.groupmanager.leader.registry import Down, HostEntry, Plan
 from snooze.groupmanager.leader.submission_events import (
     AskManager,
@@ -59,8 +59,8 @@ class Ward(Desk):
     def back(self, state: VmState = VmState.STOPPED, **fields: object) -> list[SubmissionEffect]:
         """The lost host joins again and has its copy."""
         status = status_of("a", state, self.host.description.host_id)
-        changed = {f: getattr(status, f) for f in status.__struct_fields__} | fields
-        return self.rejoin_host(self.host.description.host_id, "gm1", VmStatus(**changed))
+        changed = msgspec.structs.replace(status, **fields)
+        return self.rejoin_host(self.host.description.host_id, "gm1", changed)
 
 
 def test_it_is_recorded_with_its_next_generation_before_anybody_is_asked() -> None:

@@ -1,5 +1,7 @@
 """What the leader says of hosts: nothing is placed before it, stale copies go first."""
 
+import msgspec
+
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmReport
 from snooze.common.wire import DiscardVm, HostHello, OrderDone, StaleCopy
@@ -8,9 +10,7 @@ from tests.unit.manager.builders import REFUSED, Desk, host_of, only, report_of,
 
 
 def old(vm_id: str, state: VmState = VmState.STOPPED, generation: int = 1) -> VmReport:
-    report = report_of(vm_id, state)
-    fields = {name: getattr(report, name) for name in report.__struct_fields__}
-    return VmReport(**(fields | {"generation": generation}))
+    return msgspec.structs.replace(report_of(vm_id, state), generation=generation)
 
 
 def test_a_host_takes_nothing_before_the_leader_has_spoken_of_it() -> None:
@@ -86,9 +86,8 @@ def test_a_restart_is_no_repeat_of_the_life_before() -> None:
     desk = Desk(hosts=0)
     desk.join("h1", old("a"))
     desk.join("h2")
-    again = spec_of("a")
-    fields = {name: getattr(again, name) for name in again.__struct_fields__}
-    placed, orders = desk.place(type(again)(**(fields | {"generation": 2})))
+    again = msgspec.structs.replace(spec_of("a"), generation=2)
+    placed, orders = desk.place(again)
     assert placed[0].host_id in {"h1", "h2"}
     assert len(orders) == 1
     assert desk.vm("a").report.generation == 2
