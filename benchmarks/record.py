@@ -278,7 +278,8 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         result["zkcli_lists_a_shard"] = listed(server, f"/snooze{records.VMS}/00")
         async with client_of(server, 4.0) as client:
             result |= await take_over(client)
-        async with client_of(server, 4.0) as client:
+        print(f"so far: {result}", flush=True)
+        async with client_of(server, 20.0) as client:
             await make_old(client)
             result["zkcli_lists_old_layout"] = listed(server, f"/snooze{records.VMS}")
             started_s = time.monotonic()
