@@ -26,7 +26,7 @@ be dispatched.
 
 import math
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
 from snooze.common.api import TaskState
 from snooze.common.errors import ErrorReport
@@ -75,6 +75,9 @@ from snooze.groupmanager.leader.whereabouts import (
     may_be_on,
     suspect,
 )
+
+GIVEN_UP_AT_ONCE: Final = 10
+"""Hosts in one tick: with 100,000 VMs a tenth of a second's work."""
 
 
 @dataclass(slots=True)
@@ -274,8 +277,7 @@ class SubmissionCore(Reports):
     def _ticked(self, event: Ticked, now_s: float) -> list[SubmissionEffect]:
         self.settled = event.settled
         effects: list[SubmissionEffect] = []
-        for host_id, host in self.registry.hosts.items():
-            effects += self._watch_host(host_id, host, now_s)
+        effects += self._watch_hosts(now_s)
         effects += self._settle_strays(now_s, event.now_ms)
         effects += self._restart_due(now_s, event.now_ms)
         acquit(self.registry, now_s)
@@ -339,6 +341,23 @@ class SubmissionCore(Reports):
         vm.reason = "it may be on this host, which does not answer"
         self.strays.discard(vm.vm_id)
         return self._unreachable(vm)
+
+    def _watch_hosts(self, now_s: float) -> list[SubmissionEffect]:
+        """Give up hosts that stay away, some at a time: for each, all VMs are looked through.
+
+        After a power cut of everything a thousand are due at once, and the leader must not stand
+        still for it.
+        """
+        effects: list[SubmissionEffect] = []
+        left = GIVEN_UP_AT_ONCE
+        for host_id, host in self.registry.hosts.items():
+            if host.given_up:
+                continue
+            effects += self._watch_host(host_id, host, now_s)
+            left -= host.given_up
+            if left == 0:
+                break
+        return effects
 
     def _watch_host(self, host_id: str, host: HostEntry, now_s: float) -> list[SubmissionEffect]:
         """A host that stays away takes its VMs out of sight, once."""

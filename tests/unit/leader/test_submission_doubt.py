@@ -10,6 +10,7 @@ from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmErrorCode
 from snooze.groupmanager.leader.membership_core import Announce
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+from snooze.groupmanager.leader.submission_core import GIVEN_UP_AT_ONCE
 from snooze.groupmanager.leader.submission_events import (
     AskManager,
     Destroyed,
@@ -214,6 +215,22 @@ def test_the_vms_of_a_host_that_stays_away_are_unreachable_and_come_back() -> No
     assert desk.tick(60.0) == [], "it is told once"
     desk.rejoin_host("gm1-host", "gm1", status_of("a", VmState.RUNNING, "gm1-host"))
     assert desk.state("a") is VmState.RUNNING
+
+
+def test_many_hosts_that_stay_away_are_given_up_piece_by_piece() -> None:
+    """A leader after a power cut must not stand still over a thousand hosts and their VMs."""
+    desk = Desk("gm1")
+    desk.run("a")
+    for number in range(2 * GIVEN_UP_AT_ONCE):
+        host_id = f"away{number}"
+        desk.registry.hosts[host_id] = host(host_id, 0.0, given_up=False)
+        vm = VmEntry(f"vm{number}", f"vm{number}", SMALL, VmState.RUNNING, host_id=host_id)
+        desk.registry.add_vm(vm)
+    told = [len([e for e in desk.tick(10.1) if isinstance(e, Announce)])]
+    told += [len([e for e in desk.tick(0.1) if isinstance(e, Announce)]) for _ in range(2)]
+    assert told == [GIVEN_UP_AT_ONCE, GIVEN_UP_AT_ONCE, 0]
+    assert desk.state("a") is VmState.RUNNING
+    assert desk.state("vm7") is VmState.UNREACHABLE
 
 
 def test_a_start_on_a_host_that_stays_away_is_recorded_where_it_may_be() -> None:
