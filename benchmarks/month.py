@@ -71,7 +71,9 @@ def fleet_of(folder: Path, days: int, hosts: int, vms: int) -> Fleet:
 
 def wanted_of(fleet: Fleet) -> Ints:
     """How many guests there are in each period: they come and go as the traces' total does."""
-    total: Floats = np.convolve(fleet.use.sum(axis=0), np.full(SMOOTH, 1 / SMOOTH), mode="same")
+    used: Floats = fleet.use.sum(axis=0)
+    window: Floats = np.full(SMOOTH, 1 / SMOOTH)
+    total: Floats = np.convolve(used, window, mode="same")
     low, high = float(np.percentile(total, 1)), float(np.percentile(total, 99))
     share: Floats = np.clip((total - low) / (high - low), 0.0, 1.0)
     count: Floats = (FEWEST + (1 - FEWEST) * share) * fleet.asked.size
