@@ -8,14 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.dead_hosts import CASES, GUESTS, Stage
-from snooze.lab.cluster import LabPlan
+from benchmarks.dead_hosts import CASES, GUESTS, PLAN, Stage
 from snooze.lab.witness import Witness
 
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    with Stage(LabPlan(hosts=3, zookeepers=1)) as stage:
+    with Stage(PLAN) as stage:
         yield stage
 
 
