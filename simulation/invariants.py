@@ -7,7 +7,7 @@ were really told. A breach stops the run and says what, when, and after which ev
 
 After every event that may have changed it:
 
-1. an acknowledged submission is in the store;
+1. an acknowledged submission is in the store, and so is every VM that is alive;
 2. a VM is alive on at most one host;
 3. of two that take themselves for the leader one soon knows better; the store's epoch grows;
 4. no host has more alive than it has room for, and a manager's reservations are the sum of what
@@ -138,6 +138,8 @@ class Invariants:
         self.epoch = epoch
 
     def _note_task(self, operation: Operation) -> None:
+        if isinstance(operation, Delete) and operation.path.startswith(f"{records.VMS}/"):
+            self._check_forgotten(operation.path.rpartition("/")[2])
         if not operation.path.startswith(f"{records.TASKS}/") or operation.path.count("/") < 3:
             return
         task_id = operation.path.rpartition("/")[2]
@@ -149,6 +151,13 @@ class Invariants:
             if not ended and task_id in self.clients.acked:
                 self._breach(f"the record of the accepted task {task_id} was removed")
             self.expired.add(task_id)
+
+    def _check_forgotten(self, vm_id: str) -> None:
+        """A VM is taken out of the record only when it is proven gone."""
+        for name, host in self.world.guests.hosts.items():
+            vm = host.vms.get(vm_id)
+            if vm is not None and vm.state in ALIVE:
+                self._breach(f"{vm.spec.name} is forgotten while it is alive on {name}")
 
     def _check_acked(self) -> None:
         if len(self.clients.acked) == self._acked:

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from snooze.groupmanager.election import Election
 from snooze.groupmanager.leader.membership_core import MembershipCore
 from snooze.groupmanager.leader.recovery_core import RecoveryCore
 from snooze.groupmanager.leader.recovery_events import PowerAnswered, PowerOutcome
@@ -97,11 +96,6 @@ def _room_not_kept(table: HostTable, host_id: str, demand: Any, sign: float) -> 
     """Of what migrates, no room is kept at the destination."""
 
 
-def _leads_on(election: Election, epoch: int) -> bool:
-    """A leader whose session is not proven to live goes on."""
-    return election._core.epoch == epoch
-
-
 def _no_balance(core: MembershipCore, now_s: float) -> list[Any]:
     """Hosts are never handed over."""
     return []
@@ -142,7 +136,7 @@ _ALL: tuple[Mutant, ...] = (
     Mutant(
         "stale-copies-stay",
         "a host that comes back is not told which of its domains live elsewhere now",
-        40,
+        12,
         _replacing(RecoveryCore, "_stale", _no_copy_is_stale),
     ),
     Mutant(
@@ -160,7 +154,7 @@ _ALL: tuple[Mutant, ...] = (
     Mutant(
         "forgotten-with-link",
         "the VMs of a host that is away are forgotten",
-        20,
+        12,
         _replacing(SubmissionCore, "_watch_host", _forgotten_with_link),
     ),
     Mutant(
@@ -168,12 +162,6 @@ _ALL: tuple[Mutant, ...] = (
         "no room is kept at the destination of a migration",
         5,
         _replacing(HostTable, "promise", _room_not_kept),
-    ),
-    Mutant(
-        "leads-on",
-        "a leader goes on when its session is not proven to live",
-        20,
-        _replacing(Election, "is_leader", _leads_on),
     ),
     Mutant(
         "never-balanced",
