@@ -335,6 +335,10 @@ class LeaderService:
         manager_id = hello.manager.manager_id
         self._membership.feed(membership.ManagerJoined(hello.manager, hello.hosts))
         now_ms = self._clock.wall_ms()
+        # What is anywhere comes first: a VM that moved while nothing was heard of this manager is
+        # with one host of it and missing on another, whichever is told first.
+        everything = [vm for state in hello.hosts for vm in state.vms]
+        self._submissions.feed(submissions.VmsReported(manager_id, everything, now_ms))
         for state in hello.hosts:
             host_id = state.host.host_id
             self._submissions.feed(submissions.VmsReported(manager_id, state.vms, now_ms, host_id))

@@ -3,6 +3,7 @@
 import pytest
 
 from snooze.common.vm_lifecycle import VmState
+from snooze.groupmanager.leader.submission_events import UpdateRecords, VmsReported
 from tests.unit.leader.builders import Desk, status_of
 
 
@@ -33,3 +34,22 @@ def test_a_copy_does_not_take_over_from_one_that_is_being_started_again() -> Non
     vm.highest, vm.revives = 3, True
     desk.reported("gm1", status_of("vm", VmState.STOPPED, "h1", generation=2))
     assert vm.host_id == "h2"
+
+
+@pytest.mark.parametrize("order", [("h1", "h2"), ("h2", "h1")])
+def test_a_vm_that_moved_unheard_is_not_forgotten(order: tuple[str, str]) -> None:
+    """Found by ``snooze-sim replay 19``: its record was removed, and made anew without template."""
+    desk = Desk()
+    desk.add_manager("gm1")
+    desk.add_host("h1", "gm1")
+    desk.add_host("h2", "gm1")
+    desk.reported("gm1", status_of("vm", VmState.RUNNING, "h2"))
+    vm = desk.core.registry.vms["vm"]
+    vm.template = b"template"
+    there = {"h1": [status_of("vm", VmState.RUNNING, "h1")], "h2": []}
+    effects = desk.feed(VmsReported("gm1", there["h1"], desk.now_ms))
+    for host_id in order:
+        effects += desk.feed(VmsReported("gm1", there[host_id], desk.now_ms, host_id))
+    assert not any(isinstance(e, UpdateRecords) and e.removed_vms for e in effects)
+    assert desk.core.registry.vms["vm"] is vm
+    assert (vm.host_id, vm.state, vm.template) == ("h1", VmState.RUNNING, b"template")
