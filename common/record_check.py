@@ -126,7 +126,8 @@ def _about_hosts(hosts: Mapping[str, HostRecord], managers: set[str]) -> list[Fi
 def _about_vms(
     vms: Mapping[str, VmRecord], hosts: Mapping[str, HostRecord], tasks: Mapping[str, TaskRecord]
 ) -> list[Finding]:
-    named = {path: vm.name for path, vm in vms.items()}
+    # a record of a VM that is gone only tells its copies from VMs: its name is free
+    named = {path: vm.name for path, vm in vms.items() if vm.state is not VmState.DESTROYED}
     leased = {path: vm.ip_address for path, vm in vms.items()}
     findings = _shared(named, "name", "destroy one of them by its id")
     findings += _shared(leased, "address", "destroy or readdress one of them by its id")

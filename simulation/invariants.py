@@ -278,6 +278,7 @@ class Invariants:
         store = world.ensemble.store
         shards = record_layout.shards(records.VMS)
         recorded = {vm_id for shard in shards for vm_id in store.children(shard)[0]}
+        recorded -= registry.graves.keys()
         if recorded != there.keys():
             odd = sorted(recorded ^ there.keys())
             found.append(f"record and world differ in {odd}")

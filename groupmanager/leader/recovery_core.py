@@ -23,7 +23,8 @@ Rules:
 5. A host that was proven off by its controller is ``FENCED``; that is recorded, and then it is
    switched on again, once.
 6. A host that joins is told, before it may take a VM or hold a lease, which domains are stale:
-   those whose VM is known on another host, or under way to one; and again when that changes.
+   those whose VM is known on another host, or under way to one, or gone; and again when that
+   changes.
 
 Invariant: ``down`` of a host is set only while it is away, and only by a proof of rule 2.
 """
@@ -360,6 +361,8 @@ class RecoveryCore:
         found: list[StaleCopy] = []
         for vm_id, status in sorted(self.registry.copies.get(host_id, {}).items()):
             vm = self.registry.vms.get(vm_id)
+            if vm is None and status.generation <= self.registry.graves.get(vm_id, 0):
+                found.append(StaleCopy(vm_id, status.generation))
             if vm is None or (vm.host_id in {"", host_id} and not vm.doubt):
                 continue
             only_off = status.generation == vm.generation and vm.state is not VmState.RUNNING

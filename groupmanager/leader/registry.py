@@ -261,6 +261,8 @@ class Registry:
     """Managers, hosts and VMs by id, and managed VMs by name.
 
     ``copies``: by host in reach and VM, domains with a lower generation than their VM's.
+    ``graves``: VMs that are gone and were restarted in their life, with their highest generation:
+    a host that was lost may come back with a copy, which is no VM any more. The oldest first.
     ``can_wake``: whether there is a way to switch a host on.
     """
 
@@ -269,6 +271,7 @@ class Registry:
     vms: dict[str, VmEntry] = field(default_factory=dict[str, VmEntry])
     names: dict[str, str] = field(default_factory=dict[str, str])
     copies: dict[str, dict[str, VmStatus]] = field(default_factory=dict[str, dict[str, VmStatus]])
+    graves: dict[str, int] = field(default_factory=dict[str, int])
     can_wake: Callable[[HostDescription], bool] = _tells_driver
 
     def add_vm(self, vm: VmEntry) -> None:

@@ -224,6 +224,9 @@ class SubmissionCore(Reports):
         for record in event.vms:
             if record.vm_id in self.registry.vms:
                 continue
+            if record.state is VmState.DESTROYED:
+                self.registry.graves[record.vm_id] = record.generation
+                continue
             vm = entry_of(record, now_s)
             vm.elsewhere_s = LONG_AGO
             self.registry.add_vm(vm)
@@ -272,7 +275,7 @@ class SubmissionCore(Reports):
         vm.plan = Plan.NONE
         removed: list[str] = []
         effects = self.gone(vm, removed, now_s, event.now_ms, "")
-        return [*effects, UpdateRecords(removed_vms=removed)]
+        return [*effects, UpdateRecords(removed_vms=removed)] if removed else effects
 
     def _ticked(self, event: Ticked, now_s: float) -> list[SubmissionEffect]:
         self.settled = event.settled

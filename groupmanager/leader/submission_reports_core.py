@@ -49,7 +49,13 @@ class Reports(Restarts):
     ) -> list[SubmissionEffect]:
         vm = self.registry.entry_of(status)
         if vm is None:
-            if status.state is VmState.DESTROYED or not self._is_current(event, status):
+            if status.state is VmState.DESTROYED:
+                self._forget_copy(status.host_id, status.vm_id)
+                return []
+            if not self._is_current(event, status):
+                return []
+            if status.managed and status.generation <= self.registry.graves.get(status.vm_id, 0):
+                self._note_copy(status)  # of a VM that is gone
                 return []
             vm = adopted(status, now_s)
             self.registry.add_vm(vm)

@@ -28,7 +28,7 @@ from snooze.groupmanager.leader.submission_events import (
     UpdateRecords,
 )
 from snooze.groupmanager.leader.tasks import SUBMIT, Task
-from snooze.groupmanager.leader.vm_views import spec_of
+from snooze.groupmanager.leader.vm_views import spec_of, tombstone_of
 from snooze.scheduling import dispatching
 
 MAX_ENDED_TASKS: Final = 100_000
@@ -38,6 +38,8 @@ ASK_AGAIN_S: Final = 1.0
 LOST_AFTER_S: Final = 60.0
 """A VM that left its host and that no host in reach has told of for so long is gone; hosts look at
 what they have twice in this time."""
+MAX_GRAVES: Final = 10_000
+"""Restarted VMs that are remembered after their end; about 150 bytes of record each."""
 LONG_AGO: Final = -1e18
 """Earlier than any monotonic time: a VM read from the record may have been asked for at any."""
 
@@ -141,8 +143,23 @@ class SubmissionState:
         if not vm.managed:
             return []
         self.leases.release(vm.vm_id, now_s)
-        removed.append(vm.vm_id)
-        return [announce(self.registry, vm, cause), *self.task_progress(vm, now_ms)]
+        effects: list[SubmissionEffect] = []
+        highest = max(vm.generation, vm.highest)
+        if highest > 1:
+            effects += self._bury(vm, highest, removed)
+        else:
+            removed.append(vm.vm_id)
+        return [*effects, announce(self.registry, vm, cause), *self.task_progress(vm, now_ms)]
+
+    def _bury(self, vm: VmEntry, highest: int, removed: list[str]) -> list[SubmissionEffect]:
+        """Remember that it is gone: copies of it may lie on hosts that were lost."""
+        graves = self.registry.graves
+        graves[vm.vm_id] = highest
+        while len(graves) > MAX_GRAVES:
+            oldest = next(iter(graves))
+            del graves[oldest]
+            removed.append(oldest)
+        return [UpdateRecords(vms=[tombstone_of(vm)])]
 
     def fail(
         self, vm: VmEntry, code: VmErrorCode, message: str, now_s: float, now_ms: int

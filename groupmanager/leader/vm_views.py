@@ -1,6 +1,7 @@
 """One VM in its forms: the leader's entry, the record, the order to start it."""
 
 from snooze.common.records import VmRecord, unpack_template
+from snooze.common.resources import ZERO
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmSpec
 from snooze.common.wire import VmStatus
@@ -43,6 +44,18 @@ def record_of(vm: VmEntry) -> VmRecord:
         policy=vm.policy,
         restarts_ms=vm.restarts_ms,
         highest=vm.highest,
+    )
+
+
+def tombstone_of(vm: VmEntry) -> VmRecord:
+    """What the store keeps of a VM that is gone and may have left copies."""
+    return VmRecord(
+        vm_id=vm.vm_id,
+        name=vm.name,
+        demand=ZERO,
+        state=VmState.DESTROYED,
+        task_id=vm.task_id,
+        generation=max(vm.generation, vm.highest),
     )
 
 

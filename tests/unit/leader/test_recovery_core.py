@@ -271,6 +271,17 @@ def test_a_copy_whose_vm_is_nowhere_is_left_and_told_of_once_it_is_somewhere() -
     assert of(Direct, house.wait(0.3)) == []
 
 
+def test_the_copy_of_a_vm_that_is_gone_is_stale() -> None:
+    house = House()
+    house.registry.remove_vm(house.registry.vms["vm1"])
+    house.registry.graves["vm1"] = 2
+    house.registry.copies["h1"] = {
+        "vm1": VmStatus("vm1", "vm1", VmState.STOPPED, Capacity(), "h1", generation=2)
+    }
+    (told,) = of(Direct, house.feed(HostHeard("gm", ["h1"], 1)))
+    assert told.directives[0].stale == (StaleCopy("vm1", 2),)
+
+
 def test_a_directive_that_was_lost_is_given_again() -> None:
     house = House()
     house.feed(HostHeard("gm", ["h1"], 1))

@@ -305,8 +305,8 @@ def test_a_vm_that_waits_to_be_restarted_can_be_destroyed() -> None:
     ward.registry.managers["gm1"].view = ward.registry.managers["gm2"].view = None
     ward.lose()
     ward.written()
-    effects = ward.feed(Destroyed("a", ward.now_ms))
-    assert only(UpdateRecords, effects).removed_vms == ["a"]
+    [tombstone] = only(UpdateRecords, ward.feed(Destroyed("a", ward.now_ms))).vms
+    assert (tombstone.vm_id, tombstone.state) == ("a", VmState.DESTROYED)
     assert none(AskManager, ward.tick(100.0))
 
 
@@ -393,3 +393,26 @@ def test_a_guest_that_runs_as_a_copy_is_adopted_rather_than_restarted_beside() -
         2,
     )
     assert only(UpdateRecords, effects).vms[0].highest == 2
+
+
+def test_the_copy_of_a_vm_that_was_restarted_and_destroyed_is_no_vm() -> None:
+    ward = Ward()
+    ward.lose()
+    ward.written()
+    ward.answered("gm2", "a", "gm2-host")
+    ward.reported("gm2", status_of("a", VmState.RUNNING, "gm2-host", generation=2))
+    effects = ward.reported("gm2", status_of("a", VmState.DESTROYED, "gm2-host", generation=2))
+    [tombstone] = [r for e in effects if isinstance(e, UpdateRecords) for r in e.vms]
+    assert (tombstone.state, tombstone.generation) == (VmState.DESTROYED, 2)
+    assert not [i for e in effects if isinstance(e, UpdateRecords) for i in e.removed_vms]
+    ward.back()
+    assert "a" not in ward.registry.vms
+    assert set(ward.registry.copies["gm1-host"]) == {"a"}
+    ward.reported("gm1", status_of("a", VmState.DESTROYED, "gm1-host"))
+    assert ward.registry.copies == {}
+
+    later = Ward()
+    later.registry.remove_vm(later.vm)
+    later.feed(StateLoaded((), [tombstone], later.now_ms))
+    later.reported("gm1", status_of("a", VmState.STOPPED, "gm1-host"))
+    assert "a" not in later.registry.vms, "a new leader knows, too"
