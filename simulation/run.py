@@ -1,5 +1,7 @@
 """One run: a world that forms, a script that troubles it, healing, and the judgement."""
 
+import gc
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -55,7 +57,22 @@ class Run:
     story: Story = field(default_factory=Story)
 
     def go(self) -> Result:
-        """Run it to its end."""
+        """Run it to its end.
+
+        Processes that were killed closed nothing: what they leave is collected here, where nobody
+        is warned of it.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.freeze()  # What is there already is not looked at again: a run leaves much, quickly.
+            try:
+                result = self._go()
+                gc.collect()
+            finally:
+                gc.unfreeze()
+        return result
+
+    def _go(self) -> Result:
         world = World(self.shape, self.seed)
         world.story = self.story
         self.story.listener = self.listener
