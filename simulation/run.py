@@ -67,9 +67,9 @@ class Run:
             gc.freeze()  # What is there already is not looked at again: a run leaves much, quickly.
             try:
                 result = self._go()
-                gc.collect()
             finally:
                 gc.unfreeze()
+                gc.collect()
         return result
 
     def _go(self) -> Result:
