@@ -7,10 +7,18 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Collect it where nobody is warned of it: the warnings of other tests stay errors."""
-    yield
+def collect() -> None:
+    """Where nobody is warned of it: the warnings of other tests stay errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    yield
+    collect()
+
+
+def pytest_sessionfinish() -> None:
+    collect()
