@@ -73,6 +73,7 @@ def register(app: typer.Typer) -> None:
         ("approve", approve),
         ("reject", reject),
         ("export", export),
+        ("replay", replay),
     ):
         add(decisions, name, function, CLUSTER_PANEL)
     app.add_typer(decisions, name="decisions", rich_help_panel=CLUSTER_PANEL)
@@ -170,18 +171,42 @@ def export(
     """Write what `python -m snooze.scheduling replay FILE` needs to decide the same again."""
     import sys
 
+    inputs = on_cluster(url, lambda cluster: _inputs(cluster, decision_id))
+    if str(file) == "-":
+        sys.stdout.buffer.write(inputs)
+    else:
+        file.write_bytes(inputs)
+
+
+def replay(
+    decision_id: IdArgument,
+    output: OutputOption = Output.TABLE,
+    url: UrlOption = "",
+) -> None:
+    """Decide again from the inputs of a decision, and compare; exit code 1 if it differs."""
+    import tempfile
+
+    from snooze.scheduling.__main__ import main
+
+    inputs = on_cluster(url, lambda cluster: _inputs(cluster, decision_id))
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        file.write(inputs)
+        file.flush()
+        flags = ["--json"] if output is Output.JSON else []
+        raise typer.Exit(main(["replay", *flags, file.name]))
+
+
+async def _inputs(cluster: "AsyncSnooze", decision_id: str) -> bytes:
+    """What replays a decision. Raises: NotFound."""
     from snooze.common.errors import NotFound
 
-    view = on_cluster(url, lambda cluster: _whole(cluster, decision_id))
+    view = await _whole(cluster, decision_id)
     if bytes(view.inputs) == b"null":
         raise NotFound(
-            f"decision {view.id} has no inputs: it was not made by scheduling, or they were too "
-            "many or are forgotten"
+            f"decision {view.id} has no inputs: a person decided it, or they were too many or are "
+            "forgotten"
         )
-    if str(file) == "-":
-        sys.stdout.buffer.write(bytes(view.inputs))
-    else:
-        file.write_bytes(bytes(view.inputs))
+    return bytes(view.inputs)
 
 
 async def _whole(cluster: "AsyncSnooze", decision_id: str) -> "DecisionView":

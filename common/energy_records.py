@@ -13,12 +13,16 @@ ENERGY: Final = "/energy"
 
 
 class HostEnergy(msgspec.Struct, frozen=True, array_like=True):
-    """One host since the record began: joules used and saved, seconds up and asleep."""
+    """One host since the record began: joules used and saved, seconds up and asleep.
+
+    ``wake_s``: how long it took to wake it the last time; 0: not known.
+    """
 
     used_j: float = 0.0
     saved_j: float = 0.0
     up_s: float = 0.0
     asleep_s: float = 0.0
+    wake_s: float = 0.0
 
 
 class EnergySlot(msgspec.Struct, frozen=True, array_like=True):

@@ -27,8 +27,18 @@ class EnergySettings(Section, frozen=True, kw_only=True):
     ] = ""
     idle_s: Annotated[
         float,
-        Meta(ge=1, le=86400),
-        Doc("A host without VM or order for this long may be put to sleep."),
+        Meta(ge=0, le=86400),
+        Doc(
+            "A host without VM or order for this long may be put to sleep. 0: for as long as a "
+            "sleep has to last to pay for waking up (what waking draws at full load, over the "
+            "watts that sleeping saves), at least a minute. Who waits that long never uses more "
+            "than twice what the best possible choice would."
+        ),
+    ] = 0.0
+    wake_s: Annotated[
+        float,
+        Meta(ge=1, le=7200),
+        Doc("What waking a host takes, until it has been measured of it, or of others."),
     ] = 120.0
     min_on_s: Annotated[
         float,

@@ -15,7 +15,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from snooze.scheduling import dry_run, dump, explain, plugins
+import msgspec
+
+from snooze.scheduling import dry_run, dump, explain, plugins, rulings
 from snooze.scheduling.check import check_plan
 from snooze.scheduling.deciding import DecisionKind
 from snooze.scheduling.dump import Decision, DumpError
@@ -35,9 +37,16 @@ def main(arguments: list[str]) -> int:
             sys.stderr.write(f"{problem.where}: {problem.message}\n")
     if options.command == "policies":
         return _policies(catalogue)
+    file: str = options.file
     try:
-        decision = _decision(options, catalogue)
-    except (DumpError, PolicyError, OSError, UnicodeError) as error:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        ruling = rulings.replay(text)
+        if ruling is not None and options.command == "replay":
+            return replay_ruling(ruling, as_json=options.json)
+        if ruling is not None:
+            raise DumpError(f"a decision of kind {ruling.kind} can only be replayed")
+        decision = _decision(text, options, catalogue)
+    except (PolicyError, OSError, ValueError) as error:
         sys.stderr.write(f"{options.file}: {error}\n")
         return 2
     for problem in decision.snapshot.problems:
@@ -72,9 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _decision(options: argparse.Namespace, catalogue: Catalogue) -> Decision:
-    file: str = options.file
-    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+def _decision(text: str, options: argparse.Namespace, catalogue: Catalogue) -> Decision:
     decision = dump.load(text, catalogue)
     if options.policy is None:
         return decision
@@ -99,6 +106,23 @@ def _replay(decision: Decision, *, as_json: bool) -> int:
         if decision.placement is not None:
             sys.stdout.write(f"{'the same' if same else 'NOT the same'} as recorded\n")
     return 0 if same and not violations else 1
+
+
+def replay_ruling(ruling: rulings.Replayed, *, as_json: bool) -> int:
+    """Print what is decided of a ruling's question now; the exit code."""
+    if as_json:
+        answer, question = map(msgspec.to_builtins, (ruling.answer, ruling.question))
+        document = {
+            "kind": ruling.kind,
+            "question": question,
+            "answer": answer,
+            "same_as_recorded": ruling.is_same,
+        }
+        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+    else:
+        sys.stdout.writelines(line + "\n" for line in ruling.lines())
+        sys.stdout.write(f"{'the same' if ruling.is_same else 'NOT the same'} as recorded\n")
+    return 0 if ruling.is_same else 1
 
 
 def _plan_text(decision: Decision, plan: Plan) -> str:

@@ -18,6 +18,7 @@ from typing import Final
 
 from snooze.scheduling import balancing, consolidation, drain, placement
 from snooze.scheduling.consolidation_methods import Method
+from snooze.scheduling.migration_plan import Parallelism
 from snooze.scheduling.packing_effort import Effort
 from snooze.scheduling.plans import Plan
 from snooze.scheduling.policies import PlacementPolicy, PolicyError
@@ -41,6 +42,8 @@ _WHOLE: Final = PropertyKind.WHOLE
 _STEPS: Final = Property("steps", 200_000, _WHOLE, 0, 1e12, summary="Bound on the search.")
 _SEED: Final = Property("seed", 0, _WHOLE, 0, 2**53)
 
+_PARALLEL: Final = Parallelism()
+
 CONSOLIDATION: Final = (
     Property("method", Method.OPTIMISER.value, PropertyKind.TEXT, choices=tuple(Method)),
     Property("moves_most", 1_000, _WHOLE, 0, 1e9),
@@ -53,6 +56,8 @@ DRAIN: Final = (
     Property("relieve", False, PropertyKind.FLAG),
     Property("wake", True, PropertyKind.FLAG),
     Property("pushed_most", 1_000, _WHOLE, 0, 1e9),
+    Property("per_host", _PARALLEL.per_host, _WHOLE, 1, 1e9),
+    Property("at_once", _PARALLEL.at_once, _WHOLE, 1, 1e9),
     _STEPS,
     _SEED,
 )
@@ -120,6 +125,23 @@ def drain_policy(options: Properties) -> drain.DrainPolicy:
         relieve=bool(options["relieve"]),
         wake=bool(options["wake"]),
         pushed_most=int(number(options, "pushed_most")),
+        parallelism=Parallelism(int(number(options, "per_host")), int(number(options, "at_once"))),
         effort=Effort(steps=int(number(options, "steps"))),
         seed=int(number(options, "seed")),
+    )
+
+
+def drain_options(policy: drain.DrainPolicy) -> Properties:
+    """From which ``drain_policy`` makes the same, but for the network that costs are of."""
+    return options_of(
+        DecisionKind.DRAIN,
+        {
+            "relieve": policy.relieve,
+            "wake": policy.wake,
+            "pushed_most": policy.pushed_most,
+            "per_host": policy.parallelism.per_host,
+            "at_once": policy.parallelism.at_once,
+            "steps": policy.effort.steps,
+            "seed": policy.seed,
+        },
     )

@@ -6,6 +6,7 @@ trusts the file: the snapshot is validated like any other, and what cannot be re
 """
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,7 +15,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from snooze.scheduling.deciding import DecisionKind, decide, options_of
+from snooze.scheduling.deciding import DecisionKind, decide, drain_options, options_of
+from snooze.scheduling.drain import Drain, DrainPolicy, drain
 from snooze.scheduling.plans import Move, Plan
 from snooze.scheduling.policies import (
     BUILT_IN,
@@ -27,11 +29,20 @@ from snooze.scheduling.policies import (
 )
 from snooze.scheduling.relocation import Situation
 from snooze.scheduling.situations import read_situation, situation_document
-from snooze.scheduling.snapshot import Affinity, AffinityRule, IntArray, Labels, Snapshot
+from snooze.scheduling.snapshot import (
+    Affinity,
+    AffinityRule,
+    BoolArray,
+    IntArray,
+    Labels,
+    Snapshot,
+)
 from snooze.scheduling.units import Properties, PropertyValue
 from snooze.scheduling.validation import as_numbers
 
 FORMAT: Final = "snooze-decision/1"
+
+MAX_PACKED_BYTES: Final = 1024 * 1024
 
 _COLUMNS: Final = (
     ("used", 0.0),
@@ -230,6 +241,21 @@ def dump(decision: Decision, plan: Plan | None = None) -> str:
         document["plan"] = plan_document(decision.snapshot, plan)
     # Numbers as short as they can be and still the same when read again.
     return msgspec.json.encode(document).decode()
+
+
+def pack(decision: Decision, plan: Plan) -> bytes:
+    """``dump``, compressed by zlib; empty if that is too much to keep."""
+    packed = zlib.compress(dump(decision, plan).encode(), 6)
+    return packed if len(packed) <= MAX_PACKED_BYTES else b""
+
+
+def drain_and_pack(
+    snapshot: Snapshot, hosts: BoolArray, policy: DrainPolicy
+) -> tuple[Drain, bytes]:
+    """A drain's plan, and what makes it again. ``hosts`` are those that drain."""
+    answer = drain(snapshot, hosts, policy)
+    decision = Decision(DecisionKind.DRAIN, snapshot, options=drain_options(policy))
+    return answer, pack(decision, answer.plan)
 
 
 def plan_document(snapshot: Snapshot, plan: Plan) -> dict[str, object]:

@@ -3,6 +3,7 @@
 The explanation is the decision made again with its steps noted down, by the same code.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -12,8 +13,9 @@ from snooze.scheduling.choosing import Chooser, Trace
 from snooze.scheduling.filters import Bundle
 from snooze.scheduling.ledger import Ledger
 from snooze.scheduling.placement import explained, plan, run
+from snooze.scheduling.plans import Move
 from snooze.scheduling.policies import PlacementPolicy, Strategy
-from snooze.scheduling.snapshot import NONE, HostState, Snapshot
+from snooze.scheduling.snapshot import NONE, HostState, Snapshot, accepting
 
 MAX_TEXT_HOSTS: Final = 40
 """Hosts printed in full; the others are counted."""
@@ -221,3 +223,26 @@ def text(snapshot: Snapshot, explanation: Explanation, most: int = MAX_TEXT_HOST
     if len(explanation.hosts) > most:
         lines.append(f"    and {len(explanation.hosts) - most} more hosts")
     return "\n".join(lines)
+
+
+def other_targets(
+    snapshot: Snapshot, move: Move, vm: str, name_of: Callable[[int], str], most: int = 5
+) -> Iterator[str]:
+    """Where else a VM could have gone, or why not: a line for each of the first ``most`` hosts."""
+    need = snapshot.demand[move.vm]
+    others = [row for row in range(snapshot.hosts) if row not in (move.source, move.target)][:most]
+    taking = accepting(snapshot)
+    for row in others:
+        if not taking[row]:
+            yield f"{name_of(row)} for {vm}: it takes no part"
+            continue
+        load = snapshot.used[row] + snapshot.demand[snapshot.placement == row].sum(axis=0)
+        over = np.flatnonzero((load + need > snapshot.ceiling[row]) & (need > 0))
+        after = (load[0] + need[0]) / max(float(snapshot.capacity[row, 0]), 1e-9)
+        if over.size:
+            yield f"{name_of(row)} for {vm}: no room ({snapshot.axes[int(over[0])]})"
+        else:
+            yield (
+                f"{name_of(row)} for {vm}: possible, cpu at {after:.0%}; "
+                f"{name_of(move.target)} suits better"
+            )

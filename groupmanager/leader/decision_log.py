@@ -101,6 +101,7 @@ class DecisionLog:
                 decided.subjects,
                 decided.actions,
                 decided.alternatives,
+                decided.inputs,
             )
             self._by_key[decided.key] = former.decision_id
         ended = decided.state in DECISION_ENDED

@@ -19,9 +19,11 @@ from snooze.groupmanager.leader.drain_core import DrainCore
 from snooze.groupmanager.leader.journal import Done
 from snooze.groupmanager.leader.membership_core import Announce
 from snooze.groupmanager.leader.registry import Registry
+from snooze.groupmanager.leader.submission_events import Decided
 from snooze.groupmanager.leader.tasks import Task
 from snooze.groupmanager.planner import Planner
-from snooze.scheduling.drain import Drain, drain
+from snooze.scheduling.drain import Drain
+from snooze.scheduling.dump import drain_and_pack
 
 MAX_DEADLINE_S = 7 * 86_400.0
 
@@ -42,6 +44,7 @@ class Drains:
         record_host: Callable[[str, Done], None],
         direct: Callable[[str], None],
         announce: Callable[[Announce], None],
+        decided: Callable[[Decided], object],
         task_started: Callable[[Task], None],
         task_moved: Callable[[Task], None],
     ) -> None:
@@ -54,6 +57,7 @@ class Drains:
         self._record_host = record_host
         self._direct = direct
         self._announce = announce
+        self._decided = decided
         self._task_started = task_started
         self._task_moved = task_moved
         self._core = DrainCore(registry, overcommit.as_array(), headroom.as_array())
@@ -149,6 +153,8 @@ class Drains:
                 self._tasks.spawn(self._move(effect))
             case events.DrainMoved():
                 self._show(effect.task_id)
+            case Decided():
+                self._decided(effect)
             case Announce():
                 self._announce(effect)
             case _:
@@ -182,11 +188,15 @@ class Drains:
         """Have the plan made in the planner's process."""
         answer: Drain | None = None
         error: ErrorReport | None = None
+        inputs = b""
         try:
-            answer = await self._planner.call(drain, effect.snapshot, effect.hosts, effect.policy)
+            answer, inputs = await self._planner.call(
+                drain_and_pack, effect.snapshot, effect.hosts, effect.policy
+            )
         except SnoozeError as failure:
             error = ErrorReport.of(failure)
-        self._runner.feed(events.PlanMade(effect.number, answer, self._clock.wall_ms(), error))
+        now_ms = self._clock.wall_ms()
+        self._runner.feed(events.PlanMade(effect.number, answer, now_ms, error, inputs))
 
     async def _record(self, host_ids: Sequence[str]) -> None:
         """Write every host's record; the outcome is one event."""

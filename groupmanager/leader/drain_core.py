@@ -61,6 +61,8 @@ from snooze.groupmanager.leader.drain_events import (
     UndrainAsked,
 )
 from snooze.groupmanager.leader.drain_planning import (
+    drain_decision,
+    drain_outcome,
     drain_view,
     hostname,
     snapshot_of,
@@ -69,6 +71,7 @@ from snooze.groupmanager.leader.drain_planning import (
 )
 from snooze.groupmanager.leader.membership_core import Announce
 from snooze.groupmanager.leader.registry import Registry, VmEntry
+from snooze.groupmanager.leader.submission_events import Decided
 from snooze.groupmanager.leader.tasks import Task
 from snooze.scheduling.check import check_plan
 from snooze.scheduling.drain import Drain, DrainPolicy
@@ -107,6 +110,7 @@ class Job:
 
     ``tries`` counts failed moves by VM; ``wave``: the VMs that are to go next, and where to;
     ``open``: the VM of each order under way; ``stays``: why a VM is still there.
+    ``decided``: the decision that it is, once its first plan is there.
     ``planning``: number of the plan that is being made; ``replan_s``: not looked at before then,
     unless a move ends.
     """
@@ -121,6 +125,7 @@ class Job:
     planning: int = 0
     replan_s: float = 0.0
     stays: dict[str, str] = field(default_factory=dict[str, str])
+    decided: Decided | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,18 +242,44 @@ class DrainCore:
             if answer is None:
                 return [AnswerDrain(asked.request_id, error=failed)]
             view = drain_view(self.registry, planning.snapshot, answer, asked.host_ids)
-            return self._answered(asked.request_id, lambda: self._begin(asked, view, now_s))
+            decided = drain_decision(
+                self.registry,
+                planning.snapshot,
+                answer,
+                view,
+                asked.host_ids,
+                asked.task_id,
+                event.inputs,
+            )
+            return self._answered(
+                asked.request_id, lambda: self._begin(asked, view, decided, now_s)
+            )
         job = planning.job
         if job is None or job.planning != event.number:
             return []
         job.planning = 0
+        effects: list[DrainEffect] = []
         if answer is None:
             job.stays.update({vm.vm_id: failed.message for vm in self._waiting(job)})
         else:
+            if job.decided is None:
+                view = drain_view(self.registry, planning.snapshot, answer, job.host_ids)
+                job.decided = drain_decision(
+                    self.registry,
+                    planning.snapshot,
+                    answer,
+                    view,
+                    job.host_ids,
+                    job.task.task_id,
+                    event.inputs,
+                )
+                effects.append(job.decided)
             self._fill_wave(job, planning.snapshot, answer)
-        return self._advance(job, event.now_ms, now_s, planned=True)
+        return effects + self._advance(job, event.now_ms, now_s, planned=True)
 
-    def _begin(self, event: DrainAsked, view: DrainView, now_s: float) -> list[DrainEffect]:
+    def _begin(
+        self, event: DrainAsked, view: DrainView, decided: Decided, now_s: float
+    ) -> list[DrainEffect]:
         """The plan is there: show it, and unless that was all, record and go."""
         if event.plan_only:
             return [AnswerDrain(event.request_id, view)]
@@ -259,6 +290,7 @@ class DrainCore:
         until_ms = event.now_ms + round(event.deadline_s * 1000) if event.deadline_s > 0 else -1
         vms = to_leave(self.registry, host_ids)
         job = self._job(DRAIN, event.task_id, host_ids, vms, until_s, event)
+        job.decided = decided
         for host_id in host_ids:
             self.registry.hosts[host_id].maintenance = True
             self.registry.hosts[host_id].drain_until_ms = until_ms
@@ -322,6 +354,8 @@ class DrainCore:
         self._jobs[job.task.task_id] = job
         view = msgspec.structs.replace(asked.view, task_id=job.task.task_id)
         effects.append(AnswerDrain(asked.request_id, view))
+        if job.decided is not None:
+            effects.append(job.decided)
         effects += [self._announce(job, host_id, "began") for host_id in job.host_ids]
         return effects + self._advance(job, event.now_ms, now_s)
 
@@ -515,6 +549,10 @@ class DrainCore:
                     host.evacuated = ()
             if job.task.kind == DRAIN or job.returning:
                 effects.append(self._announce(job, host_id, "ended"))
+        if job.decided is not None:
+            left = to_leave(self.registry, job.host_ids)
+            moved = len(job.task.vms) - sum(vm.vm_id in job.task.vms for vm in left)
+            effects.append(drain_outcome(job.decided, moved, left, job.stays, why))
         return [*effects, RecordMaintenance(job.host_ids), DrainMoved(task_id)]
 
     def _announce(self, job: Job, host_id: str, what: str) -> Announce:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from snooze.common.api import DrainView
 from snooze.common.errors import ErrorReport
 from snooze.groupmanager.leader.membership_core import Announce
+from snooze.groupmanager.leader.submission_events import Decided
 from snooze.scheduling.drain import Drain, DrainPolicy
 from snooze.scheduling.snapshot import BoolArray, Snapshot
 
@@ -64,12 +65,16 @@ class MoveEnded:
 
 @dataclass(frozen=True, slots=True)
 class PlanMade:
-    """The outcome of ``MakePlan``; no answer: planning failed or took too long."""
+    """The outcome of ``MakePlan``; no answer: planning failed or took too long.
+
+    ``inputs``: what the plan is made again from.
+    """
 
     number: int
     answer: Drain | None
     now_ms: int
     error: ErrorReport | None = None
+    inputs: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,5 +150,12 @@ class DrainMoved:
 
 
 DrainEffect = (
-    AnswerDrain | MakePlan | RecordMaintenance | DirectHost | OrderMove | DrainMoved | Announce
+    AnswerDrain
+    | MakePlan
+    | RecordMaintenance
+    | DirectHost
+    | OrderMove
+    | DrainMoved
+    | Decided
+    | Announce
 )

@@ -1,15 +1,22 @@
 """The cluster as a drain sees it, and its plan in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
 from snooze.common.api import DrainMove, DrainStay, DrainView
+from snooze.common.decisions import DecisionKind, DecisionState
 from snooze.common.resources import FloatArray, R
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+from snooze.groupmanager.leader.submission_events import Decided
 from snooze.scheduling.drain import Drain
+from snooze.scheduling.explain import other_targets
 from snooze.scheduling.snapshot import NONE, HostState, Snapshot
+
+MAX_LINES: Final = 50
 
 
 def to_leave(registry: Registry, host_ids: Sequence[str]) -> list[VmEntry]:
@@ -76,6 +83,57 @@ def drain_view(
         emptied=[host(row) for row in answer.emptied],
         seconds=round(answer.cost_s, 3),
     )
+
+
+def drain_decision(
+    registry: Registry,
+    snapshot: Snapshot,
+    answer: Drain,
+    view: DrainView,
+    host_ids: Sequence[str],
+    task_id: str,
+    inputs: bytes,
+) -> Decided:
+    """The decision that a drain is, as its first plan says."""
+
+    def host(row: int) -> str:
+        return hostname(registry, snapshot.host_ids[row])
+
+    moves = [
+        f"migrate {move.vm} from {move.source} to {move.target}" for move in view.moves[:MAX_LINES]
+    ]
+    if len(view.moves) > MAX_LINES:
+        moves.append(f"and {len(view.moves) - MAX_LINES} more moves")
+    others = [f"{stay.vm} stays: {stay.reason}" for stay in view.stays]
+    for move, named in zip(answer.plan.moves[:5], view.moves, strict=False):
+        others += other_targets(snapshot, move, named.vm, host)
+    return Decided(
+        f"drain:{task_id}",
+        DecisionKind.DRAIN,
+        DecisionState.RUNNING,
+        tuple(sorted(set(host_ids))),
+        f"a person wants {', '.join(view.hosts)} empty; whole-cluster plan of {len(view.moves)} "
+        f"moves, about {view.seconds:.0f} s",
+        tuple(moves) or ("nothing has to move",),
+        tuple(dict.fromkeys(others))[:MAX_LINES],
+        inputs=inputs,
+    )
+
+
+def drain_outcome(
+    decided: Decided, moved: int, left: Sequence[VmEntry], stays: Mapping[str, str], why: str
+) -> Decided:
+    """What became of a drain; ``why`` it ended before all had left."""
+    text = f"{moved} VMs left"
+    text += "".join(
+        f"; {vm.name} stays: {stays.get(vm.vm_id) or why or 'it did not move'}" for vm in left[:10]
+    )
+    if len(left) > 10:
+        text += f"; and {len(left) - 10} more"
+    state = DecisionState.DONE
+    if left:
+        state = DecisionState.PARTLY if moved else DecisionState.FAILED
+    return replace(decided, state=state, outcome=text, inputs=b"")
 
 
 def hostname(registry: Registry, host_id: str) -> str:

@@ -126,7 +126,11 @@ class Energy:
             name.rpartition("/")[2]: records.decode(entry.data, EnergyRecord)
             for name, entry in entries.items()
         }
-        self.meter.load(join(list(self._written.values())))
+        record = join(list(self._written.values()))
+        self.meter.load(record)
+        for host_id, energy in record.hosts.items():
+            if energy.wake_s > 0:
+                self.core.power.wake_times_s[host_id] = energy.wake_s
 
     def start(self) -> None:
         """Begin to read what BMCs measure."""
@@ -162,7 +166,8 @@ class Energy:
     def write_record(self) -> None:
         """Have the record keep what was metered; only what changed is written."""
         operations: list[Operation] = []
-        for name, part in split(self.meter.record(), HOSTS_EACH, SLOTS_EACH).items():
+        wake_times_s = self.core.power.wake_times_s
+        for name, part in split(self.meter.record(wake_times_s), HOSTS_EACH, SLOTS_EACH).items():
             if same(part, self._written.get(name)):
                 continue
             path, data = f"{energy_records.ENERGY}/{name}", records.encode(part)
@@ -394,6 +399,7 @@ def policy_of(settings: EnergySettings) -> EnergyPolicy:
         enabled=settings.enabled,
         action=settings.action,
         idle_s=settings.idle_s,
+        wake_s=settings.wake_s,
         min_on_s=settings.min_on_s,
         min_off_s=settings.min_off_s,
         reserved_hosts=settings.reserved_hosts,

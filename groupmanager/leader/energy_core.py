@@ -43,7 +43,12 @@ from snooze.common.decisions import Decision, DecisionKind, DecisionMode, Decisi
 from snooze.common.errors import ErrorReport
 from snooze.common.records import HostPower
 from snooze.common.resources import FloatArray, R
-from snooze.groupmanager.leader.energy_choice import choose_sleepers, choose_wakers
+from snooze.groupmanager.leader.energy_choice import (
+    Chosen,
+    Room,
+    choose_sleepers,
+    choose_wakers,
+)
 from snooze.groupmanager.leader.energy_events import (
     AnswerPerson,
     Approved,
@@ -67,9 +72,8 @@ from snooze.groupmanager.leader.energy_rules import (
     fleet_of,
     forbids_sleep,
     is_wakeable,
-    lacking,
 )
-from snooze.groupmanager.leader.energy_steps_core import PowerSteps, ended, words
+from snooze.groupmanager.leader.energy_steps_core import PowerSteps, Why, ended, words
 from snooze.groupmanager.leader.registry import HostEntry, Registry
 
 EVALUATE_S: Final = 1.0
@@ -123,6 +127,7 @@ class EnergyCore:
     ha_refused_s: float = -math.inf
     ha_looked_s: float = -math.inf
     ha_seen: str = ""
+    wanted: dict[str, Room] = field(default_factory=dict[str, Room])
     power: PowerSteps = field(init=False)
 
     def __post_init__(self) -> None:
@@ -197,25 +202,38 @@ class EnergyCore:
         """Put to sleep what is not needed (rule 2)."""
         if not self.policy.enabled or now_s - self.ha_refused_s < HA_EVERY_S:
             return []
-        chosen = choose_sleepers(
+        chosen = self._sleepers(fleet, expected, now_s, now_ms)
+        effects: list[EnergyEffect] = []
+        if not chosen.hosts and chosen.ha_refused:
+            self.ha_refused_s = now_s
+        for host, reason in chosen.hosts:
+            effects += self._decide(DecisionKind.SLEEP, host, reason, now_s, now_ms, chosen)
+        return effects
+
+    def _sleepers(
+        self,
+        fleet: Fleet,
+        expected: FloatArray,
+        now_s: float,
+        now_ms: int,
+        asked: str = "",
+        *,
+        force: bool = False,
+    ) -> Chosen:
+        return choose_sleepers(
             self.registry,
             self.policy,
             fleet,
             expected,
             self.ha_lacks,
             barred=self.power.left_alone.keys() | self.power.steps.keys(),
-            proposed={proposal.host_id for proposal in self.proposals.values()},
+            proposed={proposal.host_id for proposal in self.proposals.values()} - {asked},
+            wake_times_s=self.power.wake_times_s,
             now_s=now_s,
             now_ms=now_ms,
+            asked=asked,
+            force=force,
         )
-        effects: list[EnergyEffect] = []
-        if not chosen.hosts and chosen.ha_refused:
-            self.ha_refused_s = now_s
-        for host, reason in chosen.hosts:
-            effects += self._decide(
-                DecisionKind.SLEEP, host, reason, now_s, now_ms, chosen.alternatives
-            )
-        return effects
 
     # ------------------------------------------------------------ waking
 
@@ -255,6 +273,8 @@ class EnergyCore:
             self._ha_of(up, now_s) if not coming else "",
             willing=willing,
             coming=coming,
+            wanted=self._rooms(now_s),
+            wake_times_s=self.power.wake_times_s,
             now_s=now_s,
             now_ms=now_ms,
         )
@@ -264,12 +284,15 @@ class EnergyCore:
             host_id = host.description.host_id
             if host.state is HostPower.GOING_DOWN:
                 if self.mode_of(DecisionKind.WAKE, host_id) is DecisionMode.AUTO:
-                    self.power.wake_after[host_id] = reason
+                    self.power.wake_after[host_id] = Why(reason, chosen.alternatives, chosen.inputs)
             elif host.state is HostPower.ASLEEP and host_id not in proposed:
-                effects += self._decide(
-                    DecisionKind.WAKE, host, reason, now_s, now_ms, chosen.alternatives
-                )
+                effects += self._decide(DecisionKind.WAKE, host, reason, now_s, now_ms, chosen)
         return effects
+
+    def _rooms(self, now_s: float) -> list[Room]:
+        """What is wanted besides, as long as it is."""
+        self.wanted = {name: room for name, room in self.wanted.items() if room.until_s > now_s}
+        return [room for _, room in sorted(self.wanted.items())]
 
     # ------------------------------------------------------------ people
 
@@ -278,21 +301,20 @@ class EnergyCore:
         if host.state in {HostPower.GOING_DOWN, HostPower.ASLEEP}:
             return [AnswerPerson(event.request_id, f"it is {words(host.state)} already")]
         why = forbids_sleep(self.registry, self.policy, host)
-        if not why and not event.force:
-            fleet = fleet_of(self.registry, self.limit)
-            gone = self.limit * host.description.capacity.as_array()
-            staying = frozenset(h.description.host_id for h in fleet.hosts) - {event.host_id}
-            if host.maintenance:
-                why = "it is in maintenance (--force puts it to sleep nevertheless)"
-            else:
-                why = lacking(self.policy, fleet, gone, self.expected(event.now_ms))
-                why = why or self.ha_lacks(staying)
-                why = f"{why} (--force puts it to sleep nevertheless)" if why else ""
+        chosen = Chosen(())
+        if not why and host.maintenance and not event.force:
+            why = "it is in maintenance (--force puts it to sleep nevertheless)"
+        elif not why and not host.maintenance:
+            chosen = self._may_sleep(event.host_id, now_s, event.now_ms, force=event.force)
+            if not chosen.hosts:
+                why = f"{chosen.alternatives[0]} (--force puts it to sleep nevertheless)"
         if why:
             error = ErrorReport("conflict", f"{host.description.hostname} stays up: {why}")
             return [AnswerPerson(event.request_id, error=error)]
         reason = "a person asked" + (", with force" if event.force else "")
-        decision = self.power.decision(DecisionKind.SLEEP, host, reason, event.now_ms)
+        decision = self.power.decision(
+            DecisionKind.SLEEP, host, reason, event.now_ms, inputs=chosen.inputs
+        )
         begun = self.power.begin_sleep(host, decision, now_s, event.now_ms)
         return [*begun, AnswerPerson(event.request_id, "it is sent to sleep")]
 
@@ -309,7 +331,7 @@ class EnergyCore:
                 error = ErrorReport("conflict", "it was fenced; recovery sees to it")
                 return [AnswerPerson(event.request_id, error=error)]
             case HostPower.GOING_DOWN:
-                self.power.wake_after[event.host_id] = reason
+                self.power.wake_after[event.host_id] = Why(reason)
                 return [AnswerPerson(event.request_id, "it is woken as soon as it is down")]
             case HostPower.ASLEEP | HostPower.FAILED:
                 if not is_wakeable(self.registry, host):
@@ -335,17 +357,19 @@ class EnergyCore:
                 return self.power.begin_wake(host, decision, now_s, event.now_ms)
             why = f"it is {words(host.state)} by now"
         else:
-            fleet = fleet_of(self.registry, self.limit)
-            gone = self.limit * host.description.capacity.as_array()
-            staying = frozenset(h.description.host_id for h in fleet.hosts) - {proposal.host_id}
-            why = forbids_sleep(self.registry, self.policy, host) or lacking(
-                self.policy, fleet, gone, self.expected(event.now_ms)
-            )
-            why = why or self.ha_lacks(staying)
+            why = forbids_sleep(self.registry, self.policy, host)
             why = why or ("it is in maintenance" if host.maintenance else "")
+            if not why:
+                chosen = self._may_sleep(proposal.host_id, now_s, event.now_ms)
+                why = "" if chosen.hosts else chosen.alternatives[0]
             if not why:
                 return self.power.begin_sleep(host, decision, now_s, event.now_ms)
         return ended(decision, DecisionState.EXPIRED, why, event.now_ms)
+
+    def _may_sleep(self, host_id: str, now_s: float, now_ms: int, *, force: bool = False) -> Chosen:
+        """Whether a host on which there is nothing may sleep, for a person."""
+        fleet, expected = fleet_of(self.registry, self.limit), self.expected(now_ms)
+        return self._sleepers(fleet, expected, now_s, now_ms, host_id, force=force)
 
     # ------------------------------------------------------------ what all share
 
@@ -356,12 +380,14 @@ class EnergyCore:
         reason: str,
         now_s: float,
         now_ms: int,
-        alternatives: tuple[str, ...] = (),
+        chosen: Chosen,
     ) -> list[EnergyEffect]:
         """Carry out a decision, propose it, write it down or leave it (rule 7)."""
         host_id = host.description.host_id
         mode = self.mode_of(kind, host_id)
-        decision = self.power.decision(kind, host, reason, now_ms, mode, alternatives)
+        decision = self.power.decision(
+            kind, host, reason, now_ms, mode, chosen.alternatives, chosen.inputs
+        )
         match mode:
             case DecisionMode.AUTO:
                 sleep = kind is DecisionKind.SLEEP

@@ -16,8 +16,10 @@ Invariant: the totals are the sums over all hosts ever metered.
 """
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -41,6 +43,7 @@ FRESH_S: Final = 120.0
 DEMAND_S: Final = 30.0
 """How often the demand of all VMs is summed up."""
 
+_NONE: Final[Mapping[str, float]] = MappingProxyType({})
 _DOWN: Final = frozenset({HostPower.ASLEEP, HostPower.FENCED, HostPower.FAILED})
 
 
@@ -193,8 +196,8 @@ class EnergyMeter:
 
     # ------------------------------------------------------------ the record
 
-    def record(self) -> EnergyRecord:
-        """What the next leader is to know."""
+    def record(self, wake_times_s: Mapping[str, float] = _NONE) -> EnergyRecord:
+        """What the next leader is to know; ``wake_times_s``: what waking hosts took."""
         return EnergyRecord(
             self.began_ms,
             {
@@ -203,6 +206,7 @@ class EnergyMeter:
                     round(meter.saved_j, 1),
                     round(meter.up_s, 1),
                     round(meter.asleep_s, 1),
+                    round(wake_times_s.get(host_id, 0.0), 1),
                 )
                 for host_id, meter in self.hosts.items()
             },

@@ -21,6 +21,7 @@ from snooze.common.records import HostPower
 from snooze.common.resources import ZERO, Capacity, FloatArray, R
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+from snooze.scheduling.energy_question import SLACK, Reserve, amounts
 from snooze.scheduling.power_curves import GENERIC
 
 SLEEPERS: Final = frozenset({HostPower.GOING_DOWN, HostPower.ASLEEP, HostPower.WAKING})
@@ -29,8 +30,6 @@ SLEEPERS: Final = frozenset({HostPower.GOING_DOWN, HostPower.ASLEEP, HostPower.W
 JUST_JOINED_S: Final = 5.0
 """So long after a host joined, its manager's word on its room may be under way."""
 
-SLACK: Final = 1e-9
-
 
 @dataclass(frozen=True, slots=True)
 class EnergyPolicy:
@@ -38,7 +37,8 @@ class EnergyPolicy:
 
     enabled: bool = False
     action: str = ""
-    idle_s: float = 120.0
+    idle_s: float = 0.0
+    wake_s: float = 120.0
     min_on_s: float = 300.0
     min_off_s: float = 120.0
     reserved_hosts: int = 1
@@ -98,22 +98,17 @@ def fleet_of(registry: Registry, limit: FloatArray) -> Fleet:
     return Fleet(hosts, room, np.maximum(free, 0.0))
 
 
-def required_free(policy: EnergyPolicy, room: FloatArray, expected: FloatArray) -> FloatArray:
-    """``[R]``: what has to stay free of ``room[R]``; ``expected[R]`` is demand about to come."""
-    share = policy.reserve_share.as_array() * room
-    needed: FloatArray = np.maximum(share, policy.reserve_least.as_array()) + expected
-    return needed
-
-
-def lacking(policy: EnergyPolicy, fleet: Fleet, gone: FloatArray, expected: FloatArray) -> str:
-    """What would be missing without ``gone[R]`` of room, all of it free; empty: nothing."""
-    room = fleet.total_room() - gone
-    free = fleet.total_free() - gone
-    short = required_free(policy, room, expected) - free
-    for axis, (name, unit) in enumerate((("cores", "cores"), ("memory", "KiB of memory"))):
-        if short[axis] > SLACK * max(1.0, float(room[axis])):
-            return f"the reserve of {name} would lack {short[axis]:.6g} {unit}"
-    return ""
+def reserve_of(policy: EnergyPolicy, fleet: Fleet, expected: FloatArray) -> Reserve:
+    """What has to stay free of what is up (rule 2); ``expected[R]`` is demand about to come."""
+    return Reserve(
+        policy.reserved_hosts,
+        len(fleet.hosts),
+        amounts(fleet.total_room()),
+        amounts(fleet.total_free()),
+        policy.reserve_share.as_tuple(),
+        policy.reserve_least.as_tuple(),
+        amounts(expected),
+    )
 
 
 def action_for(policy: EnergyPolicy, host: HostEntry) -> str:

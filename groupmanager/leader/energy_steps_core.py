@@ -3,6 +3,7 @@
 Rules 1, 3, 5 and 6 of ``energy_core``; what is decided there begins here.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -67,6 +68,15 @@ class Step:
     last_error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why a host that still goes down is woken at once."""
+
+    reason: str
+    alternatives: tuple[str, ...] = ()
+    inputs: bytes = b""
+
+
 @dataclass(slots=True)
 class PowerSteps:
     """What is under way with which host."""
@@ -77,7 +87,7 @@ class PowerSteps:
     policy: EnergyPolicy
     steps: dict[str, Step] = field(default_factory=dict[str, Step])
     left_alone: dict[str, float] = field(default_factory=dict[str, float])
-    wake_after: dict[str, str] = field(default_factory=dict[str, str])
+    wake_after: dict[str, Why] = field(default_factory=dict[str, Why])
     wake_times_s: dict[str, float] = field(default_factory=dict[str, float])
     count: int = 0
 
@@ -220,8 +230,15 @@ class PowerSteps:
             self._announce("host.asleep", host, f"sleeps ({step.action})", step),
         ]
         if host_id in self.wake_after:
-            reason = self.wake_after.pop(host_id)
-            wake = self.decision(DecisionKind.WAKE, host, reason, now_ms)
+            why = self.wake_after.pop(host_id)
+            wake = self.decision(
+                DecisionKind.WAKE,
+                host,
+                why.reason,
+                now_ms,
+                alternatives=why.alternatives,
+                inputs=why.inputs,
+            )
             effects += self.begin_wake(host, wake, now_s, now_ms)
         return effects
 
@@ -351,13 +368,18 @@ class PowerSteps:
         now_ms: int,
         mode: DecisionMode = DecisionMode.AUTO,
         alternatives: tuple[str, ...] = (),
+        inputs: bytes = b"",
     ) -> Decision:
-        """A decision about a host, told under an id of its own."""
+        """A decision about a host, told under an id of its own.
+
+        The id is a digest, so that its first digits tell it from others.
+        """
         self.count += 1
+        text = f"{self.decider}:{self.epoch}:{now_ms}:{self.count}"
         name = host.description.hostname
         verb = f"{action_for(self.policy, host)}" if kind is DecisionKind.SLEEP else "wake"
         return Decision(
-            decision_id=f"e{self.epoch & 0xFFFFFFFFFFFF:015x}{self.count:016x}",
+            decision_id=hashlib.sha256(text.encode()).hexdigest()[:32],
             at_ms=now_ms,
             kind=kind,
             mode=mode,
@@ -366,6 +388,7 @@ class PowerSteps:
             subjects=(host.description.host_id,),
             actions=(f"{verb.replace('_', ' ')} {name}",),
             alternatives=alternatives,
+            inputs=inputs,
         )
 
     def forget_old(self, now_s: float) -> None:

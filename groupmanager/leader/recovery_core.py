@@ -33,6 +33,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
+import msgspec
+
 from snooze.common.decisions import DecisionKind, DecisionState
 from snooze.common.errors import ErrorReport
 from snooze.common.records import HostPower
@@ -58,8 +60,9 @@ from snooze.groupmanager.leader.recovery_events import (
 )
 from snooze.groupmanager.leader.registry import Down, HostEntry, Registry, VmEntry
 from snooze.groupmanager.leader.submission_events import Decided
+from snooze.scheduling import rulings
+from snooze.scheduling.recovery_question import FenceQuestion, Ruling, is_storm, judge_fence
 
-STORM_HOSTS: Final = 3
 LOOK_S: Final = 1.0
 """How often it is looked anew which lost hosts have VMs to bring back."""
 PAUSE_MIN_S: Final = 2.0
@@ -115,6 +118,8 @@ class RecoveryCore:
     needy: frozenset[str] = frozenset()
     looked_s: float = -1e18
     holds: bool = False
+    away: int = 0
+    hosts: int = 0
 
     def handle(self, event: RecoveryEvent, now_s: float) -> list[RecoveryEffect]:
         """Take in one event."""
@@ -124,7 +129,7 @@ class RecoveryCore:
             case PowerAnswered():
                 return self._power_answered(event, now_s)
             case ConfirmDead():
-                return self._confirmed(event)
+                return self._confirmed(event, now_s)
             case HostHeard():
                 return self._heard(event)
             case DirectiveLost():
@@ -182,7 +187,8 @@ class RecoveryCore:
 
     def _hold_in_storm(self, lost: int) -> list[RecoveryEffect]:
         total = sum(1 for host in self.registry.hosts.values() if host.state not in _ASLEEP)
-        holds = lost >= STORM_HOSTS and lost > self.storm_share * total
+        self.away, self.hosts = lost, total
+        holds = is_storm(lost, total, self.storm_share)
         changed, self.holds = holds is not self.holds, holds
         if not changed or not holds:
             return []
@@ -198,43 +204,53 @@ class RecoveryCore:
     def _watch(self, host: HostEntry, now_ms: int, now_s: float) -> list[RecoveryEffect]:
         host_id = host.description.host_id
         watch = self.watches.setdefault(host_id, Watch())
-        lost_s = max(host.seen_s, self.started_s)
-        gone_s = now_s - lost_s
         effects: list[RecoveryEffect] = []
-        fences_itself_s = host.description.lease_s
-        if (
-            fences_itself_s > 0
-            and host.down is None
-            and gone_s >= self.lease_s + fences_itself_s + self.margin_s
-        ):
-            effects += self._prove(
-                host, Down.FENCED, "lease", "its lease ran out, so it has fenced itself", now_ms
-            )
-        if watch.open or now_s < watch.next_s or not self.is_controllable(host):
+        question = self._question(host, watch, now_s)
+        ruling = judge_fence(question)
+        if ruling.verdict == "down":
+            effects += self._prove(host, Down.FENCED, question, ruling, now_ms)
+            question = msgspec.structs.replace(question, fenced=True)
+            ruling = judge_fence(question)
+        if watch.open or now_s < watch.next_s or ruling.verdict == "wait":
             return effects
-        wait_s = self.fence_after_s if host.silent else max(self.patience_s, self.fence_after_s)
-        if gone_s < self.fence_after_s:
-            return effects
-        off = gone_s >= wait_s and not self.holds and self.may_fence(host)
-        if not off and watch.tries:
-            return effects  # it said that it is on: next time it is ordered off
+        off = ruling.verdict == "off"
         watch.attempt += 1
         watch.open, watch.off, watch.seen_s = True, off, host.seen_s
         host.fencing = off
         if off:
-            name = host.description.hostname
-            why = f"host {name} has been away for {gone_s:.1f} s"
             effects.append(
                 Decided(
                     _key(host),
                     DecisionKind.FENCE,
                     DecisionState.RUNNING,
                     (host_id,),
-                    why,
-                    (f"switch {name} off and read its state back",),
+                    ruling.why,
+                    (f"switch {host.description.hostname} off and read its state back",),
+                    ruling.others,
+                    inputs=rulings.pack(rulings.FENCE, question, ruling),
                 )
             )
         return [*effects, AskPower(host_id, watch.attempt, off)]
+
+    def _question(self, host: HostEntry, watch: Watch, now_s: float) -> FenceQuestion:
+        """What there is to say about a lost host (rules 1 to 4)."""
+        return FenceQuestion(
+            host.description.hostname,
+            now_s - max(host.seen_s, self.started_s),
+            host.silent,
+            self.away,
+            self.hosts,
+            self.fence_after_s,
+            self.patience_s,
+            self.storm_share,
+            self.lease_s,
+            self.margin_s,
+            host.description.lease_s,
+            self.may_fence(host),
+            self.is_controllable(host),
+            watch.tries,
+            fenced=host.down is not None,
+        )
 
     def _power_answered(self, event: PowerAnswered, now_s: float) -> list[RecoveryEffect]:
         host, watch = self.registry.hosts.get(event.host_id), self.watches.get(event.host_id)
@@ -246,9 +262,8 @@ class RecoveryCore:
         if host.joined or host.seen_s != watch.seen_s:
             return []  # it has shown life since it was asked about
         if event.outcome is PowerOutcome.OFF:
-            return self._prove(
-                host, Down.EVERYTHING, "bmc", "its power controller says it is off", event.now_ms
-            )
+            question = msgspec.structs.replace(self._question(host, watch, now_s), reads_off=True)
+            return self._prove(host, Down.EVERYTHING, question, judge_fence(question), event.now_ms)
         watch.tries += 1
         first = event.outcome is PowerOutcome.ON and not watch.off
         pause_s = 0.0 if first else min(PAUSE_MAX_S, PAUSE_MIN_S * 2.0 ** min(watch.tries - 1, 10))
@@ -279,22 +294,28 @@ class RecoveryCore:
             )
         return effects
 
-    def _confirmed(self, event: ConfirmDead) -> list[RecoveryEffect]:
+    def _confirmed(self, event: ConfirmDead, now_s: float) -> list[RecoveryEffect]:
         host = self.registry.hosts.get(event.host_id)
         if host is None or host.joined:
             name = host.description.hostname if host is not None else event.host_id
             error = ErrorReport("conflict", f"host {name} is in reach: it is not dead")
             return [AnswerPerson(event.request_id, error)]
-        effects = self._prove(
-            host, Down.EVERYTHING, "person", "a person said that it is off", event.now_ms
-        )
+        watch = self.watches.get(event.host_id, Watch())
+        question = msgspec.structs.replace(self._question(host, watch, now_s), confirmed=True)
+        effects = self._prove(host, Down.EVERYTHING, question, judge_fence(question), event.now_ms)
         return [*effects, AnswerPerson(event.request_id)]
 
     def _prove(
-        self, host: HostEntry, down: Down, proof: str, why: str, now_ms: int
+        self,
+        host: HostEntry,
+        down: Down,
+        question: FenceQuestion,
+        ruling: Ruling,
+        now_ms: int,
     ) -> list[RecoveryEffect]:
         """Rule 2 holds: whatever was there may be started elsewhere."""
         host_id, name = host.description.host_id, host.description.hostname
+        why, proof = ruling.why, ruling.proof
         host.down, host.fencing = down, False
         effects: list[RecoveryEffect] = []
         if down is Down.EVERYTHING:
@@ -313,7 +334,10 @@ class RecoveryCore:
                 DecisionState.DONE,
                 (host_id,),
                 f"host {name} is lost",
-                outcome=f"proven down: {why}",
+                (f"take {name} for down, so that its VMs may be started elsewhere",),
+                ruling.others,
+                f"proven down: {why}",
+                rulings.pack(rulings.FENCE, question, ruling),
             )
         )
         return [*effects, HostProven(host_id, proof)]

@@ -173,6 +173,7 @@ class LeaderService:
             record_host=self.record_host,
             direct=self._direct,
             announce=self._announce,
+            decided=self.decisions.note,
             task_started=self._task_started,
             task_moved=self._task_moved,
         )

@@ -270,6 +270,7 @@ class Decided:
     actions: tuple[str, ...] = ()
     alternatives: tuple[str, ...] = ()
     outcome: str = ""
+    inputs: bytes = b""
 
 
 SubmissionEffect = (

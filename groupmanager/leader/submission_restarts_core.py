@@ -35,7 +35,7 @@ from typing import Final
 
 from snooze.common.decisions import DecisionKind, DecisionState
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
-from snooze.common.vms import FailureAction, VmErrorCode
+from snooze.common.vms import VmErrorCode
 from snooze.common.wire import VmStatus
 from snooze.groupmanager.leader.registry import HostEntry, Plan, VmEntry
 from snooze.groupmanager.leader.submission_events import (
@@ -58,6 +58,8 @@ from snooze.groupmanager.leader.submission_state_core import (
 )
 from snooze.groupmanager.leader.vm_views import record_of
 from snooze.groupmanager.leader.whereabouts import away, may_be_on, suspect
+from snooze.scheduling import rulings
+from snooze.scheduling.recovery_question import RestartQuestion, judge_restart
 
 ORDER_WAIT_S: Final = 60.0
 """How long a VM waits for those of its virtual cluster that come first."""
@@ -101,37 +103,36 @@ class Restarts(SubmissionState):
         self, vm: VmEntry, host: HostEntry, event: HostDown, now_s: float
     ) -> list[SubmissionEffect]:
         """Decide what becomes of a VM that was on the host."""
-        name = host.description.hostname
-        down = f"host {name} is down ({event.proof})"
-        if self.is_awaited(vm):
-            return self._want(vm, f"{down}; it was never known to run there", now_s)
-        if vm.was in _OFF:
-            return self._keep(vm, f"{down}; it was off")
-        match vm.policy.on_host_failure:
-            case FailureAction.LEAVE:
-                return self._keep(vm, f"{down}; it waits for it, as its policy says")
-            case FailureAction.ASK:
-                vm.asks = True
-                return self._keep(vm, f"{down}; start it to have it on another host")
-            case FailureAction.RESTART if not self.may_restart(vm):
-                vm.asks = True
-                return self._keep(vm, f"{down}; VMs are not restarted by themselves now: start it")
-            case FailureAction.RESTART:
-                pass
-        tries = self._recent(vm, event.now_ms)
-        if len(tries) >= vm.policy.max_restarts:
-            vm.asks = True
-            return self._keep(
-                vm,
-                f"{down}; it was restarted {len(tries)} times of late, the most its policy allows: "
-                "start it yourself",
-            )
-        return self._want(vm, f"{down}; its policy is to restart it", now_s)
+        tries = len(self._recent(vm, event.now_ms))
+        question = RestartQuestion(
+            vm.name,
+            host.description.hostname,
+            event.proof,
+            vm.policy.on_host_failure.value,
+            tries,
+            vm.policy.max_restarts,
+            awaited=self.is_awaited(vm),
+            was_off=vm.was in _OFF,
+            may_restart=self.may_restart(vm),
+        )
+        ruling = judge_restart(question)
+        if ruling.verdict == "restart":
+            inputs = rulings.pack(rulings.RESTART, question, ruling)
+            return self._want(vm, ruling.why, now_s, ruling.others, inputs)
+        vm.asks = vm.asks or ruling.verdict == "ask"
+        return self._keep(vm, ruling.why)
 
     def _recent(self, vm: VmEntry, now_ms: int) -> tuple[int, ...]:
         return tuple(at for at in vm.restarts_ms if now_ms - at < self.restart_window_ms)
 
-    def _want(self, vm: VmEntry, reason: str, now_s: float) -> list[SubmissionEffect]:
+    def _want(
+        self,
+        vm: VmEntry,
+        reason: str,
+        now_s: float,
+        others: tuple[str, ...] = (),
+        inputs: bytes = b"",
+    ) -> list[SubmissionEffect]:
         vm.plan, vm.retry_s, vm.reason = Plan.WANTED, now_s, reason
         vm.asks = vm.revives = False
         self.restarting.add(vm.vm_id)
@@ -143,6 +144,8 @@ class Restarts(SubmissionState):
             (vm.vm_id,),
             f"{vm.name}: {reason}",
             (f"start {vm.name} on another host",),
+            others,
+            inputs=inputs,
         )
         return [decided]
 
@@ -369,13 +372,24 @@ class Restarts(SubmissionState):
 
     def comes_back(self, vm: VmEntry, now_s: float) -> list[SubmissionEffect]:
         """Rule 6: its host brought the VM back, off, and nobody had switched it off."""
-        if vm.policy.on_host_failure is FailureAction.ASK:
-            vm.asks, vm.reason = True, "its host went down under it; start it when you want it"
+        host = self.registry.hosts.get(vm.host_id)
+        question = RestartQuestion(
+            vm.name,
+            host.description.hostname if host is not None else vm.host_id,
+            "it brought the VM back",
+            vm.policy.on_host_failure.value,
+            len(vm.restarts_ms),
+            vm.policy.max_restarts,
+            back=True,
+        )
+        ruling = judge_restart(question)
+        if ruling.verdict == "ask":
+            vm.asks, vm.reason = True, ruling.why
             return [announce(self.registry, vm, "")]
         if vm.revives:
             return []
         vm.revives, vm.retry_s = True, now_s
-        vm.reason = "its host went down under it; it is started there again"
+        vm.reason = ruling.why
         self.restarting.add(vm.vm_id)
         self.pauses.pop(vm.vm_id, None)
         return [
@@ -387,6 +401,8 @@ class Restarts(SubmissionState):
                 (vm.vm_id,),
                 f"{vm.name}: {vm.reason}",
                 (f"start {vm.name} where it is",),
+                ruling.others,
+                inputs=rulings.pack(rulings.RESTART, question, ruling),
             ),
         ]
 

@@ -58,7 +58,7 @@ from snooze.groupmanager.manager.autonomy_events import (
 from snooze.groupmanager.manager.autonomy_policy import AutonomyPolicy
 from snooze.groupmanager.manager.cluster_view import Samples, View, look
 from snooze.groupmanager.manager.decision_book import DecisionBook, without_inputs
-from snooze.groupmanager.manager.decision_story import Story, pack_inputs
+from snooze.groupmanager.manager.decision_story import Story
 from snooze.groupmanager.manager.host_table import HostTable
 from snooze.groupmanager.manager.manager_events import AnswerLeader, ManagerEffect
 from snooze.groupmanager.manager.migration_core import Migrations
@@ -300,7 +300,7 @@ class Autonomy:
             self._new(kind, self.mode(kind), reason),
             subjects=tuple(host_ids[o.host] for o in new),
             alternatives=story.alternatives(plan, outcomes, cost),
-            inputs=pack_inputs(recorded, plan),
+            inputs=dump.pack(recorded, plan),
             state=DecisionState.REFUSED,
             outcome="nothing is moved: "
             + "; ".join(f"{story.host(o.host)}: {o.message}" for o in new[:5]),
@@ -445,7 +445,7 @@ class Autonomy:
             subjects=tuple([*sources, *dict.fromkeys(step.vm_key for step in steps)][:1000]),
             actions=story.actions(plan, cost),
             alternatives=story.alternatives(plan, outcomes, cost),
-            inputs=pack_inputs(recorded, plan),
+            inputs=dump.pack(recorded, plan),
         )
         emptied = frozenset[str]() if kind is DecisionKind.OVERLOAD else frozenset(sources)
         work = Work(decision, kind, steps, self._now_s, emptied)

@@ -1,6 +1,5 @@
 """Decisions in words: why, what, and what else was weighed. For people; nothing is decided here."""
 
-import zlib
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -10,22 +9,13 @@ from snooze.common.resources import AXIS_NAMES, KIB_PER_MIB, Axis, FloatArray, R
 from snooze.groupmanager.manager.cluster_view import View
 from snooze.groupmanager.manager.host_table import HostTable
 from snooze.groupmanager.manager.plan_work import Step
-from snooze.scheduling import dump
 from snooze.scheduling.detection import Detection
+from snooze.scheduling.explain import other_targets
 from snooze.scheduling.plans import Plan
 from snooze.scheduling.relocation import Outcome
 from snooze.scheduling.relocation_cost import MigrationCost
-from snooze.scheduling.snapshot import accepting
 
 MAX_LINES: Final = 50
-MAX_INPUT_BYTES: Final = 1024 * 1024
-"""Compressed; a decision over more than that is told without its inputs."""
-
-
-def pack_inputs(decision: dump.Decision, plan: Plan) -> bytes:
-    """What ``python -m snooze.scheduling replay`` reads, compressed; empty if it is too large."""
-    packed = zlib.compress(dump.dump(decision, plan).encode(), 6)
-    return packed if len(packed) <= MAX_INPUT_BYTES else b""
 
 
 class Story:
@@ -112,7 +102,7 @@ class Story:
         lines += [f"{self.host(each.host)}: {each.message}" for each in outcomes if not each.moves]
         for move in plan.moves[:5]:
             lines += self._other_vms(move.vm, move.source, moved | told, cost)
-            lines += self._other_targets(move.vm, move.source, move.target)
+            lines += other_targets(self._view.snapshot, move, self.vm(move.vm), self.host)
         return tuple(dict.fromkeys(lines))[:MAX_LINES]
 
     def _other_vms(
@@ -131,28 +121,6 @@ class Story:
                 f"cores instead of {snapshot.demand[vm, 0]:.2f}, takes about "
                 f"{cost.duration_s[row]:.1f} s instead of {cost.duration_s[vm]:.1f}"
             )
-
-    def _other_targets(self, vm: int, source: int, target: int) -> Iterable[str]:
-        snapshot = self._view.snapshot
-        need = snapshot.demand[vm]
-        taking = accepting(snapshot)
-        load = snapshot.used.copy()
-        np.add.at(load, snapshot.placement, snapshot.demand)
-        others = [row for row in range(snapshot.hosts) if row not in (source, target)]
-        for row in others[:5]:
-            if not taking[row]:
-                yield f"{self.host(row)} for {self.vm(vm)}: it takes no part"
-                continue
-            over = np.flatnonzero((load[row] + need > snapshot.ceiling[row]) & (need > 0))
-            after = (load[row, 0] + need[0]) / max(float(snapshot.capacity[row, 0]), 1e-9)
-            if over.size:
-                axis = snapshot.axes[int(over[0])]
-                yield f"{self.host(row)} for {self.vm(vm)}: no room ({axis})"
-            else:
-                yield (
-                    f"{self.host(row)} for {self.vm(vm)}: possible, cpu at {after:.0%}; "
-                    f"{self.host(target)} suits better"
-                )
 
     def _after(self, plan: Plan) -> FloatArray:
         """``float64[H, R]``: use by estimate once the plan is carried out."""

@@ -8,7 +8,7 @@ from snooze.common.records import HostPower
 from snooze.common.resources import Capacity, R
 from snooze.common.vm_lifecycle import VmState
 from snooze.groupmanager.leader.energy_events import OrderSleep
-from snooze.groupmanager.leader.energy_rules import fleet_of, lacking
+from snooze.groupmanager.leader.energy_rules import fleet_of, reserve_of
 from tests.unit.leader.energy_house import House, power_host, with_policy
 
 HOSTS = 4
@@ -95,7 +95,8 @@ class Cluster(House):
         step = self.core.power.steps[order.host_id]
         if step.orders == 1 and not step.decision.reason.startswith("goes on"):
             fleet = fleet_of(self.registry, LIMIT)
-            assert not lacking(self.policy, fleet, np.zeros(R), self.expected.as_array())
+            reserve = reserve_of(self.policy, fleet, self.expected.as_array())
+            assert not reserve.why_not(np.zeros(R))
             assert len(fleet.hosts) >= self.policy.reserved_hosts
             assert not self.host(order.host_id).maintenance
         super()._sleep(order)
@@ -124,5 +125,5 @@ def test_whatever_happens_no_vm_loses_its_host_and_it_converges(
     if waiting:
         assert HostPower.ASLEEP not in states, "a VM waits while a host sleeps"
     fleet = fleet_of(cluster.registry, LIMIT)
-    if lacking(cluster.policy, fleet, np.zeros(R), np.zeros(R)):
+    if reserve_of(cluster.policy, fleet, np.zeros(R)).why_not(np.zeros(R)):
         assert HostPower.ASLEEP not in states, "the reserve lacks while a host sleeps"

@@ -1,6 +1,7 @@
 """A few hosts with power, by hand: what the tests of the energy core are made of."""
 
 import heapq
+import zlib
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -33,6 +34,8 @@ from snooze.groupmanager.leader.energy_events import (
 )
 from snooze.groupmanager.leader.energy_rules import EnergyPolicy
 from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry, VmEntry
+from snooze.scheduling import rulings
+from snooze.scheduling.energy_question import Choice
 
 E = TypeVar("E")
 
@@ -208,6 +211,7 @@ class House:
                 if step_id:
                     self.feed(StepRecorded(host_id, step_id, now_ms))
             case TellDecision(decision):
+                must_replay(decision)
                 self.decisions[decision.decision_id] = decision
             case AnswerPerson():
                 self.answers[effect.request_id] = effect
@@ -269,6 +273,18 @@ class House:
             for effect in self.orders
             if isinstance(effect, kind) and isinstance(effect, OrderSleep | OrderWake)
         ]
+
+
+def must_replay(decision: Decision) -> None:
+    """What was decided with inputs is decided again from them, and names this host."""
+    if not decision.inputs:
+        assert decision.reason.startswith(("goes on", "a person asked")), decision
+        return
+    replayed = rulings.replay(zlib.decompress(decision.inputs).decode())
+    assert replayed is not None
+    assert replayed.is_same, (replayed.answer, replayed.recorded)
+    assert isinstance(replayed.answer, Choice)
+    assert (*decision.subjects, decision.reason) in replayed.answer.hosts
 
 
 def with_policy(**changes: object) -> EnergyPolicy:

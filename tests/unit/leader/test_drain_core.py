@@ -1,8 +1,11 @@
 """The drain core, rule by rule."""
 
+import zlib
+
 import numpy as np
 import pytest
 
+from snooze.common.decisions import DecisionKind, DecisionState
 from snooze.common.errors import ErrorReport
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
@@ -24,7 +27,10 @@ from snooze.groupmanager.leader.drain_events import (
     UndrainAsked,
 )
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+from snooze.groupmanager.leader.submission_events import Decided
+from snooze.scheduling import dump
 from snooze.scheduling.drain import drain
+from snooze.scheduling.dump import drain_and_pack
 from tests.unit.leader.builders import host_of, none, only
 
 ONE = np.ones(4)
@@ -54,8 +60,8 @@ class Cluster:
         effects: list[DrainEffect] = []
         for effect in self.core.handle(event, self.now_s):
             if isinstance(effect, MakePlan):
-                answer = drain(effect.snapshot, effect.hosts, effect.policy)
-                effects += self.feed(PlanMade(effect.number, answer, 0))
+                answer, inputs = drain_and_pack(effect.snapshot, effect.hosts, effect.policy)
+                effects += self.feed(PlanMade(effect.number, answer, 0, inputs=inputs))
             else:
                 effects.append(effect)
         return effects
@@ -323,3 +329,25 @@ def test_while_a_wave_is_planned_nothing_else_is(cluster: Cluster) -> None:
     assert cluster.core.handle(DrainTicked(0, True), cluster.now_s) == []
     answer = drain(planning.snapshot, planning.hosts, planning.policy)
     assert len(orders(cluster.feed(PlanMade(planning.number, answer, 0)))) == PER_HOST
+
+
+def test_a_drain_is_a_decision_with_all_that_replays_it(cluster: Cluster) -> None:
+    cluster.registry.vms["c"].pin_host = "h1"
+    record = only(RecordMaintenance, cluster.drain("h1"))
+    effects = cluster.feed(MaintenanceWritten(record.host_ids, 0))
+    began = only(Decided, effects)
+    assert (began.kind, began.state) == (DecisionKind.DRAIN, DecisionState.RUNNING)
+    assert began.subjects == ("h1",)
+    assert "a person wants" in began.reason
+    assert any(line.startswith("migrate name-a from") for line in began.actions)
+    assert any(line.startswith("name-c stays") for line in began.alternatives)
+    recorded = dump.load(zlib.decompress(began.inputs).decode())
+    assert recorded.placement is not None
+    assert (recorded.decide().placement == recorded.placement).all()
+    seen: list[DrainEffect] = []
+    while todo := orders(effects):
+        effects = [effect for order in todo for effect in cluster.arrive(order)]
+        seen += effects
+    ended = only(Decided, seen)
+    assert (ended.key, ended.state) == (began.key, DecisionState.PARTLY)
+    assert "2 VMs left; name-c stays" in ended.outcome

@@ -1,0 +1,155 @@
+"""Decisions that are no plan of moves, written down with all they depend on, and made again.
+
+Each kind has a question and an answer (both plain data) and a pure function between them; what
+``pack`` writes is read by ``replay``:
+
+=============  ==================================  ===========================================
+kind           question                            decided by
+=============  ==================================  ===========================================
+``sleep``      ``energy_question.SleepQuestion``   ``energy_question.choose_sleep``
+``wake``       ``energy_question.WakeQuestion``    ``energy_question.choose_wake``
+``fence``      ``recovery_question.FenceQuestion``    ``recovery_question.judge_fence``
+``restart``    ``recovery_question.RestartQuestion``  ``recovery_question.judge_restart``
+=============  ==================================  ===========================================
+"""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from snooze.scheduling.energy_question import (
+    Choice,
+    SleepQuestion,
+    WakeQuestion,
+    choose_sleep,
+    choose_wake,
+)
+from snooze.scheduling.recovery_question import (
+    FenceQuestion,
+    RestartQuestion,
+    Ruling,
+    judge_fence,
+    judge_restart,
+)
+
+FORMAT: Final = "snooze-ruling/1"
+SLEEP: Final = "sleep"
+WAKE: Final = "wake"
+FENCE: Final = "fence"
+RESTART: Final = "restart"
+MAX_BYTES: Final = 1024 * 1024
+"""Compressed; of what is more nothing is kept."""
+
+Question = SleepQuestion | WakeQuestion | FenceQuestion | RestartQuestion
+Answer = Choice | Ruling
+
+
+class _Document(msgspec.Struct, frozen=True):
+    format: str
+    kind: str
+    question: msgspec.Raw
+    answer: msgspec.Raw
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A ruling made again.
+
+    Attributes:
+        kind: what was decided.
+        question: the inputs.
+        answer, recorded: what comes of them now, and what came of them then.
+    """
+
+    kind: str
+    question: Question
+    answer: Answer
+    recorded: Answer
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the same was decided again."""
+        return self.answer == self.recorded
+
+    def lines(self) -> list[str]:
+        """The question and what is decided of it, for people."""
+        answer = self.answer
+        if isinstance(answer, Ruling):
+            facts = msgspec.to_builtins(self.question)
+            told = ", ".join(f"{name} {value}" for name, value in facts.items())
+            said = [f"{self.kind}: {told}", f"  {answer.verdict}: {answer.why}"]
+        else:
+            names = self._names()
+            said = [f"{self.kind}: {len(names)} hosts could, {len(answer.hosts)} do"]
+            said += [f"  {names.get(host_id, host_id)}: {why}" for host_id, why in answer.hosts]
+        return said + [f"  instead: {line}" for line in answer.others]
+
+    def _names(self) -> dict[str, str]:
+        match self.question:
+            case SleepQuestion():
+                return {host.id: host.name for host in self.question.idle}
+            case WakeQuestion():
+                return {host.id: host.name for host in self.question.sleepers}
+            case _:
+                return {}
+
+
+def pack(kind: str, question: Question, answer: Answer) -> bytes:
+    """Question and answer as JSON, compressed by zlib; empty if that is too much to keep."""
+    encode = msgspec.json.encode
+    document = _Document(FORMAT, kind, msgspec.Raw(encode(question)), msgspec.Raw(encode(answer)))
+    packed = zlib.compress(encode(document), 6)
+    return packed if len(packed) <= MAX_BYTES else b""
+
+
+def replay(text: str) -> Replayed | None:
+    """Decide again what ``text`` holds; None: it is no ruling.
+
+    Raises:
+        ValueError: it is one, and cannot be read; says why.
+    """
+    try:
+        document = msgspec.json.decode(text, type=_Document)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    if document.format != FORMAT:
+        return None
+    try:
+        return _KINDS[document.kind](bytes(document.question), bytes(document.answer))
+    except KeyError:
+        raise ValueError(f"there is no ruling of kind {document.kind[:64]!r}") from None
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"a ruling of kind {document.kind}: {error}") from None
+
+
+def _sleep(question: bytes, answer: bytes) -> Replayed:
+    asked = msgspec.json.decode(question, type=SleepQuestion)
+    answers = iter(asked.ha)
+    again = choose_sleep(asked, lambda gone: next(answers, ""))
+    return Replayed(SLEEP, asked, again, msgspec.json.decode(answer, type=Choice))
+
+
+def _wake(question: bytes, answer: bytes) -> Replayed:
+    asked = msgspec.json.decode(question, type=WakeQuestion)
+    return Replayed(WAKE, asked, choose_wake(asked), msgspec.json.decode(answer, type=Choice))
+
+
+def _fence(question: bytes, answer: bytes) -> Replayed:
+    asked = msgspec.json.decode(question, type=FenceQuestion)
+    return Replayed(FENCE, asked, judge_fence(asked), msgspec.json.decode(answer, type=Ruling))
+
+
+def _restart(question: bytes, answer: bytes) -> Replayed:
+    asked = msgspec.json.decode(question, type=RestartQuestion)
+    return Replayed(RESTART, asked, judge_restart(asked), msgspec.json.decode(answer, type=Ruling))
+
+
+_KINDS: Final[dict[str, Callable[[bytes, bytes], Replayed]]] = {
+    SLEEP: _sleep,
+    WAKE: _wake,
+    FENCE: _fence,
+    RESTART: _restart,
+}
