@@ -389,7 +389,9 @@ class RecoveryCore:
                 found.append(StaleCopy(vm_id, status.generation))
             if vm is None or (vm.host_id in {"", host_id} and not vm.doubt):
                 continue
-            only_off = status.generation == vm.generation and vm.state is not VmState.RUNNING
+            # Of one generation one guest runs at most: if this one does, what we know is old.
+            same = status.generation == vm.generation
+            only_off = same and not (vm.state is VmState.RUNNING and status.state is VmState.PAUSED)
             found.append(StaleCopy(vm_id, status.generation, only_off))
         return tuple(found)
 

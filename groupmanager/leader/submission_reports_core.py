@@ -15,7 +15,7 @@ from snooze.groupmanager.leader.submission_events import (
 )
 from snooze.groupmanager.leader.submission_restarts_core import Restarts
 from snooze.groupmanager.leader.submission_state_core import announce
-from snooze.groupmanager.leader.vm_views import adopted, record_of
+from snooze.groupmanager.leader.vm_views import adopted, record_of, status_of
 
 
 @dataclass(slots=True)
@@ -72,6 +72,7 @@ class Reports(Restarts):
             return []
         before, ran, moved = vm.state, _ran(vm), vm.moving
         self._forget_copy(status.host_id, vm.vm_id)
+        self._note_other(vm, status)
         vm.state, vm.demand, vm.generation = status.state, status.demand, status.generation
         vm.manager_id, vm.host_id, vm.doubt = event.manager_id, status.host_id, ""
         vm.reason, vm.moving = status.reason, status.state is VmState.MIGRATING
@@ -127,9 +128,10 @@ class Reports(Restarts):
             return True
         if host is None or not host.joined or not (vm.state in _HAS_A_GUEST or vm.revives):
             return True
-        # Two hosts in reach have it with one generation: a migration stopped half-way. The guest
-        # that runs is the VM; of two, the one that we know.
-        return status.state is VmState.RUNNING and vm.state is not VmState.RUNNING
+        # Two hosts in reach have it with one generation: it moved and we have not heard all of it
+        # yet, or a migration stopped half-way. One guest runs at most, whatever we were told: that
+        # one is the VM. If both were said to run, the latest word is, and the other is looked at.
+        return status.state is VmState.RUNNING
 
     def adopt(
         self, vm: VmEntry, status: VmStatus, now_s: float, now_ms: int
@@ -139,6 +141,15 @@ class Reports(Restarts):
         vm.elsewhere_s = math.inf
         manager_id = self.registry.hosts[status.host_id].manager_id
         return self._reported(VmsReported(manager_id, [status], now_ms), now_s)
+
+    def _note_other(self, vm: VmEntry, status: VmStatus) -> None:
+        """The VM is elsewhere than we knew: what the host has that we knew it on is a copy."""
+        if not vm.managed or not vm.host_id or vm.host_id == status.host_id or vm.moving:
+            return
+        host = self.registry.hosts.get(vm.host_id)
+        if status.host_id and status.state in _HAS_A_GUEST and vm.state in _HAS_A_GUEST:
+            if host is not None and host.joined:
+                self._note_copy(status_of(vm))
 
     def _note_copy(self, status: VmStatus) -> None:
         if status.state is VmState.DESTROYED:

@@ -59,6 +59,24 @@ def tombstone_of(vm: VmEntry) -> VmRecord:
     )
 
 
+def status_of(vm: VmEntry) -> VmStatus:
+    """What was last heard of it, as its manager told it."""
+    return VmStatus(
+        vm_id=vm.vm_id,
+        name=vm.name,
+        state=vm.state,
+        demand=vm.demand,
+        host_id=vm.host_id,
+        generation=vm.generation,
+        managed=vm.managed,
+        ip_address=vm.ip_address,
+        mac_address=vm.mac_address,
+        image=vm.image,
+        reason=vm.reason,
+        policy=vm.policy,
+    )
+
+
 def entry_of(record: VmRecord, now_s: float) -> VmEntry:
     """The VM again, as a new leader finds it."""
     return VmEntry(

@@ -173,6 +173,7 @@ class ManagerCore:
         for report in hello.vms:
             vm = VmEntry(report, host_id, report.state, report.demand, reason=report.reason)
             put_report(self.table, host, vm)
+            self.migrations.rejoined(vm)
         effects.append(TellLeader(HostJoinedNotice(self.table.state_of(host_id))))
         return effects
 

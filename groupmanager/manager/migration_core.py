@@ -26,6 +26,8 @@ Rules:
    says that the VM has arrived, when the host leaves, or ``INCOMING_TIMEOUT_S`` later.
 6. An ``abort`` that did not reach another manager's host is tried again, with pauses that double,
    until it is answered or the VM migrates anew.
+7. A source that joins anew (its agent or its link went, its guests did not) does not end the
+   migration: the steps go on with the VM as the host tells it, which is ``MIGRATING`` meanwhile.
 
 Invariant: one migration a VM; a VM that has one is ``MIGRATING``.
 """
@@ -187,6 +189,18 @@ class Migrations:
         """A host is no longer here: what was to arrive on it is heard of when it joins again."""
         for vm_id in [i for i, incoming in self._incoming.items() if incoming.host_id == host_id]:
             del self._incoming[vm_id]
+
+    def rejoined(self, vm: VmEntry) -> None:
+        """Rule 7: a migration's source joined anew; ``vm`` is what it says of the VM."""
+        migration = self._open.get(vm.key)
+        if migration is None or migration.source != vm.host_id:
+            return
+        if self._table.vms.get(vm.key) is not vm:
+            return
+        if vm.state is not VmState.MIGRATING:
+            migration.report = vm.report
+        migration.vm = vm
+        self._table.set_state(vm, VmState.MIGRATING)
 
     # ------------------------------------------------------------ the steps
 

@@ -115,18 +115,40 @@ class SimulatedHypervisor(HostListener):
     async def start(self, spec: VmSpec) -> VmReport:
         """See the port."""
         self._check_connected()
-        if (present := self._present(spec)) is not None and present.state in _ACTIVE:
-            return _report(present)
-        new = self._make_vm(spec)
-        await self.world.work(self.host, "start")
-        self._check_connected()
-        present = self._present(spec)  # another call may have been quicker
+        present = self._present(spec)
         if present is not None and present.state in _ACTIVE:
             return _report(present)
-        self.host.drop(spec.vm_id)
-        self.host.put(new)
-        self._tell(new, ChangeKind.STARTED, "booted")
-        return self._answer("start", new)
+        if present is None or present.spec.generation < spec.generation:
+            vm, former = self._make_vm(spec), None
+            self.host.drop(spec.vm_id)
+            self.host.put(vm)
+        else:
+            vm, former = present, present.state
+            vm.state = VmState.STARTING
+        try:
+            await self.world.work(self.host, "start")
+            self._check_connected()
+        except BaseException:
+            self._did_not_start(vm, former)
+            raise
+        return self._started(vm)
+
+    def _did_not_start(self, vm: SimulatedVm, former: VmState | None) -> None:
+        """What was made for it is unmade; a definition that was there stays as it was."""
+        if vm.state is not VmState.STARTING or self.host.vms.get(vm.spec.vm_id) is not vm:
+            return
+        if former is None or former is VmState.STARTING:
+            self.host.drop(vm.spec.vm_id)
+        else:
+            vm.state = former
+
+    def _started(self, vm: SimulatedVm) -> VmReport:
+        """The guest runs, unless somebody was quicker."""
+        if self.host.vms.get(vm.spec.vm_id) is not vm:
+            raise ExecutionError(f"VM {vm.spec.name!r} was removed while it started")
+        if vm.state not in _ACTIVE:
+            self._enter(vm, VmState.RUNNING, ChangeKind.STARTED, "booted")
+        return self._answer("start", vm)
 
     async def start_again(self, vm_id: str) -> VmReport:
         """See the port."""
@@ -380,7 +402,7 @@ class SimulatedHypervisor(HostListener):
         macs = [nic.mac_address for nic in template.interfaces]
         return SimulatedVm(
             spec,
-            VmState.RUNNING,
+            VmState.STARTING,
             xml,
             self.world.clock.monotonic_s(),
             mac_address=spec.mac_address or next(iter(macs), ""),

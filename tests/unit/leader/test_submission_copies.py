@@ -3,6 +3,9 @@
 import pytest
 
 from snooze.common.vm_lifecycle import VmState
+from snooze.common.wire import StaleCopy
+from snooze.groupmanager.leader.recovery_core import RecoveryCore
+from snooze.groupmanager.leader.recovery_events import Direct, HostHeard
 from snooze.groupmanager.leader.submission_events import UpdateRecords, VmsReported
 from tests.unit.leader.builders import Desk, status_of
 
@@ -53,3 +56,38 @@ def test_a_vm_that_moved_unheard_is_not_forgotten(order: tuple[str, str]) -> Non
     assert not any(isinstance(e, UpdateRecords) and e.removed_vms for e in effects)
     assert desk.core.registry.vms["vm"] is vm
     assert (vm.host_id, vm.state, vm.template) == ("h1", VmState.RUNNING, b"template")
+
+
+def test_of_two_that_are_said_to_run_the_latest_word_counts_and_nothing_is_killed() -> None:
+    """Found by ``snooze-sim replay 270``: it moved, unheard, and was destroyed where it ran."""
+    desk = Desk()
+    desk.add_manager("gm1")
+    desk.add_host("h1", "gm1")
+    desk.add_host("h2", "gm1")
+    desk.reported("gm1", status_of("vm", VmState.RUNNING, "h1"))
+    desk.reported("gm1", status_of("vm", VmState.RUNNING, "h2"))
+    vm = desk.core.registry.vms["vm"]
+    assert (vm.host_id, vm.state) == ("h2", VmState.RUNNING)
+    recovery = RecoveryCore(desk.core.registry, 0.0)
+    (direct,) = recovery.handle(HostHeard("gm1", ("h1",), 0), 0.0)
+    assert isinstance(direct, Direct)
+    assert direct.directives[0].stale == (StaleCopy("vm", 1, only_off=True),)
+    (direct,) = recovery.handle(HostHeard("gm1", ("h2",), 0), 0.0)
+    assert isinstance(direct, Direct)
+    assert direct.directives[0].stale == ()
+    desk.reported("gm1", status_of("vm", VmState.DESTROYED, "h1"))
+    assert (vm.host_id, vm.state) == ("h2", VmState.RUNNING)
+    assert desk.core.registry.copies == {}
+
+
+def test_if_the_latest_word_was_old_the_copy_that_runs_is_the_vm_again() -> None:
+    desk = Desk()
+    desk.add_manager("gm1")
+    desk.add_host("h1", "gm1")
+    desk.add_host("h2", "gm1")
+    desk.reported("gm1", status_of("vm", VmState.RUNNING, "h1"))
+    desk.reported("gm1", status_of("vm", VmState.RUNNING, "h2"))
+    desk.reported("gm1", status_of("vm", VmState.DESTROYED, "h2"))
+    vm = desk.core.registry.vms["vm"]
+    assert (vm.host_id, vm.state) == ("h1", VmState.RUNNING)
+    assert desk.core.registry.copies == {}

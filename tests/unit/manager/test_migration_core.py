@@ -10,6 +10,7 @@ from snooze.common.wire import (
     AbortIncoming,
     FinishIncoming,
     HostAnswer,
+    HostJoined,
     HostOrder,
     MigrateOut,
     MoveToManager,
@@ -22,8 +23,9 @@ from snooze.common.wire import (
     TakeInventory,
     TicketIssued,
     VmOrderDone,
+    VmStatus,
 )
-from snooze.groupmanager.manager.manager_events import ManagerEffect, OrderHost
+from snooze.groupmanager.manager.manager_events import ManagerEffect, OrderHost, TellLeader
 from snooze.groupmanager.manager.migration_core import INCOMING_TIMEOUT_S, MAX_FINISHES
 from tests.unit.manager.builders import (
     REFUSED,
@@ -519,3 +521,42 @@ def test_a_vm_that_nobody_sends_any_more_is_given_up() -> None:
     assert order.order == AbortIncoming(10, "", "x")
     assert desk.cores(HERE) == 0.0
     assert desk.answer(order, OrderDone()) == []
+
+
+# ---------------------------------------------------------------- a source that joins anew
+
+
+def test_a_source_that_joins_anew_while_the_destination_prepares(journey: Journey) -> None:
+    """Found by ``snooze-sim replay 270``: the VM that had moved was destroyed as a copy."""
+    journey.go(1)
+    assert none(OrderHost, journey.lose(HERE))
+    prepare = journey.step
+    joined = journey.join(HERE, report_of("a"), epoch=11)
+    assert journey.state("a") is VmState.MIGRATING, "its migration goes on"
+    assert [vm.state for vm in hosts_told(joined)] == [VmState.MIGRATING]
+    journey.effects = journey.answer(prepare, TicketIssued(TICKET))
+    assert journey.step.order == MigrateOut(11, "cause", "a", TICKET)
+    for kind, answer in STEPS[2:]:
+        journey.done(kind, answer)
+    done = answer_of(journey.effects)
+    assert isinstance(done, VmOrderDone)
+    assert done.status.host_id == THERE
+    assert journey.cores(HERE) == 0.0
+    if not journey.relayed:
+        assert journey.vm("a").host_id == THERE
+        assert told(journey.effects)[0].host_id == THERE
+
+
+def test_a_source_that_joins_anew_and_whose_destination_refuses(journey: Journey) -> None:
+    journey.go(1)
+    prepare = journey.step
+    journey.lose(HERE)
+    journey.join(HERE, report_of("a", VmState.PAUSED), epoch=11)
+    journey.effects = journey.answer(prepare, REFUSED)
+    assert journey.failed(REFUSED, VmState.PAUSED)
+
+
+def hosts_told(effects: list[ManagerEffect]) -> list[VmStatus]:
+    """What the leader is told of the VMs of hosts that joined."""
+    notices = [effect.notice for effect in effects if isinstance(effect, TellLeader)]
+    return [vm for notice in notices if isinstance(notice, HostJoined) for vm in notice.state.vms]
