@@ -14,7 +14,7 @@ from snooze.groupmanager.leader.submission_events import (
     VmsReported,
 )
 from snooze.groupmanager.leader.submission_restarts_core import Restarts
-from snooze.groupmanager.leader.submission_state_core import announce
+from snooze.groupmanager.leader.submission_state_core import LONG_AGO, announce
 from snooze.groupmanager.leader.vm_views import adopted, record_of, status_of
 
 
@@ -147,9 +147,9 @@ class Reports(Restarts):
         if not vm.managed or not vm.host_id or vm.host_id == status.host_id or vm.moving:
             return
         host = self.registry.hosts.get(vm.host_id)
-        if status.host_id and status.state in _HAS_A_GUEST and vm.state in _HAS_A_GUEST:
-            if host is not None and host.joined:
-                self._note_copy(status_of(vm))
+        both = status.state in _HAS_A_GUEST and vm.state in _HAS_A_GUEST
+        if both and status.host_id and host is not None and host.joined:
+            self._note_copy(status_of(vm))
 
     def _note_copy(self, status: VmStatus) -> None:
         if status.state is VmState.DESTROYED:
@@ -221,7 +221,7 @@ class Reports(Restarts):
                 # Ordered by a manager whose orders this host refuses from now on.
                 vm.state, vm.host_id, vm.manager_id, vm.doubt = VmState.PENDING, "", "", ""
                 self.note_progress(vm)
-            elif vm.elsewhere_s < math.inf:
+            elif vm.elsewhere_s < math.inf or self._may_have_moved(vm, event):
                 vm.state, vm.host_id, vm.reason = VmState.UNREACHABLE, "", "its host is not known"
                 vm.waits_s = now_s
                 self.strays.add(vm.vm_id)
@@ -229,6 +229,16 @@ class Reports(Restarts):
             else:
                 effects += self.gone(vm, removed, now_s, event.now_ms, "")
         return effects
+
+    def _may_have_moved(self, vm: VmEntry, event: VmsReported) -> bool:
+        """Whether its former manager may have moved it, and gone before it could say so.
+
+        Then every host that is away may have it, and those in reach will say.
+        """
+        if vm.manager_id in {"", event.manager_id} or vm.state is VmState.DESTROYING:
+            return False
+        vm.elsewhere_s = LONG_AGO
+        return True
 
 
 _IS_OFF: Final = frozenset({VmState.STOPPED, VmState.FAILED})

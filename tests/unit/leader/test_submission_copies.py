@@ -91,3 +91,25 @@ def test_if_the_latest_word_was_old_the_copy_that_runs_is_the_vm_again() -> None
     vm = desk.core.registry.vms["vm"]
     assert (vm.host_id, vm.state) == ("h1", VmState.RUNNING)
     assert desk.core.registry.copies == {}
+
+
+@pytest.mark.parametrize("order", [("h1", "h2"), ("h2", "h1")])
+def test_a_vm_that_its_manager_moved_just_before_it_died_is_not_forgotten(
+    order: tuple[str, str],
+) -> None:
+    desk = Desk()
+    for manager_id in ("gm1", "gm2"):
+        desk.add_manager(manager_id)
+    for host_id in ("h1", "h2"):
+        desk.add_host(host_id, "gm1")
+    desk.reported("gm1", status_of("vm", VmState.RUNNING, "h1"))
+    vm = desk.core.registry.vms["vm"]
+    vm.template = b"template"
+    there = {"h1": [], "h2": [status_of("vm", VmState.RUNNING, "h2")]}
+    effects: list[object] = []
+    for host_id in order:
+        desk.add_host(host_id, "gm2")
+        effects += desk.feed(VmsReported("gm2", there[host_id], desk.now_ms, host_id))
+    assert not any(isinstance(e, UpdateRecords) and e.removed_vms for e in effects)
+    assert desk.core.registry.vms["vm"] is vm
+    assert (vm.host_id, vm.state, vm.template) == ("h2", VmState.RUNNING, b"template")
