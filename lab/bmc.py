@@ -175,7 +175,6 @@ class LabBmc:
                 env=marked_environment(self._net.tag),
                 start_new_session=True,
             )
-        (self._folder / "pid").write_text(str(self._process.pid))
         wait_for(self._listens, f"the BMC of {self.host.name}")
 
     def kill(self) -> None:
@@ -186,7 +185,6 @@ class LabBmc:
                 os.kill(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
-        (self._folder / "pid").unlink(missing_ok=True)
         run("ip", "netns", "del", self._namespace, check=False)
 
     def cut(self) -> None:

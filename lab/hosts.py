@@ -268,7 +268,6 @@ class LabHost:
                 )
             wait_for((self.folder / "state").exists, f"host {self.name} to come up")
             self._pid = first_process(outer.pid)
-            (self.folder / "pid").write_text(str(self._pid))
         watch = threading.Thread(target=self._watch, args=(outer,), name=f"power-{self.name}")
         watch.daemon = True
         watch.start()
@@ -409,7 +408,6 @@ class LabHost:
             pid = self._pid
             wait_for(lambda: not Path(f"/proc/{pid}").exists(), f"host {self.name} to die")
             self._pid = 0
-        (self.folder / "pid").unlink(missing_ok=True)
         run("ip", "-n", self.net.name, "link", "del", self._cable, check=False)
         run("ip", "netns", "del", self._namespace, check=False)
 

@@ -49,7 +49,7 @@ class LabLibvirtd:
     def __init__(self) -> None:
         self._tag, self.folder = new_folder()
         atexit.register(self.close)
-        for name in ("run", "etc", "lib", "cache", "log", "daemon"):
+        for name in ("run", "etc", "lib", "cache", "log"):
             (self.folder / name).mkdir()
         self.port = _free_port()
         self.uuid = str(uuid.uuid4())
@@ -86,7 +86,6 @@ class LabLibvirtd:
                 env=marked_environment(self._tag),
                 start_new_session=True,
             )
-        (self.folder / "daemon/pid").write_text(str(self._process.pid))
         deadline_s = time.monotonic() + _START_S
         while not self._answers():
             if self._process.poll() is not None:

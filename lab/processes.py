@@ -25,11 +25,12 @@ START_S: Final = 20.0
 def new_folder() -> tuple[str, Path]:
     """A tag and a folder for something that ``sweep`` will find should we be killed.
 
-    A process that is to be swept runs in a ``marked_environment`` and has its id in a file
-    ``FOLDER/ANYTHING/pid``.
+    A process that is to be swept runs in a ``marked_environment``.
     """
-    sweep()
-    tag = f"{os.getpid()}-{secrets.token_hex(3)}"
+    with contextlib.suppress(TimeoutError):  # what does not die is nobody's hindrance
+        sweep()
+    pid = os.getpid()
+    tag = f"{pid}.{_started(pid)}-{secrets.token_hex(3)}"
     return tag, Path(tempfile.mkdtemp(prefix=f"{PREFIX}{tag}-"))
 
 
@@ -39,29 +40,68 @@ def marked_environment(tag: str) -> dict[str, str]:
 
 
 def sweep() -> None:
-    """Take down what labs of processes that are gone have left behind."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        tag = "-".join(folder.name.removeprefix(PREFIX).split("-")[:2])
-        owner = tag.partition("-")[0]
-        if not owner.isdigit() or Path(f"/proc/{owner}").exists():
-            continue
-        for pid_file in folder.glob("*/pid"):
-            _kill_if_marked(pid_file, tag)
-        shutil.rmtree(folder, ignore_errors=True)
+    """Take down what labs of processes that are gone have left behind, and wait until it is gone.
+
+    Safe while others build, sweep or take down theirs.
+
+    Raises:
+        TimeoutError: something that was killed does not die.
+    """
+    stale = {pid for pid, tag in marked().items() if not _is_owned(tag)}
+    doomed = stale.union(*(descendants(pid) for pid in stale))
+    for pid in stale:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not any(map(is_alive, doomed)), "processes of a lab that was killed to end")
     with contextlib.suppress(FileNotFoundError):
         for path in Path("/run/netns").iterdir():
-            owner = path.name.removeprefix(PREFIX).partition("-")[0]
-            stale = owner.isdigit() and not Path(f"/proc/{owner}").exists()
-            if path.name.startswith(PREFIX) and stale:
+            if path.name.startswith(PREFIX) and not _is_owned(path.name.removeprefix(PREFIX)):
                 run("ip", "netns", "del", path.name, check=False)
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if not _is_owned(folder.name.removeprefix(PREFIX)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _kill_if_marked(pid_file: Path, tag: str) -> None:
-    """Kill a stale process, if the number is still its own."""
-    with contextlib.suppress(OSError, ValueError):
-        pid = int(pid_file.read_text())
-        if f"{_MARK}={tag}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-            os.kill(pid, signal.SIGKILL)
+def marked() -> dict[int, str]:
+    """Of every process of a lab that has a mark, the tag."""
+    found: dict[int, str] = {}
+    start = f"{_MARK}=".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it ended, or is not ours to read
+            for variable in path.read_bytes().split(b"\0"):
+                if variable.startswith(start):
+                    found[int(path.parent.name)] = variable.removeprefix(start).decode()
+    return found
+
+
+def _is_owned(tag: str) -> bool:
+    """Whether the process that made the tag lives, and no later one of its number."""
+    owner, _, started = tag.partition("-")[0].partition(".")
+    if not owner.isdigit() or not started.isdigit():
+        return True  # none of ours
+    return _started(int(owner)) == int(started) and is_alive(int(owner))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process can still do something: one that is dying or waits to be buried cannot."""
+    return _stat(pid)[:1] not in ([], ["Z"], ["X"]) and bool(_read(pid, "cmdline"))
+
+
+def _started(pid: int) -> int:
+    """When a process was started, in clock ticks since the machine was; 0: there is none."""
+    return int((_stat(pid)[19:20] or ["0"])[0])
+
+
+def _stat(pid: int) -> list[str]:
+    """From its state on: the name before it may have spaces and brackets."""
+    return _read(pid, "stat").decode(errors="replace").rpartition(")")[2].split()
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
 
 
 def popen_in(

@@ -39,7 +39,6 @@ class NbdExport:
                 log.fileno(),
                 marked_environment(net.tag),
             )
-        (self._folder / "pid").write_text(str(self._process.pid))
         wait_for(self._listens, f"the export of {disk}")
 
     def disk_xml(self) -> str:
@@ -55,7 +54,6 @@ class NbdExport:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        (self._folder / "pid").unlink(missing_ok=True)
 
     def __enter__(self) -> "NbdExport":
         return self

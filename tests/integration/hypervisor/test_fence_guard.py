@@ -17,6 +17,7 @@ from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import FailureAction, VmPolicy
 from snooze.lab.guests import wait_for_beat
 from snooze.localcontroller.fence_guard import Guard
+from snooze.localcontroller.hypervisor.libvirt_driver import LibvirtHypervisor
 from snooze.localcontroller.lease_file import LeaseFile, LeaseState
 
 if TYPE_CHECKING:
@@ -89,8 +90,18 @@ async def test_real_guests_are_switched_off_without_an_agent(lab: "Lab", libvirt
         guard.wait()
     assert file.read().fenced == {ha.vm_id: 1}
     if libvirtd == "answers":
-        states = {report.vm_id: report.state for report in await driver.inventory()}
-        assert states == {ha.vm_id: VmState.STOPPED, other.vm_id: VmState.RUNNING}
+        expected = {ha.vm_id: VmState.STOPPED, other.vm_id: VmState.RUNNING}
+        async with asyncio.timeout(PATIENCE_S):
+            await _become(driver, expected)
+
+
+async def _become(driver: LibvirtHypervisor, expected: dict[str, VmState]) -> None:
+    """Wait for states; libvirt says ``stopping`` for a moment after it has let the process die."""
+    while True:
+        reports = await driver.inventory()
+        if {report.vm_id: report.state for report in reports} == expected:
+            return
+        await asyncio.sleep(0.1)
 
 
 def _wait_off(name: str) -> None:
