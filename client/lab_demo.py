@@ -7,7 +7,6 @@ be. Takes root.
 """
 
 import asyncio
-import contextlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from rich.console import Console
 
 from snooze.client.async_sdk import AsyncSnooze, decode
 from snooze.client.story import Broken, Story
-from snooze.common.api import AutonomyChange, AutonomyView, DecisionView, DecisionWord, VmRequest
+from snooze.common.api import AutonomyChange, AutonomyView, DecisionView, VmRequest
 from snooze.common.clock import SYSTEM_CLOCK
 from snooze.common.errors import SnoozeError
 from snooze.common.vm_lifecycle import VmState
@@ -36,9 +35,6 @@ BIG: Final = ("big1", "big2", "big3")
 HOST_CORES: Final = 0.25
 BUSY: Final = (0.11, 0.17, 0.22, 0.28, 0.39)
 """The parts of a core that guests burn: more on a busy machine, where they do not get that much."""
-QUIET_S: Final = 10.0
-MAX_ASKED: Final = 6
-"""After so long without being packed the cluster is asked to consolidate, at most so often."""
 BURN_S: Final = 12.0
 """After so long without an overload they burn more."""
 HOST_MEMORY_KIB: Final = 2 * 1024 * 1024
@@ -55,6 +51,7 @@ MANAGER: Final[dict[str, dict[str, object]]] = {
     "relocation": {
         "sustained_s": 3.0,
         "idle_s": 5.0,
+        "relieved_hold_s": 10.0,
         "samples": 4,
         "forecast_s": 10.0,
         "thresholds": {"cpu": (0.3, 0.5, 0.6)},
@@ -218,7 +215,7 @@ class LabDemo(Story):
 
     async def start(self) -> None:
         """Guests, all on one host, as first fit puts them."""
-        await self.allow("overload", "sleep", "underload", "consolidation", paused=True)
+        await self.allow("overload", "sleep", "underload", paused=True)
         async with self.step(f"{len(GUESTS)} guests are submitted; they boot") as found:
             requests = [
                 VmRequest(libvirt_xml=(self.lab.templates / f"{name}.xml").read_text())
@@ -257,36 +254,12 @@ class LabDemo(Story):
         async with self.step("they fall quiet; hardly used hosts are emptied") as found:
             for name in GUESTS:
                 guests.set_load(self.disk(name), 0.0)
-            await self.allow("underload", "consolidation")
-            asked = 0
-            while asked < MAX_ASKED and not await self._packed_soon():
-                asked += 1
-                # as `snooze autonomy consolidate` does; a plan stops where a host that has just
-                # taken a guest does not know yet what that uses
-                for manager in await self.sdk.managers():
-                    path = f"/managers/{manager.id}/consolidate"
-                    with contextlib.suppress(SnoozeError):  # one without hosts
-                        await self.sdk.send(path, DecisionWord(who="demo"), DecisionView)
-            if asked:
-                found.append(f"a person asked to consolidate, {asked} times")
+            spread = len(set((await self.places()).values()))
+            await self.allow("underload")
             places = await self.until(
-                lambda places: len(set(places.values())) <= 2, "them to be packed"
+                lambda places: len(set(places.values())) < min(spread, 3), "them to be packed"
             )
-            found += [
-                _by_host(places),
-                *await self.decided("underload", "consolidation"),
-                *self.unmoved(),
-            ]
-
-    async def _packed_soon(self) -> bool:
-        """Whether guests are on two hosts or fewer, or become so within ``QUIET_S``."""
-        until_s = SYSTEM_CLOCK.monotonic_s() + QUIET_S
-        while SYSTEM_CLOCK.monotonic_s() < until_s:
-            hosts = {view.hostname for view in await self.sdk.vms() if view.name in GUESTS}
-            if len(hosts) <= 2:
-                return True
-            await asyncio.sleep(POLL_S)
-        return False
+            found += [_by_host(places), *await self.decided("underload"), *self.unmoved()]
 
     async def sleep(self) -> None:
         """Idle hosts go down by themselves."""
@@ -323,7 +296,7 @@ class LabDemo(Story):
             for name in BIG:
                 await asyncio.to_thread(guests.wait_for_beat, self.disk(name))
             found += [_by_host(places), *await self.decided("wake")]
-            await self.allow("sleep", "underload", "consolidation", paused=True)
+            await self.allow("sleep", "underload", paused=True)
             for name in BIG:
                 await self.sdk.wait(await self.sdk.destroy(name), check=True)
 

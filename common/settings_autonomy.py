@@ -176,6 +176,14 @@ class RelocationSettings(Section, frozen=True, kw_only=True):
             "be filled with (predictive)."
         ),
     ] = 0.7
+    relieved_hold_s: Annotated[
+        float,
+        Meta(ge=0, le=604_800),
+        Doc(
+            "A host that was too hot, or took VMs from one that was, is not emptied for so long "
+            "(predictive)."
+        ),
+    ] = 1800.0
     max_moves: Annotated[int, Meta(ge=1, le=2000), Doc("Most moves of one plan.")] = 50
     bandwidth_kib_s: Annotated[
         float,

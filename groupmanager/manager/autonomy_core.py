@@ -15,7 +15,7 @@ Rules:
    overload is over, expires with the reason.
 5. A VM that moved is not moved for energy's sake for ``hold_s``, and not back to where it came from
    at all; one that could not be moved stays for as long. Hosts that took part in an overload are
-   not emptied for the policy's ``cooldown_s``.
+   not emptied for the policy's ``cooldown_s`` (relocation.relieved_hold_s).
 6. Emptying hosts must not strand VMs: where the highly available VMs of every host would find room
    elsewhere before, they do afterwards.
 7. Every decision is told when it is made and whenever its state changes. A host that cannot be

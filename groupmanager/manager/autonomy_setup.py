@@ -46,6 +46,7 @@ def autonomy_policy(
         {
             "policy": relocation.policy,
             "hold_s": autonomy.hold_s,
+            "cooldown_s": relocation.relieved_hold_s,
             "margin": relocation.margin,
             "passing": relocation.passing,
             "max_moves": relocation.max_moves,
