@@ -18,7 +18,7 @@ from snooze.common.vms import FailureAction, VmPolicy
 from snooze.common.wire import DecisionMade
 from snooze.groupmanager.manager.plan_work import Step, StepState
 from snooze.scheduling.__main__ import main as scheduling
-from tests.unit.manager.load_desk import PERIOD_S, LoadDesk, inputs_of, settings_of
+from tests.unit.manager.load_desk import MONDAY_MS, PERIOD_S, LoadDesk, inputs_of, settings_of
 
 OVERLOAD, UNDERLOAD, CONSOLIDATION = (
     DecisionKind.OVERLOAD,
@@ -323,6 +323,24 @@ def test_a_host_that_is_hardly_used_is_emptied() -> None:
     assert "name-h2 is empty then" in decision.actions
     desk.pass_time(3600)
     assert len(desk.moves) == 2
+
+
+@pytest.mark.parametrize("hold_s", [1800.0, 300.0])
+def test_hosts_of_an_overload_are_not_emptied_for_as_long_as_set(hold_s: float) -> None:
+    relocation = RelocationSettings(relieved_hold_s=hold_s, idle_s=30.0, only_sleepable=False)
+    autonomy = AutonomySettings(interval_s=PERIOD_S, hold_s=0.0)
+    desk = LoadDesk(2, settings_of(autonomy, relocation))
+    for name in "abcd":
+        desk.guest(name, "h1", 1.0)
+    while not desk.moves:
+        desk.pass_time(PERIOD_S)
+    relieved_s = desk.moves[0][0]
+    desk.pass_time(30)
+    for name in "abcd":
+        desk.load[name] = 0.02
+    desk.pass_time(hold_s + 300)
+    [emptied] = desk.decisions(UNDERLOAD)
+    assert hold_s <= (emptied.at_ms - MONDAY_MS) / 1000 - relieved_s <= hold_s + 120
 
 
 def test_only_hosts_that_can_sleep_are_emptied_unless_settings_say_otherwise() -> None:
