@@ -102,6 +102,14 @@ class PoweredRig(Rig):
         """The hosts on which a guest of this name runs."""
         return [d.host for d in self.domains() if d.name == name and d.state == "running"]
 
+    def runs_of(self, names: list[str]) -> dict[str, set[tuple[str, str]]]:
+        """The host and the number in virsh of every guest of these names that runs."""
+        found: dict[str, set[tuple[str, str]]] = {name: set() for name in names}
+        for domain in self.domains():
+            if domain.name in found and domain.state == "running":
+                found[domain.name].add((domain.host, domain.number))
+        return found
+
     def defined(self, name: str) -> list[str]:
         return [d.host for d in self.domains() if d.name == name]
 
@@ -127,9 +135,16 @@ def watched_until_elsewhere(rig: PoweredRig, names: list[str], lost: str) -> Non
     """Wait until all run elsewhere; at no look does one run twice."""
 
     def moved() -> bool:
-        places = {name: rig.running(name) for name in names}
-        assert all(len(hosts) <= 1 for hosts in places.values()), places
-        return all(hosts and hosts != [lost] for hosts in places.values())
+        first = rig.runs_of(names)
+        hosts = {name: {host for host, _ in runs} for name, runs in first.items()}
+        if any(len(each) > 1 for each in hosts.values()):
+            # Hosts are looked at one after the other: only runs that a second look still has, each
+            # with its own number, are there at the same time.
+            second = rig.runs_of(names)
+            twice = {name: first[name] & second[name] for name in names}
+            assert all(len(runs) <= 1 for runs in twice.values()), twice
+            return False
+        return all(each and each != {lost} for each in hosts.values())
 
     rig.until(moved, "all run elsewhere")
     rig.until(
