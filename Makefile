@@ -14,6 +14,8 @@ ROUNDS ?= 100
 SEED ?= 1
 BIN := .venv/bin
 PYTEST_OPTIONS ?=
+# Most tests wait for daemons, not for a processor. A file's tests stay together and in their order.
+LANES ?= -n 3 --dist loadfile --no-loadscope-reorder
 SEEDS ?= 10000
 
 .PHONY: demo up test check chaos clean install-test lab-demo soak
@@ -40,7 +42,7 @@ check: install-test
 	$(BIN)/pyright
 
 test: check
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest $(LANES) $(PYTEST_OPTIONS)
 
 chaos: install-test
 	PYTHONPATH=typings:. $(BIN)/python -m tests.integration.chaos --rounds $(ROUNDS) --seed $(SEED)
