@@ -15,7 +15,7 @@ SEED ?= 1
 BIN := .venv/bin
 PYTEST_OPTIONS ?=
 # Most tests wait for daemons, not for a processor. A file's tests stay together and in their order.
-LANES ?= -n 3 --dist loadfile --no-loadscope-reorder
+LANES ?= -n 2 --dist loadfile --no-loadscope-reorder
 SEEDS ?= 10000
 
 .PHONY: demo up test check chaos clean install-test lab-demo soak
