@@ -29,7 +29,7 @@ class LeaderProxy:
         self._proxy = proxy
         self._leader = leader
         self._clock = clock
-        self._admission = Admission("calls")
+        self._admission = Admission("calls", clock=clock)
 
     async def pass_on(self, request: web.Request) -> web.StreamResponse:
         """The leader's answer.

@@ -7,6 +7,7 @@ import math
 import msgspec
 
 from snooze.common import daemon
+from snooze.common.admission import Admission
 from snooze.common.api import HealthView
 from snooze.common.assembly import http_limits, leader_description, make_coordinator
 from snooze.common.clock import SYSTEM_CLOCK, Clock
@@ -93,6 +94,7 @@ class GroupManager:
                     FailureAction(settings.recovery.on_host_failure),
                     max_restarts=settings.recovery.max_restarts,
                 ),
+                Admission("submissions", clock=clock),
             ),
             LeaderProxy(self._proxy, lambda: self._leader_address, clock),
             VERSION,
