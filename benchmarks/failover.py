@@ -3,10 +3,11 @@
 An ensemble of three ZooKeeper servers, two bootstrap nodes, three group managers and one process
 with all hosts, all on this machine. In each round the leader is killed (``kill -9``) while a client
 submits without pause; *served* is the time from the kill until the first submission that was sent
-after it is acknowledged, *running* until its VM runs. Then the leader is stopped cleanly (*clean*),
-and then a manager with hosts is killed: *reattached* is until each of its hosts has another
-manager; *silent* is the same with one that freezes, as when its machine loses power. At the end
-every acknowledged VM must be there, once.
+after it is acknowledged, *running* until its VM runs. Then the leader freezes, as when its machine
+loses power (*frozen*), then it is stopped cleanly (*clean*): both until a submission is
+acknowledged. Then a manager with hosts is killed: *reattached* is until each of its hosts has
+another manager; *silent* is the same with one that freezes. At the end every acknowledged VM must
+be there, once.
 
 Profiles: ``fast`` (ZooKeeper tick 500 ms; docs/operations.md), ``default``, and
 ``snooze``: the original's defaults (session 10 s, heartbeats every 3 s, time-out 10 s) on our code.
@@ -86,6 +87,7 @@ class Run:
     acknowledged: list[str] = field(default_factory=list[str])
     served_s: list[float] = field(default_factory=list[float])
     running_s: list[float] = field(default_factory=list[float])
+    frozen_s: list[float] = field(default_factory=list[float])
     clean_s: list[float] = field(default_factory=list[float])
     reattached_s: list[float] = field(default_factory=list[float])
     silent_s: list[float] = field(default_factory=list[float])
@@ -185,6 +187,15 @@ class Run:
         self.running_s.append(time.monotonic() - killed_s)
         leader.start()
 
+    async def leader_freezes(self, leader: Daemon) -> None:
+        """Its machine is gone: nothing is refused, nothing answered."""
+        leader.pause()
+        frozen_s = time.monotonic()
+        await self.submit(next(self.numbers))
+        self.frozen_s.append(time.monotonic() - frozen_s)
+        leader.kill()
+        leader.start()
+
     async def leader_stops(self, leader: Daemon) -> None:
         """Stop it cleanly, and measure."""
         asked_s = time.monotonic()
@@ -277,6 +288,8 @@ async def measure(name: str, rounds: int, hosts: int, seed: int) -> dict[str, An
         for number in range(1, rounds + 1):
             await run.leader_dies(leader)
             leader = await run.whole(hosts)
+            await run.leader_freezes(leader)
+            leader = await run.whole(hosts)
             await run.leader_stops(leader)
             await run.whole(hosts)
             await run.manager_dies(silently=False)
@@ -285,7 +298,8 @@ async def measure(name: str, rounds: int, hosts: int, seed: int) -> dict[str, An
             leader = await run.whole(hosts)
             print(
                 f"{name} {number}/{rounds}: served {run.served_s[-1]:.2f} s, "
-                f"running {run.running_s[-1]:.2f} s, clean stop {run.clean_s[-1]:.2f} s, "
+                f"running {run.running_s[-1]:.2f} s, frozen {run.frozen_s[-1]:.2f} s, "
+                f"clean stop {run.clean_s[-1]:.2f} s, "
                 f"re-attached {run.reattached_s[-1]:.2f} s, silent {run.silent_s[-1]:.2f} s",
                 flush=True,
             )
@@ -295,7 +309,7 @@ async def measure(name: str, rounds: int, hosts: int, seed: int) -> dict[str, An
         await asyncio.wait([load])
         verdict = await run.verdict()
     figures: dict[str, Any] = {"profile": name, "rounds": rounds, "hosts": hosts, **verdict}
-    for what in ("served", "running", "clean", "reattached", "silent"):
+    for what in ("served", "running", "frozen", "clean", "reattached", "silent"):
         values = np.array(getattr(run, f"{what}_s"))
         for share in (50, 99):
             figures[f"{what}_p{share}_s"] = float(np.percentile(values, share))
