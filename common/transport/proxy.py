@@ -4,6 +4,8 @@ A call is passed on at most ``MAX_HOPS`` times, so that two daemons that each be
 lead do not play ball with it.
 """
 
+from collections.abc import Callable
+
 import aiohttp
 from aiohttp import web
 from yarl import URL
@@ -60,8 +62,10 @@ class Proxy:
             await self._session.close()
             self._session = None
 
-    async def pass_on(self, request: web.Request, target: Address) -> web.StreamResponse:
-        """The target's answer to ``request``, as it is.
+    async def pass_on(
+        self, request: web.Request, target: Address, begun: Callable[[], object] = lambda: None
+    ) -> web.StreamResponse:
+        """The target's answer to ``request``, as it is; ``begun`` is called when it comes in.
 
         Raises:
             NotLeader: it went from hand to hand too often.
@@ -86,6 +90,7 @@ class Proxy:
             async with self._session.request(
                 request.method, url, headers=headers, data=body or None, allow_redirects=False
             ) as reply:
+                begun()
                 return await self._hand_back(request, reply)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise not_sent(f"{target} cannot be reached: {error}") from None
