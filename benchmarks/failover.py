@@ -85,6 +85,7 @@ class Run:
     chance: random.Random
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     acknowledged: list[str] = field(default_factory=list[str])
+    tasks: dict[str, str] = field(default_factory=dict[str, str])
     served_s: list[float] = field(default_factory=list[float])
     running_s: list[float] = field(default_factory=list[float])
     frozen_s: list[float] = field(default_factory=list[float])
@@ -151,6 +152,7 @@ class Run:
                     task = await answer.json()
                     if answer.status in {200, 202}:
                         self.acknowledged.append(name)
+                        self.tasks[name] = task["id"]
                         return name, task["id"]
                     if answer.status not in {502, 503, 504}:
                         raise SystemExit(f"a submission was refused: {answer.status} {task}")
@@ -230,6 +232,19 @@ class Run:
         victim.kill()
         victim.start()
 
+    async def tell_of(self, name: str) -> None:
+        """All that the cluster says of a VM that is not as it should be."""
+        front = self.cluster.bootstraps[0]
+        for what, path in (
+            ("VM", f"/v1/vms/{name}"),
+            ("task", f"/v1/tasks/{self.tasks[name]}"),
+            ("events", "/v1/events?limit=1000"),
+        ):
+            told = await self.get(front, path)
+            if what == "events":
+                told = [event for event in told or () if name in json.dumps(event)]
+            print(f"{name}: {what}: {json.dumps(told)}", flush=True)
+
     async def verdict(self) -> dict[str, int]:
         """What became of every acknowledged VM."""
         deadline_s = time.monotonic() + PATIENCE_S
@@ -239,6 +254,8 @@ class Run:
             lost = [name for name in self.acknowledged if not count[name]]
             doubled = [name for name, times in count.items() if times > 1]
             if not (lost or doubled) or time.monotonic() > deadline_s:
+                for name in (lost + doubled)[:10]:
+                    await self.tell_of(name)
                 return {
                     "acknowledged": len(self.acknowledged),
                     "lost": len(lost),
