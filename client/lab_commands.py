@@ -80,6 +80,12 @@ def up(
         int, typer.Option(min=1, max=8, help="Machines with a group manager and a front door.")
     ] = 2,
     zookeepers: Annotated[int, typer.Option(min=1, max=7, help="ZooKeeper servers.")] = 3,
+    linux: Annotated[
+        bool,
+        typer.Option(
+            "--linux", help="Linux guests to submit, too, made of Debian's packages (27 MB)."
+        ),
+    ] = False,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay, and take it down with Ctrl-C.")
     ] = False,
@@ -101,7 +107,7 @@ def up(
             f"lab {name!r} is up already: see `snooze lab status`, or take it down with "
             "`snooze lab down`"
         )
-    plan = LabPlan(hosts=hosts, managers=managers, zookeepers=zookeepers)
+    plan = LabPlan(hosts=hosts, managers=managers, zookeepers=zookeepers, linux=linux)
     if foreground:
         _keep(name, plan, output)
     else:

@@ -24,6 +24,7 @@ from snooze.lab.bmc import BmcRack, require_ipmi
 from snooze.lab.daemons import Daemon, DaemonCluster, Tables
 from snooze.lab.guests import assemble, kvm_works, make_disk, micro_guest_xml
 from snooze.lab.hosts import LabHost, LabNet
+from snooze.lab.linux_guest import LinuxGuest, linux_guest
 from snooze.lab.wake import WakeListener
 from snooze.lab.zookeeper import ZooKeeperEnsemble, ensemble_at_boot, require_zookeeper
 
@@ -31,6 +32,7 @@ MAX_HOSTS: Final = 16
 MAX_MANAGERS: Final = 8
 MAX_ZOOKEEPERS: Final = 7
 READY_GUESTS: Final = 8
+LINUX_GUESTS: Final = 4
 FORM_S: Final = 120.0
 """Four hosts, two managers and three servers take 7 s on an idle machine of two cores."""
 CYCLE_S: Final = 1.0
@@ -54,6 +56,7 @@ class LabPlan:
         settings: for all daemons; a role without a section does not get it.
         manager_settings: for group managers.
         host_settings: for local controllers.
+        linux: whether there are Linux guests to be submitted, too.
     """
 
     hosts: int = 4
@@ -62,6 +65,7 @@ class LabPlan:
     settings: Tables = field(default_factory=dict[str, dict[str, object]])
     manager_settings: Tables = field(default_factory=dict[str, dict[str, object]])
     host_settings: Tables = field(default_factory=dict[str, dict[str, object]])
+    linux: bool = False
 
     def check(self) -> None:
         """Refuse what cannot be built.
@@ -156,8 +160,9 @@ class LabCluster:
         try:
             self.rack = BmcRack(self.net)
             self.wake = WakeListener(self.net)
-            with ThreadPoolExecutor(1) as aside:
-                self._build(aside.submit(kvm_works))
+            with ThreadPoolExecutor(2) as aside:
+                linux = aside.submit(linux_guest) if plan.linux else None
+                self._build(aside.submit(kvm_works), linux)
         except BaseException:
             self.close()
             raise
@@ -284,7 +289,7 @@ class LabCluster:
 
     # ------------------------------------------------------------ building
 
-    def _build(self, kvm: "Future[bool]") -> None:
+    def _build(self, kvm: "Future[bool]", linux: "Future[LinuxGuest] | None") -> None:
         plan, net = self.plan, self.net
         self._say(f"a switch, {net.subnet}.0/24, joined to this machine at {net.gateway}")
         self.images.mkdir()
@@ -305,6 +310,8 @@ class LabCluster:
             self.rack.add(host)
         self.kvm = kvm.result()
         self._make_guests()
+        if linux is not None:
+            self._make_linux_guests(linux.result())
         for host in hosts:
             self.daemons.host(host.name, self._host_settings(host), on=host).install()
             host.power_on()
@@ -351,6 +358,13 @@ class LabCluster:
         self.sector = assemble(self.net.folder)
         for number in range(1, READY_GUESTS + 1):
             self.make_guest(f"guest{number}")
+
+    def _make_linux_guests(self, made: LinuxGuest) -> None:
+        shared = made.copy(self.images / "linux")
+        for number in range(1, LINUX_GUESTS + 1):
+            name = f"linux{number}"
+            xml = shared.template(name, "kvm" if self.kvm else "qemu")
+            (self.templates / f"{name}.xml").write_text(xml)
 
     def make_guest(self, name: str) -> Path:
         """A micro guest on a disk of its own, ready to be submitted; its template."""

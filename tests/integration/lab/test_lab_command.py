@@ -97,7 +97,7 @@ def describe(pid: int) -> str:
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    lab = Lab(NAME, "--hosts", "3", "--zookeepers", "1")
+    lab = Lab(NAME, "--hosts", "3", "--zookeepers", "1", "--linux")
     yield lab
     down = lab.order("down")
     assert down.returncode == 0, down.stderr
@@ -178,6 +178,40 @@ def test_its_console_is_the_guests(lab: Lab) -> None:
     os.close(terminal)
     assert b"guest1 runs on h2" in seen
     assert b"beat 00" in seen
+
+
+def test_a_linux_guest_has_its_address_its_agent_and_a_power_button(
+    lab: Lab, cluster: Snooze
+) -> None:
+    xml = (STATE / NAME / "templates" / "linux1.xml").read_text()
+    cluster.wait(cluster.submit([VmRequest(libvirt_xml=xml, host="h2")]), check=True)
+    address = cluster.vm("linux1").ip_address
+    assert address.startswith(lab.machine("h2")["address"].rpartition(".")[0] + ".")
+    until(lambda: answers_ping(address), "it answers at the address that Snooze leased")
+    where = ask(STATE / NAME / "socket", {"order": "where", "guest": "linux1"})
+    assert where["host"] == "h2"
+
+    def agent(command: str) -> Any:
+        order = json.dumps({"execute": command})
+        virsh = ["virsh", "-c", where["uri"], "qemu-agent-command", "linux1", order]
+        said = subprocess.run(virsh, capture_output=True, text=True, check=False).stdout
+        return json.loads(said)["return"] if said.strip() else None
+
+    until(lambda: agent("guest-info"), "its agent answers")
+    cards = agent("guest-network-get-interfaces")
+    told = [ip["ip-address"] for card in cards for ip in card.get("ip-addresses", ())]
+    assert address in told
+    known = {one["name"]: one["enabled"] for one in agent("guest-info")["supported_commands"]}
+    assert not known["guest-shutdown"], "so nothing but its power button switches it off"
+    done = snooze("shutdown", "linux1", url=lab.url)
+    assert done.returncode == 0, done.stderr
+    until(lambda: lab.machine("h2")["guests"] == ["guest1"], "it goes down by itself")
+    until(lambda: cluster.vm("linux1").state is VmState.STOPPED, "the cluster sees that")
+
+
+def answers_ping(address: str) -> bool:
+    ping = ["ping", "-q", "-c", "1", "-W", "2", address]
+    return subprocess.run(ping, capture_output=True, check=False).returncode == 0
 
 
 def test_ipmi_switches_a_host_off_and_back_into_the_cluster(lab: Lab, cluster: Snooze) -> None:
