@@ -81,7 +81,11 @@ from snooze.groupmanager.manager import manager_events as events
 from snooze.groupmanager.manager.autonomy_events import (
     AutonomyTicked,
     ConsolidationPlanned,
+    LookedOn,
+    LookOn,
     PlanConsolidation,
+    PlanRelocation,
+    RelocationPlanned,
 )
 from snooze.groupmanager.manager.autonomy_setup import autonomy_policy
 from snooze.groupmanager.manager.manager_core import ManagerCore
@@ -89,6 +93,7 @@ from snooze.groupmanager.manager.monitoring import Monitoring
 from snooze.scheduling import placement
 from snooze.scheduling.anticipation import DayHistory
 from snooze.scheduling.consolidation import consolidate
+from snooze.scheduling.dump import relocate_and_prepare
 
 TICK_S: Final = 100.0
 MIGRATION_KIB_S: Final = 62_500.0
@@ -430,6 +435,11 @@ class Month:
                     self.decisions[decision.decision_id] = decision
                 case events.AnswerLeader():
                     self._answered(effect)
+                case LookOn():
+                    self._feed(LookedOn(self.wall_ms))
+                case PlanRelocation():
+                    made = relocate_and_prepare(effect.situation, effect.options)
+                    self._feed(RelocationPlanned(effect.token, self.wall_ms, made))
                 case PlanConsolidation():
                     answer = consolidate(effect.snapshot, effect.policy)
                     self._feed(ConsolidationPlanned(effect.token, self.wall_ms, answer))

@@ -15,7 +15,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from snooze.scheduling.deciding import DecisionKind, decide, drain_options, options_of
+from snooze.scheduling.check import check_plan
+from snooze.scheduling.consolidation import Consolidation, consolidate
+from snooze.scheduling.deciding import (
+    DecisionKind,
+    consolidation_policy,
+    decide,
+    drain_options,
+    options_of,
+)
 from snooze.scheduling.drain import Drain, DrainPolicy, drain
 from snooze.scheduling.plans import Move, Plan
 from snooze.scheduling.policies import (
@@ -27,8 +35,13 @@ from snooze.scheduling.policies import (
     is_list,
     is_table,
 )
-from snooze.scheduling.relocation import Situation
-from snooze.scheduling.situations import read_situation, situation_document
+from snooze.scheduling.relocation import Outcome, Situation
+from snooze.scheduling.reserve import stranded_hosts
+from snooze.scheduling.situations import (
+    read_situation,
+    relocation_policy,
+    situation_document,
+)
 from snooze.scheduling.snapshot import (
     Affinity,
     AffinityRule,
@@ -256,6 +269,59 @@ def drain_and_pack(
     answer = drain(snapshot, hosts, policy)
     decision = Decision(DecisionKind.DRAIN, snapshot, options=drain_options(policy))
     return answer, pack(decision, answer.plan)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A plan with all that takes long to find out about it.
+
+    Attributes:
+        plan, outcomes: what is to be done, and what was done about each host in question.
+        inputs: what makes the plan again.
+        broken: the rule that it breaks, in words; empty: none.
+        strands: hosts whose highly available VMs would find room before it, and not afterwards.
+    """
+
+    plan: Plan
+    outcomes: tuple[Outcome, ...]
+    inputs: bytes
+    broken: str
+    strands: tuple[int, ...]
+
+
+def prepare(decision: Decision, plan: Plan, outcomes: tuple[Outcome, ...] = ()) -> Prepared:
+    """Prove a plan, and write down how it was made."""
+    snapshot = decision.snapshot
+    broken = check_plan(snapshot, plan)
+    worse = stranded_hosts(snapshot.moved(plan.placement)) & ~stranded_hosts(snapshot)
+    return Prepared(
+        plan,
+        outcomes,
+        pack(decision, plan),
+        broken[0].message if broken else "",
+        tuple(np.flatnonzero(worse).tolist()),
+    )
+
+
+def relocate_and_prepare(situation: Situation, options: Mapping[str, object]) -> Prepared:
+    """A relocation's plan, proved; ``options`` as in ``RELOCATION``."""
+    chosen = options_of(DecisionKind.RELOCATION, options)
+    answer = relocation_policy(chosen).plan(situation)
+    decision = Decision(
+        DecisionKind.RELOCATION, situation.snapshot, options=chosen, situation=situation
+    )
+    return prepare(decision, answer.plan, answer.outcomes)
+
+
+def consolidate_and_prepare(
+    snapshot: Snapshot, options: Mapping[str, object]
+) -> tuple[Consolidation, Prepared]:
+    """A consolidation, proved; ``options`` as in ``CONSOLIDATION``."""
+    chosen = options_of(DecisionKind.CONSOLIDATION, options)
+    answer = consolidate(snapshot, consolidation_policy(chosen))
+    return answer, prepare(
+        Decision(DecisionKind.CONSOLIDATION, snapshot, options=chosen), answer.plan
+    )
 
 
 def plan_document(snapshot: Snapshot, plan: Plan) -> dict[str, object]:

@@ -297,9 +297,10 @@ def choose_wake(question: WakeQuestion) -> Choice:
         chosen += _for_reserve(question.reserve, left, on_way, cost, ready)
     if question.ha and not on_way.any():
         ready = [row for row in order if sleepers[row].asleep]
-        for row in sorted(ready, key=lambda row: float(cost[row]))[:1]:
-            chosen.append((row, question.ha))
-            on_way[row] = True
+        if ready:
+            cheapest = min(ready, key=lambda row: float(cost[row]))
+            chosen.append((cheapest, question.ha))
+            on_way[cheapest] = True
     others = [
         f"{host.name}: {host.costs_w:.0f} W more"
         + ("" if rested[row] and paid[row] else f", and it went to sleep {host.slept_s:.0f} s ago")

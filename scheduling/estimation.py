@@ -81,6 +81,11 @@ class Window:
         """N."""
         return len(self.samples)
 
+    def nothing(self) -> "Window":
+        """The same things, of which nothing is known."""
+        shape = (self.things, 0, self.samples.shape[2])
+        return Window(np.zeros(shape), np.zeros(shape[:2], dtype=np.bool_))
+
     @property
     def counts(self) -> IntArray:
         """``int64[N]``: valid samples of each thing."""
@@ -309,8 +314,12 @@ def hosts_window(window: Window, placement: IntArray, hosts: int) -> Window:
     total = np.zeros((hosts, instants, axes))
     seen = np.zeros((hosts, instants), dtype=np.int64)
     if placed.size and window.things == len(placement):
-        np.add.at(total, placement[placed], window.samples[placed])
-        np.add.at(seen, placement[placed], window.valid[placed].astype(np.int64))
+        # VMs of one host in a row are summed at once: that is many times faster than one by one.
+        order = placed[np.argsort(placement[placed], kind="stable")]
+        on = placement[order]
+        starts = np.flatnonzero(np.diff(on, prepend=-1))
+        total[on[starts]] = np.add.reduceat(window.samples[order], starts, axis=0)
+        seen[on[starts]] = np.add.reduceat(window.valid[order].astype(np.int64), starts, axis=0)
     empty = np.bincount(placement[placed], minlength=hosts) == 0
     return Window(total, (seen > 0) | empty[:, None], window.problems)
 

@@ -100,6 +100,10 @@ class Hold:
     vms: Mapping[str, MovedVm] = field(default_factory=lambda: MappingProxyType({}))
     hosts: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Plans are made in other processes, and a mapping proxy cannot be sent."""
+        return _hold, (dict(self.vms), dict(self.hosts))
+
     def after(self, now_s: float, vms: Mapping[str, MovedVm], hosts: Mapping[str, float]) -> "Hold":
         """With these added, and without those whose time is over."""
         kept_vms = {name: moved for name, moved in self.vms.items() if moved.until_s > now_s}
@@ -107,6 +111,10 @@ class Hold:
         return Hold(
             MappingProxyType({**kept_vms, **vms}), MappingProxyType({**kept_hosts, **hosts})
         )
+
+
+def _hold(vms: dict[str, MovedVm], hosts: dict[str, float]) -> Hold:
+    return Hold(MappingProxyType(vms), MappingProxyType(hosts))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

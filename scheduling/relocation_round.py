@@ -14,7 +14,7 @@ import numpy as np
 from snooze.common.resources import FloatArray
 from snooze.scheduling import detection, relocation_predictive
 from snooze.scheduling.detection import Detection, Detector, Watch
-from snooze.scheduling.estimation import Window, forecast, hosts_window
+from snooze.scheduling.estimation import Forecast, Window, forecast, hosts_window
 from snooze.scheduling.power_model import PowerModel
 from snooze.scheduling.relocation import Hold, Relocation, Situation
 from snooze.scheduling.relocation_greedy import Greedy, GreedyOverload, GreedyUnderload
@@ -93,19 +93,10 @@ class Relocator:
         """
         return self.detector.detect(_utilisation(snapshot, window), watch, period_s)
 
-    def situation(
-        self,
-        snapshot: Snapshot,
-        window: Window,
-        requested: FloatArray,
-        seen: Detection,
-        hold: Hold,
-        now_s: float,
-        period_s: float,
-        power: PowerModel | None = None,
-    ) -> Situation:
-        """What a policy is asked after ``judge``; see ``relocate`` for the arguments."""
-        active = accepting(snapshot)
+    def foresee(
+        self, snapshot: Snapshot, window: Window, requested: FloatArray, period_s: float
+    ) -> Forecast:
+        """What the snapshot's VMs are expected to use, on all its axes."""
         samples = max(1, round(self.forecast_s / period_s)) if period_s > 0 else 1
         load_axes = window.samples.shape[2] or len(snapshot.axes)
         foreseen = forecast(window, requested[:, :load_axes], samples)
@@ -116,6 +107,21 @@ class Relocator:
                 expected=np.hstack([foreseen.expected, further]),
                 deviation=np.hstack([foreseen.deviation, np.zeros_like(further)]),
             )
+        return foreseen
+
+    def situation(
+        self,
+        snapshot: Snapshot,
+        foreseen: Forecast | None,
+        load_axes: int,
+        seen: Detection,
+        hold: Hold,
+        now_s: float,
+        power: PowerModel | None = None,
+        history: Window | None = None,
+    ) -> Situation:
+        """What a policy is asked after ``judge`` and ``foresee``."""
+        active = accepting(snapshot)
         return Situation(
             snapshot,
             now_s,
@@ -124,7 +130,7 @@ class Relocator:
             forecast=foreseen,
             power=power,
             hold=hold,
-            history=window,
+            history=history,
             load_axes=load_axes,
         )
 
@@ -152,8 +158,10 @@ class Relocator:
         """
         watch = memory.watch.followed(memory.host_ids, snapshot.host_ids)
         seen = self.judge(snapshot, window, watch, period_s)
+        foreseen = self.foresee(snapshot, window, requested, period_s)
+        load_axes = window.samples.shape[2] or len(snapshot.axes)
         answer = self.policy.plan(
-            self.situation(snapshot, window, requested, seen, memory.hold, now_s, period_s, power)
+            self.situation(snapshot, foreseen, load_axes, seen, memory.hold, now_s, power, window)
         )
         plan = replace(answer.plan, problems=(*answer.plan.problems, *seen.problems))
         answer = replace(answer, plan=plan)

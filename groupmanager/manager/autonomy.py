@@ -6,6 +6,7 @@ Nothing is decided before the leader has said what may be, nor while no leader i
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import assert_never
 
 import msgspec
 
@@ -15,6 +16,7 @@ from snooze.common.core_runner import CoreRunner
 from snooze.common.decisions import Decision
 from snooze.common.errors import InvalidRequest, SnoozeError
 from snooze.common.settings_groupmanager import GroupManagerSettings
+from snooze.common.task_set import TaskSet
 from snooze.common.wire import JudgeDecision, SetAutonomy
 from snooze.groupmanager.control import control_of
 from snooze.groupmanager.manager import autonomy_events as events
@@ -23,10 +25,12 @@ from snooze.groupmanager.manager.manager_core import ManagerCore
 from snooze.groupmanager.manager.manager_events import ManagerEffect, ManagerEvent
 from snooze.groupmanager.manager.monitoring import Monitoring
 from snooze.groupmanager.planner import Planner
-from snooze.scheduling.consolidation import consolidate
+from snooze.scheduling.dump import consolidate_and_prepare, relocate_and_prepare
 
 logger = logging.getLogger(__name__)
 
+LOOK_PAUSE_S = 0.005
+"""Between two steps of a look: about as long as one step takes."""
 TICK_S = 1.0
 """At most; approvals expire and moves begin within it."""
 
@@ -53,9 +57,11 @@ class ManagerAutonomy:
         self._tick_s = min(TICK_S, settings.autonomy.interval_s)
         self._allowed = False
         self._planner = Planner()
+        self._tasks = TaskSet()
 
     async def close(self) -> None:
         """End the process that plans."""
+        await self._tasks.close()
         await self._planner.close()
 
     async def keep(self, is_joined: Callable[[], bool]) -> None:
@@ -100,14 +106,48 @@ class ManagerAutonomy:
         """The latest, to be told to another leader."""
         return list(self._core.book.decisions.values())
 
-    async def plan(self, effect: events.PlanConsolidation) -> None:
+    def perform(self, effect: events.AutonomyEffect) -> None:
+        """Carry out what the core asks of its shell."""
+        match effect:
+            case events.LookOn():
+                # After whatever waits now, and what it wakes.
+                asyncio.get_running_loop().call_later(LOOK_PAUSE_S, self._look_on)
+            case events.PlanConsolidation():
+                self._tasks.spawn(self._consolidate(effect))
+            case events.PlanRelocation():
+                self._tasks.spawn(self._relocate(effect))
+            case _:
+                assert_never(effect)
+
+    def _look_on(self) -> None:
+        self._runner.feed(events.LookedOn(self._clock.wall_ms()))
+
+    async def _consolidate(self, effect: events.PlanConsolidation) -> None:
         """Plan a consolidation in a process of its own; the answer is an event."""
+        answer, prepared, error = None, None, ""
+        try:
+            answer, prepared = await self._planner.call(
+                consolidate_and_prepare, effect.snapshot, dict(effect.options)
+            )
+        except SnoozeError as failure:
+            error = self._not_planned(failure)
+        now_ms = self._clock.wall_ms()
+        self._runner.feed(
+            events.ConsolidationPlanned(effect.token, now_ms, answer, error, prepared)
+        )
+
+    async def _relocate(self, effect: events.PlanRelocation) -> None:
         answer, error = None, ""
         try:
-            answer = await self._planner.call(consolidate, effect.snapshot, effect.policy)
+            answer = await self._planner.call(
+                relocate_and_prepare, effect.situation, dict(effect.options)
+            )
         except SnoozeError as failure:
-            logger.warning("a consolidation is not planned", extra={"why": failure.message})
-            error = failure.message
-        self._runner.feed(
-            events.ConsolidationPlanned(effect.token, self._clock.wall_ms(), answer, error)
-        )
+            error = self._not_planned(failure)
+        now_ms = self._clock.wall_ms()
+        self._runner.feed(events.RelocationPlanned(effect.token, now_ms, answer, error))
+
+    @staticmethod
+    def _not_planned(failure: SnoozeError) -> str:
+        logger.warning("a plan was not made", extra={"why": failure.message})
+        return failure.message

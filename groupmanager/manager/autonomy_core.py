@@ -37,14 +37,14 @@ from typing import Final, assert_never
 import msgspec
 import numpy as np
 
-from snooze.common.autonomy import Control, Scope, strictest
+from snooze.common.autonomy import Control
 from snooze.common.decisions import (
-    Decision,
     DecisionKind,
     DecisionMode,
     DecisionState,
 )
-from snooze.common.errors import Conflict, ErrorReport, NotFound
+from snooze.common.errors import Conflict, ErrorReport
+from snooze.common.resources import R
 from snooze.common.wire import DecisionMade
 from snooze.groupmanager.manager.autonomy_events import (
     AutonomyEvent,
@@ -53,29 +53,27 @@ from snooze.groupmanager.manager.autonomy_events import (
     ConsolidateAsked,
     ConsolidationPlanned,
     DecisionJudged,
+    LookedOn,
+    LookOn,
     PlanConsolidation,
+    PlanRelocation,
+    RelocationPlanned,
 )
 from snooze.groupmanager.manager.autonomy_policy import AutonomyPolicy
-from snooze.groupmanager.manager.cluster_view import Samples, View, look
-from snooze.groupmanager.manager.decision_book import DecisionBook, without_inputs
+from snooze.groupmanager.manager.cluster_view import Samples, View
+from snooze.groupmanager.manager.deciding_core import Deciding
 from snooze.groupmanager.manager.decision_story import Story
 from snooze.groupmanager.manager.host_table import HostTable
+from snooze.groupmanager.manager.look_core import Look
 from snooze.groupmanager.manager.manager_events import AnswerLeader, ManagerEffect
 from snooze.groupmanager.manager.migration_core import Migrations
-from snooze.groupmanager.manager.move_memory import MoveMemory
-from snooze.groupmanager.manager.plan_work import Step, Work, Worker
 from snooze.scheduling import dump
-from snooze.scheduling.check import check_plan
 from snooze.scheduling.consolidation import Consolidation, Verdict
 from snooze.scheduling.deciding import DecisionKind as Recorded
-from snooze.scheduling.deciding import consolidation_policy
 from snooze.scheduling.detection import Detection, Watch
-from snooze.scheduling.plans import Plan
-from snooze.scheduling.relocation import Outcome
-from snooze.scheduling.relocation_cost import MigrationCost, MigrationModel
-from snooze.scheduling.reserve import stranded_hosts
+from snooze.scheduling.dump import Prepared, relocate_and_prepare
 from snooze.scheduling.snapshot import BoolArray, HostState
-from snooze.scheduling.units import Properties, number
+from snooze.scheduling.units import Properties
 
 _OFF: Final = DecisionMode.OFF
 
@@ -90,7 +88,16 @@ class _Asked:
     request_ids: list[int] = field(default_factory=list[int])
 
 
-class Autonomy:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Planning:
+    """A relocation that is being planned, aside if the cluster is large."""
+
+    kind: DecisionKind
+    view: View
+    seen: Detection
+
+
+class Autonomy(Deciding):
     """What one manager does by itself; see the module's rules."""
 
     def __init__(
@@ -102,32 +109,17 @@ class Autonomy:
         migrations: Migrations,
         samples: Samples,
     ) -> None:
-        self.manager_id = manager_id
-        self.policy = policy
-        self.control = control
-        self._table = table
-        self._migrations = migrations
-        self._samples = samples
-        self._worker = Worker(
-            table, migrations, policy.bounds, self._view, self._begun, self._move_ended
-        )
-        self.works: dict[DecisionKind, Work] = {}
-        self.proposals: dict[DecisionKind, Work] = {}
-        self.book = DecisionBook(manager_id)
-        self.memory = MoveMemory(policy.hold_s, number(policy.relocation, "cooldown_s"))
+        super().__init__(manager_id, policy, control, table, migrations, samples)
         self._watch = Watch.fresh(0)
         self._watched: tuple[str, ...] = ()
-        self._hot: frozenset[str] = frozenset()
-        self._quiet_until_s: dict[DecisionKind, float] = {}
         self._helpless: dict[str, str] = {}
         self._next_round_s = 0.0
         self._next_cron_ms = 0
         self._asked: dict[int, _Asked] = {}
+        self._wanted: list[tuple[str, int | None]] = []
+        self._look: Look | None = None
+        self._planning: dict[int, _Planning] = {}
         self._count = 0
-        self._now_s = 0.0
-        self._wall_ms = 0
-        self._changed = False
-        migrations.on_moved = self._moved
 
     # ------------------------------------------------------------ events
 
@@ -151,19 +143,19 @@ class Autonomy:
             case ConsolidationPlanned():
                 self._wall_ms = event.wall_ms
                 return self._planned(event)
+            case RelocationPlanned():
+                self._wall_ms = event.wall_ms
+                return self._relocated(event)
+            case LookedOn():
+                self._wall_ms = event.wall_ms
+                return self._look_on()
             case _:
                 assert_never(event)
 
-    def settle(self, now_s: float) -> list[ManagerEffect]:
-        """After any event: end plans that have ended, begin what has become possible."""
-        self._now_s = now_s
-        if not self._changed:
-            return []
-        self._changed = False
-        return self._advance()
-
     def _tick(self) -> list[ManagerEffect]:
         effects = self._expire() + self._advance()
+        if self._look is not None:
+            return effects + self._look_on()
         if self._now_s >= self._next_round_s:
             self._next_round_s = self._now_s + self.policy.interval_s
             effects += self._round()
@@ -181,38 +173,12 @@ class Autonomy:
 
     # ------------------------------------------------------------ what is seen
 
-    def _view(self, kind: DecisionKind | None = None, only: Sequence[str] | None = None) -> View:
-        """The state of this moment, of all hosts or ``only`` some.
-
-        Without what is switched off for a kind.
-        """
-        off_hosts, off_vms = self._off(kind) if kind is not None else (set[str](), set[str]())
-        return look(
-            self._table,
-            self._migrations,
-            self._samples,
-            self.policy.looking,
-            self._now_s,
-            off_hosts,
-            self.memory.stuck(self._now_s) | off_vms,
-            only,
-        )
-
-    def _off(self, kind: DecisionKind) -> tuple[set[str], set[str]]:
-        """The hosts and the VMs that are switched off for a kind."""
-        off: dict[Scope, set[str]] = {Scope.HOST: set(), Scope.VM: set()}
-        for rule in self.control.record.rules:
-            names = off.get(rule.scope)
-            if names is not None and (
-                self.control.restriction(kind, self._wall_ms, rule.scope, rule.target) is _OFF
-            ):
-                names.add(rule.target)
-        return off[Scope.HOST], off[Scope.VM]
-
     def _for(self, kind: DecisionKind, view: View, without: BoolArray) -> View:
         """The same with these hosts, and all that is switched off for a kind, left as it is."""
         off_hosts, off_vms = self._off(kind)
         snapshot = view.snapshot
+        if not without.any() and not off_hosts and not off_vms:
+            return view
         without = without | _among(snapshot.host_ids, off_hosts)
         stays = _among(snapshot.vm_ids, off_vms)
         if not without.any() and not stays.any():
@@ -222,53 +188,91 @@ class Autonomy:
         changed = snapshot.changed(host_state=state, movable=snapshot.movable & ~stays)
         return replace(view, snapshot=changed, takes_part=view.takes_part & ~without)
 
-    def mode(self, kind: DecisionKind) -> DecisionMode:
-        """What may be done of a kind at this moment."""
-        return self.control.mode(kind, self._wall_ms, self.manager_id)
+    def _is_quiet(self, kind: DecisionKind) -> bool:
+        planned = any(each.kind is kind for each in self._planning.values())
+        return planned or super()._is_quiet(kind)
 
     # ------------------------------------------------------------ rounds
+
+    def _begin_look(self, *, judge: bool) -> list[ManagerEffect]:
+        """Look at all hosts (``look_core.py``); what follows is decided when that is done."""
+        order = tuple(self._table.order)
+        watch = self._watch.followed(self._watched, order) if judge else None
+        self._look = Look(
+            order,
+            watch,
+            self.policy.relocator,
+            self.policy.interval_s,
+            self._samples.period_s,
+        )
+        return self._look_on()
+
+    def _look_on(self) -> list[ManagerEffect]:
+        look = self._look
+        if look is None:
+            return []
+        if not look.step(self._table, lambda hosts: self._view(None, hosts)):
+            self._look = None
+            self._next_round_s = self._now_s
+            return self._no_look()
+        if not look.is_done:
+            return [LookOn()]
+        self._look = None
+        effects = self._judge(look) if look.watch is not None and look.seen else []
+        wanted, self._wanted = self._wanted, []
+        if wanted:
+            view = look.view(self._table)
+            for who, request_id in wanted:
+                effects += self._plan_consolidation(who, request_id, view)
+        return effects
+
+    def _no_look(self) -> list[ManagerEffect]:
+        """A host left in the middle of it: who waits for it gets another."""
+        return self._begin_look(judge=False) if self._wanted and self._table.order else []
 
     def _round(self) -> list[ManagerEffect]:
         kinds = (DecisionKind.OVERLOAD, DecisionKind.UNDERLOAD)
         if all(self.mode(kind) is _OFF for kind in kinds) and not self.works:
             self._watched = ()
             return []
-        view = self._view()
-        seen = self.policy.relocator.judge(
-            view.snapshot,
-            view.window,
-            self._watch.followed(self._watched, view.snapshot.host_ids),
-            self.policy.interval_s,
-        )
-        self._watch, self._watched = seen.watch, view.snapshot.host_ids
-        hot = seen.overloaded & view.takes_part
-        self._hot = frozenset(self._names(view, hot))
+        return self._begin_look(judge=True)
+
+    def _judge(self, look: Look) -> list[ManagerEffect]:
+        """What was seen, and what is to be done about it."""
+        seen, takes_part = look.detection(), look.takes_part()
+        self._watch, self._watched = seen.watch, look.order
+        hot = seen.overloaded & takes_part
+        self._hot = frozenset(look.order[row] for row in np.flatnonzero(hot).tolist())
         for host_id in [each for each in self._helpless if each not in self._hot]:
             del self._helpless[host_id]
-        effects = self._relieve(view, seen, hot)
-        return effects + self._empty(view, seen, seen.underloaded & view.takes_part)
+        idle = seen.underloaded & takes_part & ~look.empty()
+        relieves = bool(hot.any()) and not self._is_quiet(DecisionKind.OVERLOAD)
+        empties = bool(idle.any()) and not self._is_quiet(DecisionKind.UNDERLOAD)
+        empties = empties and not self.works and not self.proposals
+        if not relieves and not empties:
+            return []
+        view = look.view(self._table)
+        if view is None:
+            return []
+        aside = not look.is_whole
+        effects = self._relieve(view, seen, hot, aside=aside) if relieves else []
+        return effects + (self._empty(view, seen, idle, aside=aside) if empties else [])
 
-    def _names(self, view: View, hosts: BoolArray) -> list[str]:
-        return [view.snapshot.host_ids[row] for row in np.flatnonzero(hosts).tolist()]
-
-    def _is_quiet(self, kind: DecisionKind) -> bool:
-        return (
-            self.mode(kind) is _OFF
-            or kind in self.works
-            or kind in self.proposals
-            or self._now_s < self._quiet_until_s.get(kind, 0.0)
-        )
-
-    def _relieve(self, view: View, seen: Detection, hot: BoolArray) -> list[ManagerEffect]:
+    def _relieve(
+        self, view: View, seen: Detection, hot: BoolArray, *, aside: bool
+    ) -> list[ManagerEffect]:
         kind = DecisionKind.OVERLOAD
         view = self._for(kind, view, np.zeros_like(hot))
         hot = hot & view.takes_part
-        if not hot.any() or self._is_quiet(kind):
+        if not hot.any():
             return []
-        plan, outcomes, recorded = self._plan(view, seen, hot, np.zeros_like(hot))
+        return self._plan(kind, view, seen, hot, np.zeros_like(hot), aside=aside)
+
+    def _relieved(self, view: View, seen: Detection, made: Prepared) -> list[ManagerEffect]:
+        kind, plan = DecisionKind.OVERLOAD, made.plan
         story = Story(self._table, view)
         if not plan.moves:
-            return self._cannot_help(view, story, seen, outcomes, recorded, plan)
+            return self._cannot_help(view, story, seen, made)
         rows = sorted({move.source for move in plan.moves})
         effects: list[ManagerEffect] = []
         for other in (DecisionKind.UNDERLOAD, DecisionKind.CONSOLIDATION):
@@ -276,31 +280,24 @@ class Autonomy:
                 self.works[other].stop("an overloaded host goes first")
                 effects += self._advance()
         reason = story.overload(rows, seen, self.policy.sustain_s)
-        return effects + self._decide(kind, view, story, plan, reason, outcomes, recorded)
+        return effects + self._decide(kind, view, story, made, reason)
 
     def _cannot_help(
-        self,
-        view: View,
-        story: Story,
-        seen: Detection,
-        outcomes: Sequence[Outcome],
-        recorded: dump.Decision,
-        plan: Plan,
+        self, view: View, story: Story, seen: Detection, made: Prepared
     ) -> list[ManagerEffect]:
         """Nothing that can be done makes it better: said once for each host and reason."""
-        kind = DecisionKind.OVERLOAD
+        kind, outcomes = DecisionKind.OVERLOAD, made.outcomes
         host_ids = view.snapshot.host_ids
         new = [o for o in outcomes if self._helpless.get(host_ids[o.host]) != o.kind.value]
         if not new:
             return []
         self._helpless.update({host_ids[o.host]: o.kind.value for o in new})
         reason = story.overload([o.host for o in new], seen, self.policy.sustain_s)
-        cost = self._cost(view)
         decision = msgspec.structs.replace(
             self._new(kind, self.mode(kind), reason),
             subjects=tuple(host_ids[o.host] for o in new),
-            alternatives=story.alternatives(plan, outcomes, cost),
-            inputs=dump.pack(recorded, plan),
+            alternatives=story.alternatives(made.plan, outcomes, self._cost(view)),
+            inputs=made.inputs,
             state=DecisionState.REFUSED,
             outcome="nothing is moved: "
             + "; ".join(f"{story.host(o.host)}: {o.message}" for o in new[:5]),
@@ -308,54 +305,70 @@ class Autonomy:
         )
         return self.book.tell(decision)
 
-    def _empty(self, view: View, seen: Detection, idle: BoolArray) -> list[ManagerEffect]:
+    def _empty(
+        self, view: View, seen: Detection, idle: BoolArray, *, aside: bool
+    ) -> list[ManagerEffect]:
         kind = DecisionKind.UNDERLOAD
-        view = self._for(kind, view, seen.overloaded)
-        idle = idle & view.takes_part & ~view.empty
-        if self.policy.only_sleepable:
-            idle = idle & np.array(
-                [bool(self._table.hosts[h].description.power.actions) for h in self._table.order],
-                dtype=np.bool_,
-            )
-        if not idle.any() or self._is_quiet(kind) or self.works or self.proposals:
+        if self.works or any(each.kind is not kind for each in self._planning.values()):
             return []
-        plan, outcomes, recorded = self._plan(view, seen, np.zeros_like(idle), idle)
-        if not plan.moves:
+        view = self._for(kind, view, seen.overloaded)
+        idle = idle & view.takes_part
+        if self.policy.only_sleepable:
+            hosts = [self._table.hosts[host_id] for host_id in view.snapshot.host_ids]
+            idle = idle & np.array([bool(h.description.power.actions) for h in hosts], dtype=bool)
+        if not idle.any():
+            return []
+        return self._plan(kind, view, seen, np.zeros_like(idle), idle, aside=aside)
+
+    def _emptied(self, view: View, seen: Detection, made: Prepared) -> list[ManagerEffect]:
+        kind = DecisionKind.UNDERLOAD
+        if not made.plan.moves:
             self._quiet(kind, self.policy.cool_down_s)
             return []
         story = Story(self._table, view)
-        rows = sorted({move.source for move in plan.moves})
+        rows = sorted({move.source for move in made.plan.moves})
         reason = story.underload(rows, seen, self.policy.idle_s)
-        return self._decide(kind, view, story, plan, reason, outcomes, recorded)
+        return self._decide(kind, view, story, made, reason)
 
     def _plan(
-        self, view: View, seen: Detection, hot: BoolArray, idle: BoolArray
-    ) -> tuple[Plan, Sequence[Outcome], dump.Decision]:
-        """The policy's plan for these hosts, and how to make it again."""
+        self,
+        kind: DecisionKind,
+        view: View,
+        seen: Detection,
+        hot: BoolArray,
+        idle: BoolArray,
+        *,
+        aside: bool,
+    ) -> list[ManagerEffect]:
+        """Have the policy plan for these hosts: here, or aside if that takes long."""
         chosen = Detection(
             hot, idle, seen.unknown, seen.pressure, seen.mean, seen.watch, seen.problems
         )
         situation = self.policy.relocator.situation(
-            view.snapshot,
-            view.window,
-            view.requested,
-            chosen,
-            self.memory.hold,
-            self._now_s,
-            self._samples.period_s,
+            view.snapshot, view.foreseen, R, chosen, self.memory.hold, self._now_s
         )
-        answer = self.policy.relocator.policy.plan(situation)
-        recorded = dump.Decision(
-            Recorded.RELOCATION,
-            view.snapshot,
-            options=self.policy.relocation,
-            situation=situation,
-        )
-        return answer.plan, answer.outcomes, recorded
+        if not aside:
+            made = relocate_and_prepare(situation, self.policy.relocation)
+            return self._made(_Planning(kind, view, seen), made)
+        self._count += 1
+        self._planning[self._count] = _Planning(kind, view, seen)
+        return [PlanRelocation(self._count, situation, self.policy.relocation)]
 
-    def _cost(self, view: View) -> MigrationCost:
-        bandwidth = number(self.policy.relocation, "bandwidth_kib_s")
-        return MigrationModel(bandwidth_kib_s=bandwidth).cost(view.snapshot)
+    def _relocated(self, event: RelocationPlanned) -> list[ManagerEffect]:
+        planning = self._planning.pop(event.token, None)
+        if planning is None or event.answer is None:
+            return []
+        kind = planning.kind
+        if self._is_quiet(kind) or (kind is DecisionKind.UNDERLOAD and self.works):
+            return []
+        known = self._table.hosts
+        if not all(host_id in known for host_id in planning.view.snapshot.host_ids):
+            return []
+        return self._made(planning, event.answer)
+
+    def _made(self, planning: "_Planning", made: Prepared) -> list[ManagerEffect]:
+        done = self._relieved if planning.kind is DecisionKind.OVERLOAD else self._emptied
+        return done(planning.view, planning.seen, made)
 
     # ------------------------------------------------------------ consolidation
 
@@ -363,7 +376,7 @@ class Autonomy:
         """Have one planned, or say why not."""
         kind = DecisionKind.CONSOLIDATION
         why_not = self.control.why_off(kind, self._wall_ms, self.manager_id)
-        if kind in self.works or kind in self.proposals or self._asked:
+        if kind in self.works or kind in self.proposals or self._asked or self._wanted:
             why_not = "a consolidation is under way or proposed already"
         elif not why_not and self.works:
             why_not = "VMs are being moved for another reason"
@@ -371,7 +384,19 @@ class Autonomy:
             if request_id is None:
                 return []
             return [AnswerLeader(request_id, ErrorReport.of(Conflict(why_not)))]
-        view = self._view()
+        self._wanted.append((who, request_id))
+        return [] if self._look is not None else self._begin_look(judge=False)
+
+    def _plan_consolidation(
+        self, who: str, request_id: int | None, view: View | None
+    ) -> list[ManagerEffect]:
+        """There is a view of all hosts: have it planned."""
+        kind = DecisionKind.CONSOLIDATION
+        if view is None or self._asked:
+            if request_id is None:
+                return []
+            why_not = "hosts came or went meanwhile; ask again"
+            return [AnswerLeader(request_id, ErrorReport.of(Conflict(why_not)))]
         view = self._for(kind, view, _among(view.snapshot.host_ids, self._hot))
         rests = _among(view.snapshot.vm_ids, self.memory.resting(self._now_s))
         if rests.any():
@@ -382,8 +407,7 @@ class Autonomy:
         if request_id is not None:
             asked.request_ids.append(request_id)
         self._asked[self._count] = asked
-        policy = consolidation_policy(self.policy.consolidation)
-        return [PlanConsolidation(self._count, view.snapshot, policy)]
+        return [PlanConsolidation(self._count, view.snapshot, self.policy.consolidation)]
 
     def _planned(self, event: ConsolidationPlanned) -> list[ManagerEffect]:
         asked = self._asked.pop(event.token, None)
@@ -391,6 +415,10 @@ class Autonomy:
             return []
         kind, answer = DecisionKind.CONSOLIDATION, event.answer
         reason = f"consolidation asked for by {asked.who}"
+        known = self._table.hosts
+        if not all(host_id in known for host_id in asked.view.snapshot.host_ids):
+            event = replace(event, answer=None, error="hosts went meanwhile; ask again")
+            answer = None
         if answer is None or answer.verdict is not Verdict.RELEASED or not answer.plan.moves:
             message = answer.message if answer is not None else event.error
             state = DecisionState.DONE if answer is not None else DecisionState.FAILED
@@ -398,6 +426,7 @@ class Autonomy:
                 self._new(kind, self.mode(kind), reason),
                 state=state,
                 outcome=f"nothing is moved: {message}",
+                inputs=event.prepared.inputs if event.prepared is not None else b"",
                 ended_ms=self._wall_ms,
             )
             effects = self.book.tell(decision)
@@ -407,172 +436,12 @@ class Autonomy:
             recorded = dump.Decision(
                 Recorded.CONSOLIDATION, asked.view.snapshot, options=asked.options
             )
-            effects = self._decide(kind, asked.view, story, answer.plan, reason, (), recorded)
+            made = event.prepared or dump.prepare(recorded, answer.plan)
+            effects = self._decide(kind, asked.view, story, made, reason)
             decision = next(reversed(self.book.decisions.values()))
         return effects + [
             AnswerLeader(request_id, DecisionMade(decision)) for request_id in asked.request_ids
         ]
-
-    # ------------------------------------------------------------ decisions
-
-    def _new(self, kind: DecisionKind, mode: DecisionMode, reason: str) -> Decision:
-        return self.book.new(kind, mode, reason, self._wall_ms, self._now_s)
-
-    def _decide(
-        self,
-        kind: DecisionKind,
-        view: View,
-        story: Story,
-        plan: Plan,
-        reason: str,
-        outcomes: Sequence[Outcome],
-        recorded: dump.Decision,
-    ) -> list[ManagerEffect]:
-        """Make the decision that carries out ``plan``, as far as its mode lets."""
-        snapshot = view.snapshot
-        steps = story.steps(plan)
-        hosts = {host_id for step in steps for host_id in (step.source, step.target)}
-        mode = strictest(
-            self.mode(kind),
-            self.control.mode(
-                kind, self._wall_ms, self.manager_id, hosts, [step.vm_key for step in steps]
-            ),
-        )
-        cost = self._cost(view)
-        sources = sorted({step.source for step in steps})
-        decision = msgspec.structs.replace(
-            self._new(kind, mode, reason),
-            subjects=tuple([*sources, *dict.fromkeys(step.vm_key for step in steps)][:1000]),
-            actions=story.actions(plan, cost),
-            alternatives=story.alternatives(plan, outcomes, cost),
-            inputs=dump.pack(recorded, plan),
-        )
-        emptied = frozenset[str]() if kind is DecisionKind.OVERLOAD else frozenset(sources)
-        work = Work(decision, kind, steps, self._now_s, emptied)
-        self._quiet(kind, self.policy.cool_down_s)
-        broken = check_plan(snapshot, plan)
-        refused = f"the plan breaks a rule: {broken[0].message}" if broken else ""
-        if not refused and emptied and self.policy.keep_room:
-            worse = stranded_hosts(snapshot.moved(plan.placement)) & ~stranded_hosts(snapshot)
-            if worse.any():
-                name = story.host(int(np.flatnonzero(worse)[0]))
-                refused = f"highly available VMs would find no room if {name} failed"
-        if refused or mode is _OFF:
-            return self._end(work, DecisionState.REFUSED, refused or "switched off")
-        match mode:
-            case DecisionMode.AUTO:
-                return self._run(work)
-            case DecisionMode.ADVISE:
-                self.proposals[kind] = work
-                self._quiet(kind, self.policy.bounds.expire_s)
-                return self.book.tell(
-                    msgspec.structs.replace(decision, state=DecisionState.PROPOSED)
-                )
-            case _:
-                self._quiet(kind, self.policy.bounds.expire_s)
-                return self._end(work, DecisionState.DRY_RUN, "not carried out: dry run")
-
-    def _run(self, work: Work) -> list[ManagerEffect]:
-        work.decision = msgspec.structs.replace(work.decision, state=DecisionState.RUNNING)
-        self.works[work.kind] = work
-        return self.book.tell(work.decision) + self._advance()
-
-    def _advance(self) -> list[ManagerEffect]:
-        effects: list[ManagerEffect] = []
-        for kind in (DecisionKind.OVERLOAD, DecisionKind.UNDERLOAD, DecisionKind.CONSOLIDATION):
-            work = self.works.get(kind)
-            if work is None:
-                continue
-            why_off = self.control.why_off(kind, self._wall_ms, self.manager_id)
-            if why_off:
-                work.stop(why_off)
-            effects += self._worker.advance(work, self._now_s)
-            if work.ended:
-                del self.works[kind]
-                effects += self._end(work, *work.outcome())
-        return effects
-
-    def _end(self, work: Work, state: DecisionState, outcome: str) -> list[ManagerEffect]:
-        self._quiet(work.kind, self.policy.cool_down_s)
-        return self.book.tell(
-            msgspec.structs.replace(
-                work.decision, state=state, outcome=outcome, ended_ms=self._wall_ms
-            )
-        )
-
-    def _quiet(self, kind: DecisionKind, span_s: float) -> None:
-        until_s = self._now_s + span_s
-        self._quiet_until_s[kind] = max(until_s, self._quiet_until_s.get(kind, 0.0))
-
-    # ------------------------------------------------------------ people
-
-    def _judged(self, event: DecisionJudged) -> list[ManagerEffect]:
-        work = next(
-            (
-                each
-                for each in self.proposals.values()
-                if each.decision.decision_id == event.decision_id
-            ),
-            None,
-        )
-        if work is None:
-            known = self.book.get(event.decision_id)
-            error = (
-                NotFound(f"no decision {event.decision_id!r} waits here")
-                if known is None
-                else Conflict(f"that decision is {known.state.value}: {known.outcome}")
-            )
-            return [AnswerLeader(event.request_id, ErrorReport.of(error))]
-        del self.proposals[work.kind]
-        who = event.who or "a person"
-        if not event.approved:
-            effects = self._end(work, DecisionState.REFUSED, f"rejected by {who}")
-            self._quiet(work.kind, self.policy.bounds.expire_s)
-        elif why_not := self._why_stale(work):
-            self._quiet_until_s.pop(work.kind, None)
-            effects = self._end(work, DecisionState.EXPIRED, f"approved by {who}, but {why_not}")
-        else:
-            work.made_s = self._now_s
-            work.decision = msgspec.structs.replace(work.decision, outcome=f"approved by {who}")
-            effects = self._run(work)
-        answer = DecisionMade(without_inputs(self.book.decisions[work.decision.decision_id]))
-        return [*effects, AnswerLeader(event.request_id, answer)]
-
-    def _why_stale(self, work: Work) -> str:
-        """Why what was proposed should not be done any more; empty if it may."""
-        if work.kind is DecisionKind.OVERLOAD and not any(
-            step.source in self._hot for step in work.steps
-        ):
-            return "the overload is over"
-        return self._worker.why_not_all(work)
-
-    def _expire(self) -> list[ManagerEffect]:
-        effects: list[ManagerEffect] = []
-        for kind, work in list(self.proposals.items()):
-            why = ""
-            if self._now_s - work.made_s > self.policy.bounds.expire_s:
-                why = f"nobody approved it within {self.policy.bounds.expire_s:g} s"
-            elif self.mode(kind) is _OFF:
-                why = self.control.why_off(kind, self._wall_ms, self.manager_id)
-            if why:
-                del self.proposals[kind]
-                effects += self._end(work, DecisionState.EXPIRED, why)
-        return effects
-
-    # ------------------------------------------------------------ moves
-
-    def _begun(self, work: Work, step: Step) -> None:
-        if work.kind is DecisionKind.OVERLOAD:
-            self.memory.relieved(step.source, step.target, self._now_s)
-
-    def _move_ended(self, work: Work, step: Step, done: bool) -> None:
-        self._changed = True
-        if not done:
-            self.memory.failed(step.vm_key, self._now_s)
-
-    def _moved(self, key: str, source: str, cause: str) -> None:
-        """A VM moved, by our will or a person's."""
-        self.memory.moved(key, source, self._now_s)
 
 
 def _among(names: Sequence[str], chosen: Collection[str]) -> BoolArray:

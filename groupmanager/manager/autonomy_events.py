@@ -4,7 +4,11 @@ from dataclasses import dataclass
 
 from snooze.common.autonomy import AutonomyRecord
 from snooze.scheduling.consolidation import Consolidation, ConsolidationPolicy
+from snooze.scheduling.deciding import consolidation_policy
+from snooze.scheduling.dump import Prepared
+from snooze.scheduling.relocation import Situation
 from snooze.scheduling.snapshot import Snapshot
+from snooze.scheduling.units import Properties
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +47,43 @@ class DecisionJudged:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConsolidationPlanned:
-    """The answer to ``PlanConsolidation``; None: it could not be made, ``error`` says why."""
+    """The answer to ``PlanConsolidation``; None: it could not be made, ``error`` says why.
+
+    ``prepared``: its plan, proved; None: that is still to be done.
+    """
 
     token: int
     wall_ms: int
     answer: Consolidation | None
     error: str = ""
+    prepared: Prepared | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LookedOn:
+    """Others had their turn: the look that is under way goes on."""
+
+    wall_ms: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RelocationPlanned:
+    """The answer to ``PlanRelocation``; None: it could not be made, ``error`` says why."""
+
+    token: int
+    wall_ms: int
+    answer: Prepared | None
+    error: str = ""
 
 
 AutonomyEvent = (
-    AutonomyTicked | AutonomySet | ConsolidateAsked | DecisionJudged | ConsolidationPlanned
+    AutonomyTicked
+    | AutonomySet
+    | ConsolidateAsked
+    | DecisionJudged
+    | ConsolidationPlanned
+    | RelocationPlanned
+    | LookedOn
 )
 
 
@@ -62,4 +93,26 @@ class PlanConsolidation:
 
     token: int
     snapshot: Snapshot
-    policy: ConsolidationPolicy
+    options: Properties
+
+    @property
+    def policy(self) -> ConsolidationPolicy:
+        """As the options say."""
+        return consolidation_policy(self.options)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlanRelocation:
+    """Have a relocation planned and proved aside: ``RelocationPlanned`` answers."""
+
+    token: int
+    situation: Situation
+    options: Properties
+
+
+@dataclass(frozen=True, slots=True)
+class LookOn:
+    """Let others have their turn, then feed ``LookedOn``."""
+
+
+AutonomyEffect = PlanConsolidation | PlanRelocation | LookOn

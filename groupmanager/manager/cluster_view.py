@@ -24,9 +24,8 @@ from snooze.common.resources import AXIS_NAMES, FloatArray, R
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
 from snooze.groupmanager.manager.host_table import HostTable, VmEntry
 from snooze.groupmanager.manager.migration_core import Migrations
-from snooze.groupmanager.manager.monitoring import HostLoad
 from snooze.scheduling.detection import Thresholds, axis_values
-from snooze.scheduling.estimation import Average, Estimator, Window
+from snooze.scheduling.estimation import Average, Estimator, Forecast, Window
 from snooze.scheduling.snapshot import BoolArray, HostState, IntArray, Snapshot
 
 AXES: Final = (*AXIS_NAMES, *(f"asked_{name}" for name in AXIS_NAMES))
@@ -49,8 +48,8 @@ class Samples(Protocol):
         """What VMs used."""
         ...
 
-    def host_load(self, host_ids: Sequence[str], now_s: float) -> HostLoad:
-        """What hosts used, and whether that is known."""
+    def hosts_fresh(self, host_ids: Sequence[str], now_s: float) -> BoolArray:
+        """``bool[H]``: of which hosts no message is missing."""
         ...
 
 
@@ -83,6 +82,8 @@ class View:
         takes_part: ``bool[H]``.
         unknown: ``bool[H]``, takes no part only because samples are late or not complete yet.
         empty: ``bool[H]``, nothing at all is on the host.
+        use: ``float64[H, R]``, newest use of what is on each host, as a share of its capacity.
+        foreseen: what the VMs are expected to use, if that was asked for.
     """
 
     snapshot: Snapshot
@@ -91,6 +92,8 @@ class View:
     takes_part: BoolArray
     unknown: BoolArray
     empty: BoolArray
+    use: FloatArray
+    foreseen: Forecast | None = None
 
     def row_of_vm(self, key: str) -> int | None:
         """A VM's row."""
@@ -98,16 +101,6 @@ class View:
             return self.snapshot.vm_ids.index(key)
         except ValueError:
             return None
-
-    def utilisation(self) -> FloatArray:
-        """``float64[H, R]``: newest use of what is on each host, as a share of its capacity."""
-        snapshot = self.snapshot
-        load = np.zeros((snapshot.hosts, R))
-        if self.window.things:
-            np.add.at(load, snapshot.placement, self.window.newest())
-        capacity = snapshot.capacity[:, :R]
-        share: FloatArray = np.divide(load, capacity, out=np.zeros_like(load), where=capacity > 0)
-        return share
 
 
 def look(
@@ -138,6 +131,7 @@ def look(
             else:
                 unlisted[row] += 1
     where = np.array(placement, dtype=np.int64)
+    keys = [vm.key for vm in vms]
     requested = np.array([vm.demand.as_tuple() for vm in vms], dtype=np.float64).reshape(-1, R)
     window = samples.window([vm.report.vm_id for vm in vms], now_s)
     usage = looking.estimator.estimate(window, requested).value
@@ -148,9 +142,9 @@ def look(
         or not vm.report.policy.movable
         or vm.state not in _MOVABLE
         or vm.ordered
-        or migrations.moves(vm.key)
-        or vm.key in off_vms
-        for vm in vms
+        or migrations.moves(key)
+        or key in off_vms
+        for key, vm in zip(keys, vms, strict=True)
     ]
     known = _known(order, samples, window, vms, where, now_s)
     allowed = (states == HostState.ACTIVE) & np.array(
@@ -165,7 +159,7 @@ def look(
         np.hstack([measured, capacity]),
         used=_unlisted_use(table.reserved[rows], order, migrations, vms, where, usage, requested),
         host_state=state,
-        vm_ids=[vm.key for vm in vms],
+        vm_ids=keys,
         demand=np.hstack([usage, requested]),
         placement=where,
         overcommit=np.concatenate([np.ones(R), looking.overcommit]),
@@ -176,7 +170,16 @@ def look(
         axes=AXES,
     )
     counts = unlisted + np.bincount(where, minlength=len(order)) if order else unlisted
-    return View(snapshot, window, requested, takes_part, allowed & ~known, counts == 0)
+    use = _use(window, where, capacity)
+    return View(snapshot, window, requested, takes_part, allowed & ~known, counts == 0, use)
+
+
+def _use(window: Window, where: IntArray, capacity: FloatArray) -> FloatArray:
+    load = np.zeros((len(capacity), R))
+    if window.things:
+        np.add.at(load, where, window.newest())
+    share: FloatArray = np.divide(load, capacity, out=np.zeros_like(load), where=capacity > 0)
+    return share
 
 
 def _known(
@@ -188,7 +191,7 @@ def _known(
     now_s: float,
 ) -> BoolArray:
     """``bool[H]``: whose samples are in time, and those of its running VMs too."""
-    known: BoolArray = samples.host_load(order, now_s).fresh.copy()
+    known: BoolArray = samples.hosts_fresh(order, now_s)
     if vms and window.valid.shape[1]:
         running = np.array([vm.state is VmState.RUNNING for vm in vms], dtype=np.bool_)
         silent = running & window.valid.any(axis=1) & ~window.valid[:, -1]

@@ -24,7 +24,7 @@ class Story:
     def __init__(self, table: HostTable, view: View) -> None:
         self._table = table
         self._view = view
-        self._use = view.utilisation()
+        self._use = view.use
 
     def host(self, row: int) -> str:
         """A host's name."""

@@ -44,6 +44,8 @@ from snooze.groupmanager.manager.autonomy_events import (
     ConsolidateAsked,
     ConsolidationPlanned,
     DecisionJudged,
+    LookedOn,
+    RelocationPlanned,
 )
 from snooze.groupmanager.manager.autonomy_policy import AutonomyPolicy
 from snooze.groupmanager.manager.cluster_view import Samples
@@ -154,6 +156,8 @@ class ManagerCore:
                 | ConsolidateAsked()
                 | DecisionJudged()
                 | ConsolidationPlanned()
+                | RelocationPlanned()
+                | LookedOn()
             ):
                 return [] if self.autonomy is None else self.autonomy.handle(event, now_s)
             case _:

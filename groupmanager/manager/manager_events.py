@@ -18,7 +18,7 @@ from snooze.common.wire import (
     VmChanged,
     VmOrder,
 )
-from snooze.groupmanager.manager.autonomy_events import AutonomyEvent, PlanConsolidation
+from snooze.groupmanager.manager.autonomy_events import AutonomyEffect, AutonomyEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,4 +163,4 @@ class CloseHost:
     reason: str
 
 
-ManagerEffect = OrderHost | AnswerLeader | TellLeader | CloseHost | PlanConsolidation
+ManagerEffect = OrderHost | AnswerLeader | TellLeader | CloseHost | AutonomyEffect

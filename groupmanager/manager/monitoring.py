@@ -326,6 +326,10 @@ class Monitoring:
             fresh=self._machines.is_fresh(rows, now_s),
         )
 
+    def hosts_fresh(self, host_ids: Sequence[str], now_s: float) -> BoolArray:
+        """``bool[H]``: of which hosts no message is missing."""
+        return self._machines.is_fresh(self._host_rows_of(host_ids), now_s)
+
     def of_vm(self, vm_id: str, entries: int) -> list[UsageSample]:
         """Up to ``entries`` samples of one VM, newest first."""
         row = self._row.get(vm_id)

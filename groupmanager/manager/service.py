@@ -71,7 +71,7 @@ from snooze.common.wire import (
 )
 from snooze.groupmanager.manager import manager_events as events
 from snooze.groupmanager.manager.autonomy import ManagerAutonomy
-from snooze.groupmanager.manager.autonomy_events import PlanConsolidation
+from snooze.groupmanager.manager.autonomy_events import LookOn, PlanConsolidation, PlanRelocation
 from snooze.groupmanager.manager.host_views import describe
 from snooze.groupmanager.manager.leader_link import LeaderLink
 from snooze.groupmanager.manager.leases import Leases
@@ -381,8 +381,8 @@ class ManagerService:
                 self._resolve(effect)
             case events.TellLeader():
                 self.leader.tell(effect.notice)
-            case PlanConsolidation():
-                self._tasks.spawn(self.load.plan(effect))
+            case PlanConsolidation() | PlanRelocation() | LookOn():
+                self.load.perform(effect)
             case events.CloseHost():
                 self._close_host(effect.host_id, effect.reason)
             case _:

@@ -43,7 +43,11 @@ from snooze.groupmanager.manager.autonomy_events import (
     ConsolidateAsked,
     ConsolidationPlanned,
     DecisionJudged,
+    LookedOn,
+    LookOn,
     PlanConsolidation,
+    PlanRelocation,
+    RelocationPlanned,
 )
 from snooze.groupmanager.manager.autonomy_setup import autonomy_policy
 from snooze.groupmanager.manager.manager_events import (
@@ -56,6 +60,7 @@ from snooze.groupmanager.manager.manager_events import (
 from snooze.groupmanager.manager.monitoring import Monitoring
 from snooze.groupmanager.manager.plan_work import Step, Work
 from snooze.scheduling.consolidation import consolidate
+from snooze.scheduling.dump import relocate_and_prepare
 from tests.unit.manager.builders import REFUSED, Desk
 
 PERIOD_S = 3.0
@@ -176,6 +181,11 @@ class LoadDesk(Desk):
                     if known is not None and not decision.inputs:
                         decision = _with_inputs(decision, known.inputs)
                     self.told[decision.decision_id] = decision
+                case LookOn():
+                    self.tell(LookedOn(self.wall_ms))
+                case PlanRelocation():
+                    made = relocate_and_prepare(effect.situation, effect.options)
+                    self.tell(RelocationPlanned(effect.token, self.wall_ms, made))
                 case PlanConsolidation():
                     answer = consolidate(effect.snapshot, effect.policy)
                     self.tell(ConsolidationPlanned(effect.token, self.wall_ms, answer))

@@ -1,6 +1,8 @@
 """What a manager does by itself, rule by rule."""
 
 import itertools
+import pickle
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,15 @@ from snooze.common.settings_autonomy import (
 from snooze.common.vm_lifecycle import VmCommand
 from snooze.common.vms import FailureAction, VmPolicy
 from snooze.common.wire import DecisionMade
+from snooze.groupmanager.manager import look_core
+from snooze.groupmanager.manager.autonomy_events import (
+    AutonomyTicked,
+    LookedOn,
+    LookOn,
+    PlanRelocation,
+    RelocationPlanned,
+)
+from snooze.groupmanager.manager.manager_events import ManagerEffect
 from snooze.groupmanager.manager.plan_work import Step, StepState
 from snooze.scheduling.__main__ import main as scheduling
 from tests.unit.manager.load_desk import MONDAY_MS, PERIOD_S, LoadDesk, inputs_of, settings_of
@@ -494,3 +505,71 @@ def test_a_busy_manager_does_not_consolidate_beside() -> None:
     desk.pass_time(90)
     assert desk.moves
     assert isinstance(desk.consolidate_now(), ErrorReport)
+
+
+# ------------------------------------------------------------ large clusters: a look in steps
+
+
+def test_a_look_in_steps_with_plans_made_aside_decides_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run() -> LoadDesk:
+        desk = hot_desk()
+        desk.load |= {"burner": 1.0, "log": 1.0}
+        desk.pass_time(60)
+        return desk
+
+    at_once = run()
+    monkeypatch.setattr(look_core, "STEP_VMS", 1)
+    in_steps = run()
+    assert in_steps.moves == at_once.moves != []
+    [one], [other] = at_once.decisions(OVERLOAD), in_steps.decisions(OVERLOAD)
+    assert (one.reason, one.actions, one.outcome) == (other.reason, other.actions, other.outcome)
+    assert inputs_of(one) == inputs_of(other)
+
+
+def test_a_host_that_leaves_in_the_middle_of_a_look_ends_it_and_the_next_one_is_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(look_core, "STEP_VMS", 1)
+    desk = hot_desk()
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(21)
+    desk.now_s += PERIOD_S
+    assert LookOn() in desk.feed(AutonomyTicked(desk.wall_ms))
+    desk.lose("h3")
+    assert LookOn() in desk.feed(LookedOn(desk.wall_ms))
+    assert desk.feed(LookedOn(desk.wall_ms)) == []
+    desk.pass_time(60)
+    assert {move[3] for move in desk.moves} == {"h2"}
+
+
+def test_a_plan_that_was_not_made_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(look_core, "STEP_VMS", 1)
+    desk = hot_desk()
+    asked: list[int] = []
+    carry_out = desk.carry_out
+
+    def fail_once(effects: Iterable[ManagerEffect]) -> None:
+        for effect in effects:
+            if isinstance(effect, PlanRelocation) and not asked:
+                asked.append(effect.token)
+                desk.tell(RelocationPlanned(effect.token, desk.wall_ms, None, "it died"))
+            else:
+                carry_out([effect])
+
+    monkeypatch.setattr(desk, "carry_out", fail_once)
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(60)
+    assert len(asked) == 1
+    assert len(desk.moves) == 1
+
+
+def test_what_is_sent_to_the_planner_survives_it() -> None:
+    desk = hot_desk()
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(45)
+    hold = desk.autonomy.memory.hold if desk.autonomy else None
+    assert hold is not None
+    assert hold.vms
+    assert pickle.loads(pickle.dumps(hold)) == hold

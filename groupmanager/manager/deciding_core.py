@@ -1,0 +1,272 @@
+"""What a manager's decisions have in common: how each is made, carried out, judged and ended.
+
+Rules 2 to 7 of ``autonomy_core.py``, whose other part looks at the hosts and has plans made.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from snooze.common.autonomy import Control, Scope, strictest
+from snooze.common.decisions import Decision, DecisionKind, DecisionMode, DecisionState
+from snooze.common.errors import Conflict, ErrorReport, NotFound
+from snooze.common.wire import DecisionMade
+from snooze.groupmanager.manager.autonomy_events import DecisionJudged
+from snooze.groupmanager.manager.autonomy_policy import AutonomyPolicy
+from snooze.groupmanager.manager.cluster_view import Samples, View, look
+from snooze.groupmanager.manager.decision_book import DecisionBook, without_inputs
+from snooze.groupmanager.manager.decision_story import Story
+from snooze.groupmanager.manager.host_table import HostTable
+from snooze.groupmanager.manager.manager_events import AnswerLeader, ManagerEffect
+from snooze.groupmanager.manager.migration_core import Migrations
+from snooze.groupmanager.manager.move_memory import MoveMemory
+from snooze.groupmanager.manager.plan_work import Step, Work, Worker
+from snooze.scheduling.dump import Prepared
+from snooze.scheduling.relocation_cost import MigrationCost, MigrationModel
+from snooze.scheduling.units import number
+
+_OFF: Final = DecisionMode.OFF
+
+
+class Deciding:
+    """The part of ``Autonomy`` that has decisions; see there."""
+
+    def __init__(
+        self,
+        manager_id: str,
+        policy: AutonomyPolicy,
+        control: Control,
+        table: HostTable,
+        migrations: Migrations,
+        samples: Samples,
+    ) -> None:
+        self.manager_id = manager_id
+        self.policy = policy
+        self.control = control
+        self._table = table
+        self._migrations = migrations
+        self._samples = samples
+        self._worker = Worker(
+            table, migrations, policy.bounds, self._view, self._begun, self._move_ended
+        )
+        self.works: dict[DecisionKind, Work] = {}
+        self.proposals: dict[DecisionKind, Work] = {}
+        self.book = DecisionBook(manager_id)
+        self.memory = MoveMemory(policy.hold_s, number(policy.relocation, "cooldown_s"))
+        self._hot: frozenset[str] = frozenset()
+        self._quiet_until_s: dict[DecisionKind, float] = {}
+        self._now_s = 0.0
+        self._wall_ms = 0
+        self._changed = False
+        migrations.on_moved = self._moved
+
+    def settle(self, now_s: float) -> list[ManagerEffect]:
+        """After any event: end plans that have ended, begin what has become possible."""
+        self._now_s = now_s
+        if not self._changed:
+            return []
+        self._changed = False
+        return self._advance()
+
+    # ------------------------------------------------------------ what is seen
+
+    def _view(self, kind: DecisionKind | None = None, only: Sequence[str] | None = None) -> View:
+        """The state of this moment, of all hosts or ``only`` some.
+
+        Without what is switched off for a kind.
+        """
+        off_hosts, off_vms = self._off(kind) if kind is not None else (set[str](), set[str]())
+        return look(
+            self._table,
+            self._migrations,
+            self._samples,
+            self.policy.looking,
+            self._now_s,
+            off_hosts,
+            self.memory.stuck(self._now_s) | off_vms,
+            only,
+        )
+
+    def _off(self, kind: DecisionKind) -> tuple[set[str], set[str]]:
+        """The hosts and the VMs that are switched off for a kind."""
+        off: dict[Scope, set[str]] = {Scope.HOST: set(), Scope.VM: set()}
+        for rule in self.control.record.rules:
+            names = off.get(rule.scope)
+            if names is not None and (
+                self.control.restriction(kind, self._wall_ms, rule.scope, rule.target) is _OFF
+            ):
+                names.add(rule.target)
+        return off[Scope.HOST], off[Scope.VM]
+
+    def mode(self, kind: DecisionKind) -> DecisionMode:
+        """What may be done of a kind at this moment."""
+        return self.control.mode(kind, self._wall_ms, self.manager_id)
+
+    def _is_quiet(self, kind: DecisionKind) -> bool:
+        return (
+            self.mode(kind) is _OFF
+            or kind in self.works
+            or kind in self.proposals
+            or self._now_s < self._quiet_until_s.get(kind, 0.0)
+        )
+
+    def _cost(self, view: View) -> MigrationCost:
+        bandwidth = number(self.policy.relocation, "bandwidth_kib_s")
+        return MigrationModel(bandwidth_kib_s=bandwidth).cost(view.snapshot)
+
+    # ------------------------------------------------------------ decisions
+
+    def _new(self, kind: DecisionKind, mode: DecisionMode, reason: str) -> Decision:
+        return self.book.new(kind, mode, reason, self._wall_ms, self._now_s)
+
+    def _decide(
+        self,
+        kind: DecisionKind,
+        view: View,
+        story: Story,
+        made: Prepared,
+        reason: str,
+    ) -> list[ManagerEffect]:
+        """Make the decision that carries out a plan, as far as its mode lets."""
+        plan = made.plan
+        steps = story.steps(plan)
+        hosts = {host_id for step in steps for host_id in (step.source, step.target)}
+        mode = strictest(
+            self.mode(kind),
+            self.control.mode(
+                kind, self._wall_ms, self.manager_id, hosts, [step.vm_key for step in steps]
+            ),
+        )
+        cost = self._cost(view)
+        sources = sorted({step.source for step in steps})
+        decision = msgspec.structs.replace(
+            self._new(kind, mode, reason),
+            subjects=tuple([*sources, *dict.fromkeys(step.vm_key for step in steps)][:1000]),
+            actions=story.actions(plan, cost),
+            alternatives=story.alternatives(plan, made.outcomes, cost),
+            inputs=made.inputs,
+        )
+        emptied = frozenset[str]() if kind is DecisionKind.OVERLOAD else frozenset(sources)
+        work = Work(decision, kind, steps, self._now_s, emptied)
+        self._quiet(kind, self.policy.cool_down_s)
+        refused = f"the plan breaks a rule: {made.broken}" if made.broken else ""
+        if not refused and emptied and self.policy.keep_room and made.strands:
+            name = story.host(made.strands[0])
+            refused = f"highly available VMs would find no room if {name} failed"
+        if refused or mode is _OFF:
+            return self._end(work, DecisionState.REFUSED, refused or "switched off")
+        match mode:
+            case DecisionMode.AUTO:
+                return self._run(work)
+            case DecisionMode.ADVISE:
+                self.proposals[kind] = work
+                self._quiet(kind, self.policy.bounds.expire_s)
+                return self.book.tell(
+                    msgspec.structs.replace(decision, state=DecisionState.PROPOSED)
+                )
+            case _:
+                self._quiet(kind, self.policy.bounds.expire_s)
+                return self._end(work, DecisionState.DRY_RUN, "not carried out: dry run")
+
+    def _run(self, work: Work) -> list[ManagerEffect]:
+        work.decision = msgspec.structs.replace(work.decision, state=DecisionState.RUNNING)
+        self.works[work.kind] = work
+        return self.book.tell(work.decision) + self._advance()
+
+    def _advance(self) -> list[ManagerEffect]:
+        effects: list[ManagerEffect] = []
+        for kind in (DecisionKind.OVERLOAD, DecisionKind.UNDERLOAD, DecisionKind.CONSOLIDATION):
+            work = self.works.get(kind)
+            if work is None:
+                continue
+            why_off = self.control.why_off(kind, self._wall_ms, self.manager_id)
+            if why_off:
+                work.stop(why_off)
+            effects += self._worker.advance(work, self._now_s)
+            if work.ended:
+                del self.works[kind]
+                effects += self._end(work, *work.outcome())
+        return effects
+
+    def _end(self, work: Work, state: DecisionState, outcome: str) -> list[ManagerEffect]:
+        self._quiet(work.kind, self.policy.cool_down_s)
+        return self.book.tell(
+            msgspec.structs.replace(
+                work.decision, state=state, outcome=outcome, ended_ms=self._wall_ms
+            )
+        )
+
+    def _quiet(self, kind: DecisionKind, span_s: float) -> None:
+        until_s = self._now_s + span_s
+        self._quiet_until_s[kind] = max(until_s, self._quiet_until_s.get(kind, 0.0))
+
+    # ------------------------------------------------------------ people
+
+    def _judged(self, event: DecisionJudged) -> list[ManagerEffect]:
+        work = next(
+            (
+                each
+                for each in self.proposals.values()
+                if each.decision.decision_id == event.decision_id
+            ),
+            None,
+        )
+        if work is None:
+            known = self.book.get(event.decision_id)
+            error = (
+                NotFound(f"no decision {event.decision_id!r} waits here")
+                if known is None
+                else Conflict(f"that decision is {known.state.value}: {known.outcome}")
+            )
+            return [AnswerLeader(event.request_id, ErrorReport.of(error))]
+        del self.proposals[work.kind]
+        who = event.who or "a person"
+        if not event.approved:
+            effects = self._end(work, DecisionState.REFUSED, f"rejected by {who}")
+            self._quiet(work.kind, self.policy.bounds.expire_s)
+        elif why_not := self._why_stale(work):
+            self._quiet_until_s.pop(work.kind, None)
+            effects = self._end(work, DecisionState.EXPIRED, f"approved by {who}, but {why_not}")
+        else:
+            work.made_s = self._now_s
+            work.decision = msgspec.structs.replace(work.decision, outcome=f"approved by {who}")
+            effects = self._run(work)
+        answer = DecisionMade(without_inputs(self.book.decisions[work.decision.decision_id]))
+        return [*effects, AnswerLeader(event.request_id, answer)]
+
+    def _why_stale(self, work: Work) -> str:
+        """Why what was proposed should not be done any more; empty if it may."""
+        if work.kind is DecisionKind.OVERLOAD and not any(
+            step.source in self._hot for step in work.steps
+        ):
+            return "the overload is over"
+        return self._worker.why_not_all(work)
+
+    def _expire(self) -> list[ManagerEffect]:
+        effects: list[ManagerEffect] = []
+        for kind, work in list(self.proposals.items()):
+            why = ""
+            if self._now_s - work.made_s > self.policy.bounds.expire_s:
+                why = f"nobody approved it within {self.policy.bounds.expire_s:g} s"
+            elif self.mode(kind) is _OFF:
+                why = self.control.why_off(kind, self._wall_ms, self.manager_id)
+            if why:
+                del self.proposals[kind]
+                effects += self._end(work, DecisionState.EXPIRED, why)
+        return effects
+
+    # ------------------------------------------------------------ moves
+
+    def _begun(self, work: Work, step: Step) -> None:
+        if work.kind is DecisionKind.OVERLOAD:
+            self.memory.relieved(step.source, step.target, self._now_s)
+
+    def _move_ended(self, work: Work, step: Step, done: bool) -> None:
+        self._changed = True
+        if not done:
+            self.memory.failed(step.vm_key, self._now_s)
+
+    def _moved(self, key: str, source: str, cause: str) -> None:
+        """A VM moved, by our will or a person's."""
+        self.memory.moved(key, source, self._now_s)
