@@ -115,7 +115,7 @@ class VmRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     ``template``: the user's libvirt XML, compressed by zlib; ``state``: the last settled one.
     ``generation`` is raised and recorded before a restart elsewhere is ordered; ``highest``: the
     highest ever recorded, if its host came back with a lower one; ``restarts_ms``: when it was
-    restarted, the latest few.
+    restarted, the latest few. ``left``, ``moved_ms``: the host that it last left alive, and when.
     """
 
     vm_id: str
@@ -136,6 +136,8 @@ class VmRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     policy: VmPolicy = VmPolicy()
     restarts_ms: tuple[int, ...] = ()
     highest: int = 0
+    left: str = ""
+    moved_ms: int = 0
 
     def spec(self) -> VmSpec:
         """What a host needs to start it."""

@@ -122,17 +122,27 @@ class StaleCopy(msgspec.Struct, frozen=True, array_like=True):
     only_off: bool = False
 
 
+class VmMoved(msgspec.Struct, frozen=True, array_like=True):
+    """A VM left a host alive so long ago, and is on another now."""
+
+    vm_id: str
+    left: str
+    ago_s: float
+
+
 class HostDirective(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the leader says of a host that joined, and whenever that changes.
 
     A host takes no VM before its first directive, while ``stale`` copies are being discarded, and
-    while it is not ``schedulable`` (drained, or in maintenance).
+    while it is not ``schedulable`` (drained, or in maintenance). ``moved``: of its VMs those that
+    moved of late, so that a manager that is new to them does not move them back.
     """
 
     host_id: str
     host_epoch: int
     stale: tuple[StaleCopy, ...] = ()
     schedulable: bool = True
+    moved: tuple[VmMoved, ...] = ()
 
 
 class DirectHosts(msgspec.Struct, frozen=True, tag=True):

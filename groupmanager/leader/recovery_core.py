@@ -40,7 +40,7 @@ from snooze.common.errors import ErrorReport
 from snooze.common.records import HostPower
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import FailureAction
-from snooze.common.wire import HostDirective, StaleCopy
+from snooze.common.wire import HostDirective, StaleCopy, VmMoved
 from snooze.groupmanager.leader.membership_core import Announce, RecordHost
 from snooze.groupmanager.leader.recovery_events import (
     AnswerPerson,
@@ -63,6 +63,8 @@ from snooze.groupmanager.leader.submission_events import Decided
 from snooze.scheduling import rulings
 from snooze.scheduling.recovery_question import FenceQuestion, Ruling, is_storm, judge_fence
 
+MOVED_S: Final = 86_400.0
+"""A move longer ago than this says nothing to anybody."""
 LOOK_S: Final = 1.0
 """How often it is looked anew which lost hosts have VMs to bring back."""
 PAUSE_MIN_S: Final = 2.0
@@ -120,6 +122,7 @@ class RecoveryCore:
     holds: bool = False
     away: int = 0
     hosts: int = 0
+    now_ms: int = 0
 
     def handle(self, event: RecoveryEvent, now_s: float) -> list[RecoveryEffect]:
         """Take in one event."""
@@ -143,6 +146,7 @@ class RecoveryCore:
     # ------------------------------------------------------------ suspects
 
     def _ticked(self, event: Ticked, now_s: float) -> list[RecoveryEffect]:
+        self.now_ms = event.now_ms
         hosts = self.registry.hosts
         lost = [
             host
@@ -346,6 +350,7 @@ class RecoveryCore:
 
     def _heard(self, event: HostHeard) -> list[RecoveryEffect]:
         """Hosts joined a manager, and what they have was reported: tell each what is true of it."""
+        self.now_ms = event.now_ms
         effects: list[RecoveryEffect] = []
         for host_id in event.host_ids:
             host = self.registry.hosts.get(host_id)
@@ -369,16 +374,31 @@ class RecoveryCore:
 
     def _direct(self, host_ids: Sequence[str]) -> list[RecoveryEffect]:
         by_manager: dict[str, list[HostDirective]] = {}
+        moved = self._moved() if host_ids else {}
         for host_id in host_ids:
             host = self.registry.hosts.get(host_id)
             if host is None or not host.joined or host.manager_id not in self.registry.managers:
                 continue
             directive = HostDirective(
-                host_id, host.epoch, self._stale(host_id), not host.maintenance
+                host_id,
+                host.epoch,
+                self._stale(host_id),
+                not host.maintenance,
+                tuple(moved.get(host_id, ())),
             )
             self.directed[host_id] = directive
             by_manager.setdefault(host.manager_id, []).append(directive)
         return [Direct(manager, directives) for manager, directives in by_manager.items()]
+
+    def _moved(self) -> dict[str, list[VmMoved]]:
+        """By host, the VMs that moved of late, for managers that may not have seen it."""
+        since_ms = self.now_ms - round(MOVED_S * 1000)
+        moved: dict[str, list[VmMoved]] = {}
+        for vm in self.registry.vms.values():
+            if vm.left and vm.moved_ms > since_ms and vm.host_id:
+                ago_s = max(0.0, (self.now_ms - vm.moved_ms) / 1000)
+                moved.setdefault(vm.host_id, []).append(VmMoved(vm.vm_id, vm.left, ago_s))
+        return moved
 
     def _stale(self, host_id: str) -> tuple[StaleCopy, ...]:
         """The copies on this host that must go."""

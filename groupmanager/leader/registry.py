@@ -202,6 +202,7 @@ class VmEntry:
     will say where it is. ``plan``, ``retry_s``: its restart, and when that goes on at the earliest.
     ``asks``: only a person has it restarted. ``revives``: it is to be started where it is.
     ``highest``: the highest generation that was recorded, if that is not ``generation``.
+    ``left``, ``moved_ms``: the host that it last left alive, and when.
     """
 
     vm_id: str
@@ -240,6 +241,8 @@ class VmEntry:
     retry_s: float = 0.0
     asks: bool = False
     revives: bool = False
+    left: str = ""
+    moved_ms: int = 0
 
     @property
     def key(self) -> str:

@@ -101,6 +101,7 @@ class Reports(Restarts):
             vm.was = vm.state
         marker = (vm.state, vm.host_id, vm.generation)
         if vm.managed and vm.state in SETTLED and vm.recorded != marker:
+            _note_move(vm, event.now_ms)
             vm.recorded = marker
             changed.append(vm)
         if before is not vm.state and vm.managed:
@@ -257,3 +258,12 @@ def _ran(vm: VmEntry) -> bool:
 
 def _recordable(vm: VmEntry) -> bool:
     return vm.managed and vm.state in SETTLED
+
+
+def _note_move(vm: VmEntry, now_ms: int) -> None:
+    """A VM that is on, with the generation that it had on another host, has moved."""
+    if vm.recorded is None or vm.state not in _HAS_A_GUEST:
+        return
+    _, host_id, generation = vm.recorded
+    if host_id and vm.host_id and host_id != vm.host_id and generation == vm.generation:
+        vm.left, vm.moved_ms = host_id, now_ms

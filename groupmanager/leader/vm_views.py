@@ -44,6 +44,8 @@ def record_of(vm: VmEntry) -> VmRecord:
         policy=vm.policy,
         restarts_ms=vm.restarts_ms,
         highest=vm.highest,
+        left=vm.left,
+        moved_ms=vm.moved_ms,
     )
 
 
@@ -100,6 +102,8 @@ def entry_of(record: VmRecord, now_s: float) -> VmEntry:
         policy=record.policy,
         restarts_ms=record.restarts_ms,
         highest=record.highest,
+        left=record.left,
+        moved_ms=record.moved_ms,
         was=record.state,
     )
 

@@ -11,7 +11,7 @@ import msgspec
 from snooze.common.autonomy import Control, Scope, strictest
 from snooze.common.decisions import Decision, DecisionKind, DecisionMode, DecisionState
 from snooze.common.errors import Conflict, ErrorReport, NotFound
-from snooze.common.wire import DecisionMade
+from snooze.common.wire import DecisionMade, HostDirective
 from snooze.groupmanager.manager.autonomy_events import DecisionJudged
 from snooze.groupmanager.manager.autonomy_policy import AutonomyPolicy
 from snooze.groupmanager.manager.cluster_view import Samples, View, look
@@ -257,6 +257,12 @@ class Deciding:
         return effects
 
     # ------------------------------------------------------------ moves
+
+    def remember(self, directives: Sequence[HostDirective], now_s: float) -> None:
+        """The leader knows of moves that happened under another manager, or before a restart."""
+        for directive in directives:
+            for moved in directive.moved:
+                self.memory.told(moved.vm_id, moved.left, now_s - moved.ago_s, now_s)
 
     def _begun(self, work: Work, step: Step) -> None:
         if work.kind is DecisionKind.OVERLOAD:

@@ -133,6 +133,8 @@ class ManagerCore:
             case HostLost():
                 return self._host_lost(event)
             case Directed():
+                if self.autonomy is not None:
+                    self.autonomy.remember(event.directives, now_s)
                 return self._directives.directed(event.directives)
             case PlaceAsked():
                 return self._placing.place(event)

@@ -20,6 +20,14 @@ class MoveMemory:
         vms = {key: MovedVm(now_s + self._hold_s, source)}
         self.hold = self.hold.after(now_s, MappingProxyType(vms), MappingProxyType({}))
 
+    def told(self, key: str, source: str, moved_s: float, now_s: float) -> None:
+        """The leader says that a VM left a host then; whoever saw it move later knows better."""
+        known = self.hold.vms.get(key)
+        until_s = moved_s + self._hold_s
+        if until_s > now_s and (known is None or known.until_s < until_s):
+            vms = {key: MovedVm(until_s, source)}
+            self.hold = self.hold.after(now_s, MappingProxyType(vms), MappingProxyType({}))
+
     def relieved(self, source: str, target: str, now_s: float) -> None:
         """A VM leaves a host because that is overloaded."""
         until_s = now_s + self._cool_down_s

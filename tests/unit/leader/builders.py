@@ -1,5 +1,6 @@
 """What the tests of the leader's cores are made of: a registry by hand, and submissions."""
 
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from snooze.groupmanager.leader.submission_core import SubmissionCore
 from snooze.groupmanager.leader.submission_events import (
     AskManager,
     Candidate,
+    Decided,
     PlacementAnswered,
     RecordTask,
     RecordWritten,
@@ -35,6 +37,7 @@ from snooze.groupmanager.leader.submission_events import (
     VmsReported,
 )
 from snooze.groupmanager.leader.tasks import Task
+from snooze.scheduling import rulings
 
 E = TypeVar("E")
 
@@ -107,6 +110,18 @@ def none(kind: type[E], effects: Iterable[object]) -> bool:
     return not any(isinstance(effect, kind) for effect in effects)
 
 
+def must_replay(effects: Iterable[object]) -> None:
+    """Each decision that begins carries what it is decided again from, and its alternatives."""
+    for effect in effects:
+        if not isinstance(effect, Decided) or not effect.inputs:
+            continue
+        replayed = rulings.replay(zlib.decompress(effect.inputs).decode())
+        assert replayed is not None
+        assert replayed.is_same
+        assert replayed.kind == effect.kind.value
+        assert effect.actions
+
+
 class Desk:
     """A submission core with its registry, and a clock that the test moves."""
 
@@ -174,7 +189,9 @@ class Desk:
         return self.feed(VmsReported(manager_id, statuses, self.now_ms, host_id))
 
     def feed(self, event: SubmissionEvent) -> list[SubmissionEffect]:
-        return self.core.handle(event, self.now_s)
+        effects = self.core.handle(event, self.now_s)
+        must_replay(effects)
+        return effects
 
     def tick(self, seconds: float = 0.0, *, settled: bool = True) -> list[SubmissionEffect]:
         self.now_s += seconds

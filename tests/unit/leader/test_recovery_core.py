@@ -31,7 +31,7 @@ from snooze.groupmanager.leader.recovery_events import (
 )
 from snooze.groupmanager.leader.registry import Down, HostEntry, ManagerEntry, Registry, VmEntry
 from snooze.groupmanager.leader.submission_events import Decided
-from tests.unit.leader.builders import SMALL, host_of, manager_of
+from tests.unit.leader.builders import SMALL, host_of, manager_of, must_replay
 
 E = TypeVar("E")
 BMC = PowerDescription("IPMI", "-H 10.0.0.9")
@@ -63,6 +63,7 @@ class House:
 
     def feed(self, event: RecoveryEvent) -> list[RecoveryEffect]:
         effects = self.core.handle(event, self.now_s)
+        must_replay(effects)
         for effect in effects:
             if isinstance(effect, AskPower):
                 self.attempts[effect.host_id] = effect.attempt

@@ -3,10 +3,11 @@
 import pytest
 
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.wire import StaleCopy
+from snooze.common.wire import StaleCopy, VmMoved
 from snooze.groupmanager.leader.recovery_core import RecoveryCore
 from snooze.groupmanager.leader.recovery_events import Direct, HostHeard
 from snooze.groupmanager.leader.submission_events import UpdateRecords, VmsReported
+from snooze.groupmanager.leader.vm_views import entry_of
 from tests.unit.leader.builders import Desk, status_of
 
 
@@ -113,3 +114,38 @@ def test_a_vm_that_its_manager_moved_just_before_it_died_is_not_forgotten(
     assert not any(isinstance(e, UpdateRecords) and e.removed_vms for e in effects)
     assert desk.core.registry.vms["vm"] is vm
     assert (vm.host_id, vm.state, vm.template) == ("h2", VmState.RUNNING, b"template")
+
+
+def test_a_move_is_recorded_and_told_to_whoever_has_the_host_next() -> None:
+    desk = Desk()
+    desk.add_manager("gm1")
+    desk.add_host("h1", "gm1")
+    desk.add_host("h2", "gm1")
+    desk.reported("gm1", status_of("vm", VmState.RUNNING, "h1"))
+    vm = desk.core.registry.vms["vm"]
+    assert (vm.left, vm.moved_ms) == ("", 0)
+    desk.reported("gm1", status_of("vm", VmState.MIGRATING, "h1"))
+    effects = desk.reported("gm1", status_of("vm", VmState.RUNNING, "h2"))
+    [update] = [e for e in effects if isinstance(e, UpdateRecords)]
+    record = update.vms[0]
+    assert (record.left, record.moved_ms) == ("h1", desk.now_ms)
+    again = entry_of(record, 0.0)
+    assert (again.left, again.moved_ms) == ("h1", desk.now_ms), "the next leader knows"
+    recovery = RecoveryCore(desk.core.registry, 0.0)
+    (direct,) = recovery.handle(HostHeard("gm1", ("h1", "h2"), desk.now_ms + 5000), 0.0)
+    assert isinstance(direct, Direct)
+    assert [each.moved for each in direct.directives] == [(), (VmMoved("vm", "h1", 5.0),)]
+    later_ms = desk.now_ms + 90_000_000
+    (direct,) = recovery.handle(HostHeard("gm1", ("h2",), later_ms), 0.0)
+    assert isinstance(direct, Direct)
+    assert direct.directives[0].moved == (), "a day later nobody cares"
+
+
+def test_a_restart_elsewhere_is_no_move() -> None:
+    desk = Desk()
+    desk.add_manager("gm1")
+    desk.add_host("h1", "gm1")
+    desk.add_host("h2", "gm1")
+    desk.reported("gm1", status_of("vm", VmState.RUNNING, "h1"))
+    desk.reported("gm1", status_of("vm", VmState.RUNNING, "h2", generation=2))
+    assert desk.core.registry.vms["vm"].left == ""

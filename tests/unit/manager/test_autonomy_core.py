@@ -17,7 +17,7 @@ from snooze.common.settings_autonomy import (
 )
 from snooze.common.vm_lifecycle import VmCommand
 from snooze.common.vms import FailureAction, VmPolicy
-from snooze.common.wire import DecisionMade
+from snooze.common.wire import DecisionMade, HostDirective, VmMoved
 from snooze.groupmanager.manager import look_core
 from snooze.groupmanager.manager.autonomy_events import (
     AutonomyTicked,
@@ -26,7 +26,7 @@ from snooze.groupmanager.manager.autonomy_events import (
     PlanRelocation,
     RelocationPlanned,
 )
-from snooze.groupmanager.manager.manager_events import ManagerEffect
+from snooze.groupmanager.manager.manager_events import Directed, ManagerEffect
 from snooze.groupmanager.manager.plan_work import Step, StepState
 from snooze.scheduling.__main__ import main as scheduling
 from tests.unit.manager.load_desk import MONDAY_MS, PERIOD_S, LoadDesk, inputs_of, settings_of
@@ -573,3 +573,24 @@ def test_what_is_sent_to_the_planner_survives_it() -> None:
     assert hold is not None
     assert hold.vms
     assert pickle.loads(pickle.dumps(hold)) == hold
+
+
+# ------------------------------------------------------------ a manager that is new to its hosts
+
+
+def test_what_moved_under_another_manager_does_not_go_back() -> None:
+    def moves_of(moved: tuple[VmMoved, ...]) -> set[tuple[str, str]]:
+        settings = AutonomySettings(interval_s=PERIOD_S, underload="off")
+        desk = LoadDesk(2, settings_of(settings))
+        for name, use in {"web": 0.9, "db": 0.9, "log": 1.0, "burner": 1.0}.items():
+            desk.guest(name, "h1", use)
+        desk.feed(Directed([HostDirective("h1", 10, moved=moved)]))
+        desk.pass_time(90)
+        return {(move[1], move[3]) for move in desk.moves}
+
+    names = ("web", "db", "log", "burner")
+    free = moves_of(())
+    assert {target for _, target in free} == {"h2"}
+    held = tuple(VmMoved(name, "h2", 30.0) for name in names)
+    assert moves_of(held) == set(), "all of them left h2 half a minute ago"
+    assert moves_of(tuple(VmMoved(name, "h2", 1e6) for name in names)) == free, "long ago"
