@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 import time
@@ -23,7 +24,9 @@ from snooze.localcontroller.lease_file import LeaseFile, LeaseState
 if TYPE_CHECKING:
     from tests.integration.hypervisor.conftest import Lab
 
-TYPINGS = Path(__file__).parents[3] / "typings"
+ROOT = Path(__file__).parents[3]
+TYPINGS = ROOT / "typings"
+NOBODY = 65534
 PATIENCE_S = 60.0
 
 
@@ -73,16 +76,23 @@ async def test_real_guests_are_switched_off_without_an_agent(lab: "Lab", libvirt
     await driver.start(other)
     for disk in ("ha.raw", "plain.raw"):
         await asyncio.to_thread(wait_for_beat, lab.shared / disk, 1)
-    file = LeaseFile(lab.net.folder / "lease.json")
+    folder = lab.net.folder / f"state-{libvirtd}"
+    folder.mkdir()
+    file = LeaseFile(folder / "lease.json")
     file.write(LeaseState(until_s=SYSTEM_CLOCK.boottime_s() - 10.0, grace_s=1.0))
     daemon = lab.one.libvirtd_pid()
+    command = [sys.executable, "-m", "snooze.localcontroller.fence_guard", str(file.path)]
     if libvirtd == "is frozen":
         os.kill(daemon, signal.SIGSTOP)
-    command = [sys.executable, "-m", "snooze.localcontroller.fence_guard", str(file.path)]
+        for path in (folder, file.path):
+            shutil.chown(path, NOBODY, NOBODY)
+        command = [*as_the_unit_runs_it(), *command]
     environment = os.environ | {"PYTHONPATH": str(TYPINGS)}
-    guard = lab.one.popen([*command, "qemu:///system"], env=environment)
+    log = folder / "log"
+    with log.open("wb") as output:
+        guard = lab.one.popen([*command, "qemu:///system"], output, env=environment)
     try:
-        await asyncio.to_thread(_wait_off, ha.name)
+        await asyncio.to_thread(_wait_off, ha.name, log)
         assert _runs(other.name), "only highly available guests are"
     finally:
         os.kill(daemon, signal.SIGCONT)
@@ -104,10 +114,21 @@ async def _become(driver: LibvirtHypervisor, expected: dict[str, VmState]) -> No
         await asyncio.sleep(0.1)
 
 
-def _wait_off(name: str) -> None:
+def as_the_unit_runs_it() -> list[str]:
+    """No root: another user, with the rights that the shipped unit gives."""
+    unit = (ROOT / "configs/snooze-localcontroller.service").read_text()
+    [given] = [line for line in unit.splitlines() if line.startswith("AmbientCapabilities=")]
+    words = given.partition("=")[2].lower().split()
+    rights = ",".join(f"+{word.removeprefix('cap_')}" for word in words)
+    sets = [f"--{kind}-caps=-all,{rights}" for kind in ("inh", "ambient")]
+    user = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"]
+    return ["setpriv", *user, *sets]
+
+
+def _wait_off(name: str, log: Path) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     while _runs(name):
-        assert time.monotonic() < deadline_s, "it is not switched off"
+        assert time.monotonic() < deadline_s, f"it is not switched off: {log.read_text()}"
         time.sleep(0.05)
 
 
