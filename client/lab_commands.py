@@ -86,6 +86,12 @@ def up(
             "--linux", help="Linux guests to submit, too, made of Debian's packages (27 MB)."
         ),
     ] = False,
+    self_fencing: Annotated[
+        bool,
+        typer.Option(
+            "--self-fencing", help="Hosts fence themselves, though they have BMCs (lease.enabled)."
+        ),
+    ] = False,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay, and take it down with Ctrl-C.")
     ] = False,
@@ -107,7 +113,13 @@ def up(
             f"lab {name!r} is up already: see `snooze lab status`, or take it down with "
             "`snooze lab down`"
         )
-    plan = LabPlan(hosts=hosts, managers=managers, zookeepers=zookeepers, linux=linux)
+    plan = LabPlan(
+        hosts=hosts,
+        managers=managers,
+        zookeepers=zookeepers,
+        host_settings={"lease": {"enabled": "always"}} if self_fencing else {},
+        linux=linux,
+    )
     if foreground:
         _keep(name, plan, output)
     else:
