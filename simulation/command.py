@@ -16,6 +16,7 @@ from snooze.simulation.deeds import draw
 from snooze.simulation.many import minimised, play, run_seed, run_seeds
 from snooze.simulation.mutants import FIRST_SEED, MUTANTS
 from snooze.simulation.run import Result, Run, recipe_of
+from snooze.simulation.scale import Scale, Size
 from snooze.simulation.scenario import expected_of, load
 from snooze.simulation.scenario import tell as tell_scenario
 
@@ -265,6 +266,44 @@ def scenario(
         else:
             _write(f"{folder.name}: as expected")
     raise typer.Exit(1 if wrong else 0)
+
+
+@app.command()
+def scale(
+    hosts: Annotated[int, typer.Option("--hosts", help="Hosts.")] = 10_000,
+    vms: Annotated[int, typer.Option("--vms", help="VMs that run at the start.")] = 100_000,
+    managers: Annotated[int, typer.Option("--managers", help="Group managers.")] = 100,
+    hours: Annotated[float, typer.Option("--hours", help="Virtual hours with faults.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", help="The seed.")] = 1,
+    output: Output = "text",
+) -> None:
+    """A large cluster with load and faults: whether all holds, and what the leader spends."""
+    _check_output(output)
+    if min(hosts, managers) < 1 or vms < 0 or vms > 16 * hosts or hours < 0 or seed < 0:
+        raise _wrong("at least a host and a manager, at most 16 VMs a host, and no negative number")
+    size = Size(hosts, vms, managers, hours, seed)
+    result = Scale(size, _write if output == "text" else lambda _line: None).go()
+    if output == "json":
+        _write(msgspec.json.encode(result).decode())
+    else:
+        _write(
+            f"{hosts} hosts, {vms} VMs, {managers} managers: {result.virtual_s / 60:.0f} virtual "
+            f"minutes in {result.wall_s:.0f} s; {result.faults} faults, {result.elections} "
+            f"elections, {result.accepted} accepted submissions, {result.restarted} VMs restarted; "
+            f"whole again after {result.converged_s:.0f} s"
+        )
+        for name, work in (
+            ("forming", result.forming),
+            ("steady", result.steady),
+            ("with load and faults", result.troubled),
+        ):
+            per_s = max(work.virtual_s, 1e-9)
+            _write(
+                f"  leader, {name}: {work.cpu_ms_per_s:.1f} ms CPU, {work.events / per_s:.0f} "
+                f"events, {work.frames / per_s:.1f} frames a second"
+            )
+        _write(f"FAILED: {result.failure}" if result.failure else "all held")
+    raise typer.Exit(1 if result.failure else 0)
 
 
 def main() -> None:

@@ -407,7 +407,7 @@ class DrainCore:
 
     def _take_up(self, now_ms: int, now_s: float) -> None:
         """Go on with the drains of an earlier leader."""
-        for host_id, host in self.registry.hosts.items():
+        for host_id, host in list(self.registry.hosts.odd.items()):
             waiting = host.maintenance and host.drain_until_ms and host.joined
             if not waiting or self.is_busy(host_id) or (host_id,) in self._recording:
                 continue

@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 SLEEP_TIMEOUT_S = 150.0
 """A manager waits 60 s for its host's answer and 60 s for its link to close."""
 METER_S = 1.0
+METER_HOSTS_PER_S = 1000.0
+"""With very many hosts they are metered less often, as often as managers tell how busy they are."""
 READ_S = 30.0
 """Between two readings of one BMC."""
 MAX_READINGS = 16
@@ -147,8 +149,9 @@ class Energy:
     def tick(self, *, settled: bool) -> None:
         """Time went by."""
         now_s = self._clock.monotonic_s()
+        hosts = len(self._registry.hosts)
         self._runner.feed(events.Ticked(self._clock.wall_ms(), settled))
-        if settled and now_s - self._metered_s >= METER_S:
+        if settled and now_s - self._metered_s >= max(METER_S, hosts / METER_HOSTS_PER_S):
             self._metered_s = now_s
             self.meter.step(now_s, self._clock.wall_ms())
         if settled and now_s - self._recorded_s >= self._settings.record_s:

@@ -171,9 +171,7 @@ class EnergyCore:
         if now_s - self.evaluated_s >= EVALUATE_S:
             self.evaluated_s = now_s
             effects += self._expire(now_s, event.now_ms)
-            if not self.policy.enabled and not any(
-                host.state in SLEEPERS for host in self.registry.hosts.values()
-            ):
+            if not self.policy.enabled and not self.registry.hosts.in_state(SLEEPERS):
                 return effects
             fleet = fleet_of(self.registry, self.limit)
             expected = self.expected(event.now_ms)
@@ -249,7 +247,7 @@ class EnergyCore:
         self, fleet: Fleet, expected: FloatArray, now_s: float, now_ms: int
     ) -> list[EnergyEffect]:
         """Wake what VMs wait for, and what the reserve lacks (rule 4)."""
-        if not any(host.state in SLEEPERS for host in self.registry.hosts.values()):
+        if not self.registry.hosts.in_state(SLEEPERS):
             return []
         willing = {
             host_id

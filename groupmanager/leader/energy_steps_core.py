@@ -94,7 +94,7 @@ class PowerSteps:
     def continue_states(self, now_s: float, now_ms: int) -> list[EnergyEffect]:
         """What a former leader had begun and recorded (rule 1)."""
         effects: list[EnergyEffect] = []
-        for host_id, host in sorted(self.registry.hosts.items()):
+        for host_id, host in sorted(self.registry.hosts.odd.items()):
             if host_id in self.steps:
                 continue
             if host.joined and host.state in {

@@ -197,6 +197,7 @@ class MembershipCore:
     count: int = 0
     cursor: int = 0
     changed_s: float = 0.0
+    balanced: tuple[int, float] | None = None
     moving: dict[str, float] = field(default_factory=dict[str, float])
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
@@ -370,8 +371,8 @@ class MembershipCore:
     def _record_away(self) -> list[MembershipEffect]:
         """Let the record say of which hosts nothing was heard for long."""
         effects: list[MembershipEffect] = []
-        for host in self.registry.hosts.values():
-            if host.acquitted and not host.joined and host.in_record:
+        for host in self.registry.hosts.away():
+            if host.acquitted and host.in_record:
                 host.in_record, host.away = False, True
                 effects.append(RecordHost(host.record()))
         return effects
@@ -384,7 +385,7 @@ class MembershipCore:
 
     def _load(self, manager: ManagerEntry) -> int:
         """Hosts that the manager has or was promised."""
-        return len(manager.hosts | manager.promised)
+        return len(manager.hosts) + sum(h not in manager.hosts for h in manager.promised)
 
     def _promise(self, host_id: str, manager: ManagerEntry | None) -> None:
         """Count the host as on its way to ``manager``, and to no other."""
@@ -398,6 +399,9 @@ class MembershipCore:
             host: since for host, since in self.moving.items() if now_s - since < HANDOVER_TIMEOUT_S
         }
         if now_s - self.changed_s < SETTLE_S or self.moving:
+            return []
+        seen = (self.registry.hosts.version, self.changed_s)
+        if seen == self.balanced:
             return []
         eligible = self._eligible()
         if not eligible:
@@ -421,6 +425,8 @@ class MembershipCore:
             self.moving[host_id] = now_s
             assignment = Assignment(eligible[target].description, self._next_epoch())
             effects.append(HandOver(host.manager_id, host_id, assignment))
+        if not effects:
+            self.balanced = seen
         return effects
 
     def _next_epoch(self) -> int:

@@ -34,6 +34,9 @@ from snooze.groupmanager.power.port import PowerState
 logger = logging.getLogger(__name__)
 
 RESERVE_EVERY_S = 5.0
+RESERVE_VMS_PER_S = 2000.0
+"""All VMs are looked at each time: with very many, so much less often that the work a second stays
+the same."""
 DIRECTIVES = 500
 """Hosts in one message with directives."""
 
@@ -96,7 +99,8 @@ class Recovery:
         self._runner.feed(events.Ticked(self._clock.wall_ms()))
         now_s = self._clock.monotonic_s()
         if self._settings.reserve == "largest_host" and now_s >= self._reserve_due_s:
-            self._reserve_due_s = now_s + RESERVE_EVERY_S
+            rest_s = len(self._registry.vms) / RESERVE_VMS_PER_S
+            self._reserve_due_s = now_s + max(RESERVE_EVERY_S, rest_s)
             self._look_at_reserve()
 
     def _look_at_reserve(self) -> None:

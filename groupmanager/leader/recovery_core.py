@@ -150,8 +150,8 @@ class RecoveryCore:
         hosts = self.registry.hosts
         lost = [
             host
-            for host in hosts.values()
-            if not host.joined and host.down is not Down.EVERYTHING and host.state not in _ASLEEP
+            for host in hosts.away()
+            if host.down is not Down.EVERYTHING and host.state not in _ASLEEP
         ]
         for host_id in [i for i in self.watches if i not in hosts or hosts[i].joined]:
             del self.watches[host_id]
@@ -171,9 +171,9 @@ class RecoveryCore:
     def _look(self, host_ids: set[str]) -> frozenset[str]:
         """Which of these hosts have a VM that is to be brought back."""
         return frozenset(
-            vm.host_id
-            for vm in self.registry.vms.values()
-            if vm.host_id in host_ids and vm.managed and self._is_wanted(vm)
+            host_id
+            for host_id in host_ids
+            if any(vm.managed and self._is_wanted(vm) for vm in self.registry.vms_of_host(host_id))
         )
 
     def _is_wanted(self, vm: VmEntry) -> bool:
@@ -190,7 +190,7 @@ class RecoveryCore:
                 return False
 
     def _hold_in_storm(self, lost: int) -> list[RecoveryEffect]:
-        total = sum(1 for host in self.registry.hosts.values() if host.state not in _ASLEEP)
+        total = len(self.registry.hosts) - len(self.registry.hosts.in_state(_ASLEEP))
         self.away, self.hosts = lost, total
         holds = is_storm(lost, total, self.storm_share)
         changed, self.holds = holds is not self.holds, holds

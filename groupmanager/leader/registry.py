@@ -5,7 +5,7 @@ the record, and from what managers say when they join.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -16,6 +16,7 @@ from snooze.common.resources import ZERO, Capacity, R
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import DEFAULT_POLICY, IMAGE_SUFFIXES, VmErrorCode, VmPolicy
 from snooze.common.wire import HostDescription, ManagerDescription, ManagerSummary, VmStatus
+from snooze.groupmanager.leader.registry_index import Groups, Table, watched
 from snooze.scheduling.dispatching import ManagerView
 
 
@@ -79,6 +80,7 @@ class ManagerEntry:
         self.view = ManagerView(self.manager_id, room, np.array(summary.count, dtype=np.int64))
 
 
+@watched("joined", "state", "maintenance", "description")
 @dataclass(slots=True)
 class HostEntry:
     """A host; ``manager_id`` is the manager it was given to, joined or not.
@@ -115,6 +117,7 @@ class HostEntry:
     silent: bool = False
     fencing: bool = False
     down: "Down | None" = None
+    table: Table | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of_record(cls, record: HostRecord, now_s: float, reachable_s: float) -> "HostEntry":
@@ -187,6 +190,7 @@ class HostEntry:
         )
 
 
+@watched("host_id")
 @dataclass(slots=True)
 class VmEntry:
     """A VM as the leader knows it.
@@ -243,6 +247,7 @@ class VmEntry:
     revives: bool = False
     left: str = ""
     moved_ms: int = 0
+    table: Table | None = field(default=None, repr=False, compare=False)
 
     @property
     def key(self) -> str:
@@ -253,6 +258,81 @@ class VmEntry:
 def vm_key(vm_id: str, host_id: str, managed: bool) -> str:
     """The registry's key of a VM."""
     return vm_id if managed else f"{vm_id}@{host_id}"
+
+
+class Hosts(dict[str, HostEntry]):
+    """Hosts by id, with an index of those that need to be looked at.
+
+    ``odd``: those that are away, not simply active, or in maintenance. ``version`` grows with each
+    change of what a host is or can do.
+    """
+
+    def __init__(self, hosts: Mapping[str, HostEntry] | None = None) -> None:
+        super().__init__()
+        self.odd: dict[str, HostEntry] = {}
+        self.version = 0
+        for host_id, host in (hosts or {}).items():
+            self[host_id] = host
+
+    def __setitem__(self, host_id: str, host: HostEntry) -> None:
+        super().__setitem__(host_id, host)
+        host.table = self
+        self.changed(host, "", None)
+
+    def changed(self, entry: HostEntry, name: str, former: object) -> None:
+        """See ``Table``."""
+        self.version += 1
+        host_id = entry.description.host_id
+        if self.get(host_id) is not entry:
+            return
+        if entry.joined and entry.state is HostPower.ACTIVE and not entry.maintenance:
+            self.odd.pop(host_id, None)
+        else:
+            self.odd[host_id] = entry
+
+    def away(self) -> list[HostEntry]:
+        """Those that have no manager now."""
+        return [host for host in self.odd.values() if not host.joined]
+
+    def in_state(self, states: Container[HostPower]) -> list[HostEntry]:
+        """Those in one of these states; ``ACTIVE`` is not to be asked for."""
+        return [host for host in self.odd.values() if host.state in states]
+
+
+class Vms(dict[str, VmEntry]):
+    """VMs by key, with an index by host."""
+
+    def __init__(self, vms: Mapping[str, VmEntry] | None = None) -> None:
+        super().__init__()
+        self._on = Groups()
+        for key, vm in (vms or {}).items():
+            self[key] = vm
+
+    def __setitem__(self, key: str, vm: VmEntry) -> None:
+        former = self.get(key)
+        if former is not None:
+            self.pop(key)
+        super().__setitem__(key, vm)
+        vm.table = self
+        self._on.add(vm.host_id, key)
+
+    def pop(self, key: str, default: object = None) -> VmEntry | None:  # type: ignore[override]
+        """Take a VM out, if it is here."""
+        vm = super().pop(key, None)
+        if vm is not None:
+            vm.table = None
+            self._on.remove(vm.host_id, key)
+        return vm
+
+    def changed(self, entry: VmEntry, name: str, former: str) -> None:
+        """See ``Table``; the key of an unmanaged VM names its host, which it never leaves."""
+        key = entry.key if entry.managed else vm_key(entry.vm_id, former, managed=False)
+        self._on.remove(former, key)
+        self._on.add(entry.host_id, key)
+
+    def on(self, host_id: str) -> Iterator[VmEntry]:
+        """The VMs of a host, as they are now."""
+        return (self[key] for key in self._on.of(host_id) if key in self)
 
 
 def _tells_driver(host: HostDescription) -> bool:
@@ -270,12 +350,17 @@ class Registry:
     """
 
     managers: dict[str, ManagerEntry] = field(default_factory=dict[str, ManagerEntry])
-    hosts: dict[str, HostEntry] = field(default_factory=dict[str, HostEntry])
-    vms: dict[str, VmEntry] = field(default_factory=dict[str, VmEntry])
+    hosts: Hosts = field(default_factory=Hosts)
+    vms: Vms = field(default_factory=Vms)
     names: dict[str, str] = field(default_factory=dict[str, str])
     copies: dict[str, dict[str, VmStatus]] = field(default_factory=dict[str, dict[str, VmStatus]])
     graves: dict[str, int] = field(default_factory=dict[str, int])
     can_wake: Callable[[HostDescription], bool] = _tells_driver
+
+    def __post_init__(self) -> None:
+        """Plain tables get their indexes."""
+        self.hosts = self.hosts if isinstance(self.hosts, Hosts) else Hosts(self.hosts)
+        self.vms = self.vms if isinstance(self.vms, Vms) else Vms(self.vms)
 
     def add_vm(self, vm: VmEntry) -> None:
         """Put a VM in; a managed one takes its name."""
@@ -318,7 +403,7 @@ class Registry:
         A name may leave out the ending, as ``IMAGE_SUFFIXES`` says. Without any host the answer is
         yes: nobody knows yet. So it is while a host sleeps: it may be woken for it.
         """
-        if any(host.state is HostPower.ASLEEP for host in self.hosts.values()):
+        if self.hosts.in_state({HostPower.ASLEEP}):
             return True
         joined = [host.description for host in self.hosts.values() if host.joined]
         if not joined or any(not host.lists_images for host in joined):
@@ -328,7 +413,7 @@ class Registry:
 
     def vms_of_host(self, host_id: str) -> Iterator[VmEntry]:
         """The VMs on a host."""
-        return (vm for vm in self.vms.values() if vm.host_id == host_id)
+        return self.vms.on(host_id)
 
     def entry_of(self, status: VmStatus) -> VmEntry | None:
         """The VM that a manager speaks of."""

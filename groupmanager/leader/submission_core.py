@@ -353,10 +353,10 @@ class SubmissionCore(Reports):
         """
         effects: list[SubmissionEffect] = []
         left = GIVEN_UP_AT_ONCE
-        for host_id, host in self.registry.hosts.items():
+        for host in self.registry.hosts.away():
             if host.given_up:
                 continue
-            effects += self._watch_host(host_id, host, now_s)
+            effects += self._watch_host(host.description.host_id, host, now_s)
             left -= host.given_up
             if left == 0:
                 break

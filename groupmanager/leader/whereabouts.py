@@ -12,8 +12,9 @@ from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 
 def away(registry: Registry) -> list[HostEntry]:
     """The hosts that do not say what they have, the latest reachable first."""
-    hosts = [host for host in registry.hosts.values() if not host.joined]
-    return sorted(hosts, key=lambda host: (-host.reachable_s, host.description.host_id))
+    return sorted(
+        registry.hosts.away(), key=lambda host: (-host.reachable_s, host.description.host_id)
+    )
 
 
 def may_be_on(vm: VmEntry, hosts: Sequence[HostEntry]) -> bool:
@@ -43,7 +44,7 @@ def acquit(registry: Registry, now_s: float) -> None:
     """Mark the hosts given up that cannot have any VM but those that are known to be on them."""
     given_up = [
         host
-        for host in registry.hosts.values()
+        for host in registry.hosts.away()
         if host.given_up and not host.acquitted and host.reachable_s < now_s
     ]
     if not given_up:

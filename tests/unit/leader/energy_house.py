@@ -33,7 +33,7 @@ from snooze.groupmanager.leader.energy_events import (
     WakeAnswered,
 )
 from snooze.groupmanager.leader.energy_rules import EnergyPolicy
-from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry, VmEntry
+from snooze.groupmanager.leader.registry import HostEntry, Hosts, ManagerEntry, Registry, VmEntry
 from snooze.scheduling import rulings
 from snooze.scheduling.energy_question import Choice
 
@@ -254,7 +254,7 @@ class House:
     def new_leader(self) -> None:
         """Another leader reads the record; hosts that are up join it."""
         former = self.registry.hosts
-        self.registry.hosts = {}
+        self.registry.hosts = Hosts()
         for host_id, host in former.items():
             record = self.records.get(host_id) or host.record()
             entry = HostEntry.of_record(record, self.now_s, self.now_s + 60)
