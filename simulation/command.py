@@ -14,7 +14,7 @@ import typer
 from snooze.common.errors import InvalidRequest
 from snooze.simulation.deeds import draw
 from snooze.simulation.many import minimised, play, run_seed, run_seeds
-from snooze.simulation.mutants import FIRST_SEED, MUTANTS
+from snooze.simulation.mutants import MUTANTS
 from snooze.simulation.run import Result, Run, recipe_of
 from snooze.simulation.scale import Scale, Size
 from snooze.simulation.scenario import expected_of, load
@@ -223,8 +223,7 @@ def mutants(
         if show:
             _write(f"{mutant.name:32} {mutant.what} (within {mutant.found_within} seeds)")
             continue
-        seeds = range(FIRST_SEED, FIRST_SEED + mutant.found_within)
-        found = next((r for r in run_seeds(seeds, jobs, mutant.name) if r.failure), None)
+        found = next((r for r in run_seeds(mutant.seeds(), jobs, mutant.name) if r.failure), None)
         if found is None:
             escaped.append(mutant.name)
             _write(f"{mutant.name}: NOT FOUND within {mutant.found_within} seeds")
@@ -275,13 +274,18 @@ def scale(
     managers: Annotated[int, typer.Option("--managers", help="Group managers.")] = 100,
     hours: Annotated[float, typer.Option("--hours", help="Virtual hours with faults.")] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="The seed.")] = 1,
+    heartbeat_s: Annotated[
+        float, typer.Option("--heartbeat", help="heartbeat.interval_s of the daemons.")
+    ] = 1.0,
     output: Output = "text",
 ) -> None:
     """A large cluster with load and faults: whether all holds, and what the leader spends."""
     _check_output(output)
     if min(hosts, managers) < 1 or vms < 0 or vms > 16 * hosts or hours < 0 or seed < 0:
         raise _wrong("at least a host and a manager, at most 16 VMs a host, and no negative number")
-    size = Size(hosts, vms, managers, hours, seed)
+    if not 0.05 <= heartbeat_s <= 60:
+        raise _wrong(f"--heartbeat {heartbeat_s:g}: 0.05 to 60 seconds")
+    size = Size(hosts, vms, managers, hours, seed, heartbeat_s=heartbeat_s)
     result = Scale(size, _write if output == "text" else lambda _line: None).go()
     if output == "json":
         _write(msgspec.json.encode(result).decode())

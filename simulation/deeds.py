@@ -28,6 +28,7 @@ expire             the store ends the machine's session (at once; nothing to und
 step_clock         the machine's wall clock is set ``amount`` seconds forward (or back)
 guest_off          a guest switches itself off (the ``number``-th of all VMs, counted round)
 guest_crash        a guest's process dies
+ghost              a machine gets an order that is out of date, the ``number``-th counted round
 submit             a client submits ``number`` VMs of ``amount`` cores; ``partial`` if named so
 suspend, resume,   a client orders it of a VM, the ``number``-th counted round; ``migrate`` to the
 shutdown, start,   host named, ``resize`` to ``amount`` cores
@@ -68,6 +69,7 @@ FAULTS: Final = (
     "step_clock",
     "guest_off",
     "guest_crash",
+    "ghost",
 )
 COMMANDS: Final = (
     "suspend",
@@ -97,7 +99,7 @@ class Deed(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
         parts = [f"{self.at_s:8.3f}  {self.verb}"]
         if self.who:
             parts.append(" ".join(self.who))
-        if self.verb in WISHES or self.verb.startswith("guest"):
+        if self.verb in WISHES or self.verb.startswith(("guest", "ghost")):
             parts.append(f"#{self.number}")
         if self.amount:
             parts.append(f"({self.amount:g})")
@@ -132,6 +134,8 @@ _WEIGHTS: Final[dict[str, float]] = {
     "guest_off": 1.0,
     "guest_crash": 0.5,
 }
+GHOSTS: Final = 4
+"""In each run. A right product refuses them, and nothing else changes by them."""
 _METHODS: Final = (
     "migrate_out",
     "start",
@@ -158,6 +162,10 @@ def draw(seed: int, shape: Shape, length_s: float, trouble: float = 1.0) -> list
     while now_s < length_s:
         deeds.append(_wish(random, shape, now_s))
         now_s += random.expovariate(1.0)
+    ghosts = Random(f"ghosts:{seed}")  # of its own: the other deeds of a seed stay what they were
+    for _ in range(GHOSTS):
+        at_s = round(ghosts.uniform(0.0, length_s), 3)
+        deeds.append(Deed(at_s, "ghost", number=ghosts.randrange(64)))
     return sorted(deeds, key=lambda deed: deed.at_s)
 
 

@@ -5,6 +5,7 @@ from functools import partial
 
 from snooze.simulation.clients import Clients
 from snooze.simulation.deeds import COMMANDS, Deed
+from snooze.simulation.ghosts import Ghosts
 from snooze.simulation.network import Weather
 from snooze.simulation.world import World
 
@@ -12,9 +13,12 @@ from snooze.simulation.world import World
 class Doer:
     """Does what a script says, to one world."""
 
-    def __init__(self, world: World, clients: Clients, look: Callable[[], None]) -> None:
+    def __init__(
+        self, world: World, clients: Clients, ghosts: Ghosts, look: Callable[[], None]
+    ) -> None:
         """``look`` is called after each deed."""
         self.world = world
+        self.ghosts = ghosts
         self.look = look
         self.clients = clients
         self._undo: dict[int, Callable[[], None]] = {}
@@ -111,6 +115,9 @@ class Doer:
                 return None
             case "step_clock":
                 world.machines[who[0]].wall_step_ms += round(deed.amount * 1000)
+                return None
+            case "ghost":
+                self.ghosts.appear(deed.number)
                 return None
             case "guest_off" | "guest_crash":
                 self._guest(deed)

@@ -9,7 +9,9 @@ After every event that may have changed it:
 
 1. an acknowledged submission is in the store, and so is every VM that is alive;
 2. a VM is alive on at most one host;
-3. of two that take themselves for the leader one soon knows better; the store's epoch grows;
+3. of two that take themselves for the leader one soon knows better; the store's epoch grows; hosts,
+   tasks and VMs are written only with a check of it; no order of an older epoch than the newest
+   that its machine has heard of is carried out (``ghosts.py`` sees to it that some come);
 4. no host has more alive than it has room for, and a manager's reservations are the sum of what
    holds room;
 5. no two VMs have one address;
@@ -26,7 +28,8 @@ import numpy as np
 
 from snooze.common import record_layout, records
 from snooze.common.api import TASK_ENDED
-from snooze.common.coordination.port import Create, Delete, Operation, Put
+from snooze.common.coordination.leadership import EPOCH
+from snooze.common.coordination.port import Check, Create, Delete, Operation, Put
 from snooze.common.core_runner import MAX_QUEUED, CoreRunner
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
@@ -34,8 +37,10 @@ from snooze.common.vms import VmSpec
 from snooze.groupmanager.leader.membership_core import MembershipCore
 from snooze.groupmanager.leader.service import LeaderService
 from snooze.groupmanager.manager.manager_core import ManagerCore
+from snooze.groupmanager.manager.service import ManagerService
 from snooze.localcontroller.hypervisor.simulated_world import SimulatedHost
 from snooze.simulation.clients import Clients
+from snooze.simulation.ghosts import Ghosts
 from snooze.simulation.loop import Process
 from snooze.simulation.world import World
 
@@ -45,6 +50,9 @@ MAX_TWO_LEADERS_S = 4.0
 ALIVE = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.MIGRATING})
 
 
+_LEADERS = tuple(f"{part}/" for part in (records.HOSTS, records.TASKS, records.VMS))
+
+
 class Breach(AssertionError):
     """Something that always holds did not."""
 
@@ -52,12 +60,16 @@ class Breach(AssertionError):
 class _Watched:
     """A core whose every step is looked at."""
 
-    def __init__(self, core: Any, after: Callable[[Any], None]) -> None:
+    def __init__(
+        self, core: Any, before: Callable[[Any], None], after: Callable[[Any], None]
+    ) -> None:
         self._core = core
+        self._before = before
         self._after = after
 
     def handle(self, event: Any, now_s: float) -> Any:
         """Let the core decide, then look."""
+        self._before(event)
         effects = self._core.handle(event, now_s)
         self._after(self._core)
         return effects
@@ -70,6 +82,7 @@ class Invariants:
         self.world = world
         self.clients = clients
         self.checks = 0
+        self.ghosts = Ghosts(world)
         self._watched: dict[int, object] = {}
         self._known_tasks: dict[str, bool] = {}
         """Tasks in the store, and whether they are recorded as ended."""
@@ -92,6 +105,8 @@ class Invariants:
             return
         if process.defects:
             self._breach(f"a defect: {process.defects[0]}")
+        if self.ghosts.found:
+            self._breach(self.ghosts.found[0])
         kind = process.name.rpartition("/")[2]
         if kind == "hypervisor":
             self.check_guests()
@@ -131,11 +146,24 @@ class Invariants:
     def _on_commit(self, operations: Any) -> None:
         for operation in operations:
             self._note_task(operation)
+        self._check_fence(operations)
         entry = self.world.ensemble.store.read("/epoch", 0)
         epoch = -1 if entry is None else entry.version
         if epoch < self.epoch:
             self._breach(f"the epoch went back from {self.epoch} to {epoch}")
         self.epoch = epoch
+
+    def _check_fence(self, operations: Any) -> None:
+        """What only the leader writes is written with a check of its epoch, which is the latest."""
+        fenced = any(
+            isinstance(operation, Check)
+            and operation.path == EPOCH
+            and operation.version is not None
+            for operation in operations
+        )
+        for operation in operations:
+            if not fenced and operation.path.startswith(_LEADERS):
+                self._breach(f"{operation.path} was written without a check of the epoch")
 
     def _note_task(self, operation: Operation) -> None:
         if isinstance(operation, Delete) and operation.path.startswith(f"{records.VMS}/"):
@@ -200,9 +228,11 @@ class Invariants:
                 self._watched[id(service)] = service
                 if isinstance(service, LeaderService):
                     self._tell_events(name, service)
+                else:
+                    self.ghosts.watch_manager(name, service)
                 for runner in vars(service).values():
                     if isinstance(runner, CoreRunner):
-                        self._watch(name, runner)
+                        self._watch(name, service, runner)
 
     def _tell_events(self, name: str, leader: LeaderService) -> None:
         """The leader's events are part of the story."""
@@ -214,7 +244,13 @@ class Invariants:
 
         leader.events.add = told  # type: ignore[method-assign]
 
-    def _watch(self, name: str, runner: "CoreRunner[Any, Any]") -> None:
+    def _watch(
+        self, name: str, service: ManagerService | LeaderService, runner: "CoreRunner[Any, Any]"
+    ) -> None:
+        def before(event: Any) -> None:
+            if isinstance(service, ManagerService):
+                self.ghosts.look_at_event(name, service, event)
+
         def after(core: Any) -> None:
             if len(runner._queue) > MAX_QUEUED // 10:
                 self._breach(f"{len(runner._queue)} events wait at {name}")
@@ -227,7 +263,7 @@ class Invariants:
                     pass
 
         if not isinstance(runner._core, _Watched):
-            runner._core = _Watched(runner._core, after)
+            runner._core = _Watched(runner._core, before, after)
 
     def _check_manager(self, name: str, core: ManagerCore) -> None:
         """Reservations are the sum of what holds room."""

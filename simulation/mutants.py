@@ -14,6 +14,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from snooze.common.coordination.port import Check
+from snooze.groupmanager.leader import submission_core
+from snooze.groupmanager.leader.journal import Journal
 from snooze.groupmanager.leader.membership_core import MembershipCore
 from snooze.groupmanager.leader.recovery_core import RecoveryCore
 from snooze.groupmanager.leader.recovery_events import PowerAnswered, PowerOutcome
@@ -25,6 +28,7 @@ from snooze.groupmanager.leader.submission_events import (
     UpdateRecords,
 )
 from snooze.groupmanager.manager.host_table import HostTable
+from snooze.localcontroller.agent_core import AgentCore
 
 FIRST_SEED: Final = 1
 
@@ -37,6 +41,13 @@ class Mutant:
     what: str
     found_within: int
     apply: Callable[[], AbstractContextManager[None]]
+    seen_by: int = FIRST_SEED
+    """A seed within those that is known to find it: tried first."""
+
+    def seeds(self) -> list[int]:
+        """The seeds that are enough, the best first."""
+        wanted = range(FIRST_SEED, FIRST_SEED + self.found_within)
+        return sorted(wanted, key=lambda seed: (seed != self.seen_by, seed))
 
 
 @contextlib.contextmanager
@@ -116,11 +127,46 @@ def _any_copy_is_the_one(_core: SubmissionCore, _vm: Any, _status: Any) -> bool:
     return True
 
 
+def _any_epoch(_core: AgentCore, _epoch: int) -> None:
+    """Whatever comes is taken."""
+
+
+def _unfenced(journal: Journal, coordinator: Any, fence: Check, deposed: Any) -> None:
+    """Writes are applied whoever leads."""
+    _journal(journal, coordinator, Check(fence.path), deposed)
+
+
+def _nowhere_else(_vm: Any, _hosts: Any) -> bool:
+    """A host that is away has nothing."""
+    return False
+
+
+_journal = Journal.__init__
 _power_answered = RecoveryCore._power_answered
 _submitted = SubmissionCore._submitted
 _watch_host = SubmissionCore._watch_host
 
 _ALL: tuple[Mutant, ...] = (
+    Mutant(
+        "no-epoch-check",
+        "a host takes orders of any epoch",
+        6,
+        _replacing(AgentCore, "admit", _any_epoch),
+        seen_by=2,
+    ),
+    Mutant(
+        "unfenced-writes",
+        "the leader's transactions do not check its epoch",
+        1,
+        _replacing(Journal, "__init__", _unfenced),
+    ),
+    Mutant(
+        "placed-without-proof",
+        "a VM is placed anew although a host that is away may have it",
+        30,
+        _replacing(submission_core, "may_be_on", _nowhere_else),
+        seen_by=28,
+    ),
     Mutant(
         "acknowledged-before-write",
         "a submission is answered before it is in the store",

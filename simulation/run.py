@@ -111,7 +111,7 @@ class Run:
                 raise Breach(f"the cluster does not form: {'; '.join(left)}")
             world.run_for(0.5)
         world.tell("--", "the cluster has formed")
-        doer = Doer(world, clients, invariants.check_guests)
+        doer = Doer(world, clients, invariants.ghosts, invariants.check_guests)
         doer.plan(list(self.script))
         world.run_for(self.length_s)
         doer.heal()

@@ -14,10 +14,10 @@ from snooze.simulation.many import run_seed
 
 REPOSITORY = Path(__file__).parents[2]
 SEEDS = 10
-"""In each of twelve blocks."""
+"""In each of six blocks, about a minute of one core; ``make soak`` runs thousands."""
 
 
-@pytest.mark.parametrize("block", range(12))
+@pytest.mark.parametrize("block", range(6))
 def test_a_cluster_in_trouble_is_safe_and_heals(block: int) -> None:
     for seed in range(1 + block * SEEDS, 1 + (block + 1) * SEEDS):
         result = run_seed(seed)
@@ -27,8 +27,8 @@ def test_a_cluster_in_trouble_is_safe_and_heals(block: int) -> None:
 
 def test_most_submissions_are_accepted_and_many_leaders_are_elected() -> None:
     """The trouble is real, and so is the service: neither may quietly go away."""
-    results = [run_seed(seed) for seed in range(8)]
-    assert sum(result.elections for result in results) > 12
+    results = [run_seed(seed) for seed in range(5)]
+    assert sum(result.elections for result in results) > 7
     accepted = sum(result.accepted for result in results)
     assert accepted > 0.7 * sum(result.submissions for result in results)
 
@@ -46,6 +46,6 @@ def replayed(seed: int, hash_seed: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("seed", [1, 4, 9])
+@pytest.mark.parametrize("seed", [4, 9])
 def test_a_seed_is_the_same_run_in_every_process(seed: int) -> None:
-    assert len({replayed(seed, hash_seed) for hash_seed in ("0", "1", "77")}) == 1
+    assert len({replayed(seed, hash_seed) for hash_seed in ("0", "77")}) == 1
