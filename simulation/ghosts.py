@@ -40,7 +40,7 @@ class Ghosts:
             self._see(name, order, orders.epoch)
             return await carry_out(order)
 
-        orders.carry_out = watched  # type: ignore[method-assign,assignment]
+        orders.carry_out = watched  # type: ignore[method-assign]
 
     def watch_manager(self, name: str, service: ManagerService) -> None:
         """Listen to what a group manager is ordered by leaders."""

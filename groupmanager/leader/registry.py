@@ -357,11 +357,6 @@ class Registry:
     graves: dict[str, int] = field(default_factory=dict[str, int])
     can_wake: Callable[[HostDescription], bool] = _tells_driver
 
-    def __post_init__(self) -> None:
-        """Plain tables get their indexes."""
-        self.hosts = self.hosts if isinstance(self.hosts, Hosts) else Hosts(self.hosts)
-        self.vms = self.vms if isinstance(self.vms, Vms) else Vms(self.vms)
-
     def add_vm(self, vm: VmEntry) -> None:
         """Put a VM in; a managed one takes its name."""
         self.vms[vm.key] = vm

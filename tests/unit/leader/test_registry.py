@@ -1,11 +1,14 @@
 """The registry: finding VMs, hosts and images by what people call them."""
 
+from random import Random
+
 import pytest
 from msgspec.structs import replace
 
 from snooze.common.api import ImageView
+from snooze.common.records import HostPower
 from snooze.common.vm_lifecycle import VmState
-from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+from snooze.groupmanager.leader.registry import HostEntry, Hosts, Registry, VmEntry
 from tests.unit.leader.builders import SMALL, host_of
 
 VM_ID = "0123456789abcdef0123456789abcdef"
@@ -77,5 +80,51 @@ def test_an_image_is_missing_only_if_every_host_in_reach_says_so(
 ) -> None:
     image = ImageView("debian.qcow2", "qcow2")
     description = replace(host_of("h1"), images=(image,), lists_images=lists)
-    registry = Registry(hosts={"h1": HostEntry(description, "gm1", 1, joined, 0.0)})
+    registry = Registry(hosts=Hosts({"h1": HostEntry(description, "gm1", 1, joined, 0.0)}))
     assert registry.has_image(name) is has
+
+
+def test_indexes_say_what_a_look_at_everything_would_say() -> None:
+    random = Random(5)
+    registry = Registry()
+    ids = [f"h{number}" for number in range(6)]
+    for _ in range(3000):
+        host_id, vm_id = random.choice(ids), f"vm{random.randrange(12)}"
+        vm, host = registry.vms.get(vm_id), registry.hosts.get(host_id)
+        match random.randrange(6):
+            case 0:
+                joined = random.random() < 0.5
+                registry.hosts[host_id] = HostEntry(host_of(host_id), "gm1", 1, joined, 0.0)
+            case 1 if host is not None:
+                host.join(host_of(host_id), "gm2", 2, 1.0)
+            case 2 if host is not None:
+                host.leave(2.0)
+            case 3 if host is not None:
+                host.state = random.choice(list(HostPower))
+                host.maintenance = random.random() < 0.3
+            case 4 if vm is None:
+                registry.add_vm(VmEntry(vm_id, vm_id, SMALL, VmState.RUNNING, host_id=host_id))
+            case 4 if vm is not None:
+                registry.remove_vm(vm)
+            case 5 if vm is not None:
+                vm.host_id = random.choice(["", *ids])
+            case _:
+                pass
+        for each in ["", *ids]:
+            expected = {vm.vm_id for vm in registry.vms.values() if vm.host_id == each}
+            assert {vm.vm_id for vm in registry.vms_of_host(each)} == expected
+        away = {h for h, entry in registry.hosts.items() if not entry.joined}
+        assert {entry.description.host_id for entry in registry.hosts.away()} == away
+        states = {HostPower.ASLEEP, HostPower.WAKING}
+        asleep = {h for h, entry in registry.hosts.items() if entry.state in states}
+        assert {e.description.host_id for e in registry.hosts.in_state(states)} == asleep
+
+
+def test_an_unmanaged_vm_stays_with_its_host_in_the_index() -> None:
+    registry = Registry()
+    for host_id in ("h1", "h2"):
+        registry.add_vm(VmEntry("a", "a", SMALL, VmState.RUNNING, managed=False, host_id=host_id))
+    assert [vm.host_id for vm in registry.vms_of_host("h1")] == ["h1"]
+    registry.remove_vm(registry.vms["a@h1"])
+    assert list(registry.vms_of_host("h1")) == []
+    assert [vm.host_id for vm in registry.vms_of_host("h2")] == ["h2"]

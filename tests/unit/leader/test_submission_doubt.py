@@ -9,7 +9,7 @@ from snooze.common.errors import ErrorReport
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmErrorCode
 from snooze.groupmanager.leader.membership_core import Announce
-from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+from snooze.groupmanager.leader.registry import HostEntry, Hosts, Registry, VmEntry
 from snooze.groupmanager.leader.submission_core import GIVEN_UP_AT_ONCE
 from snooze.groupmanager.leader.submission_events import (
     AskManager,
@@ -389,7 +389,9 @@ def vm_since(elsewhere_s: float, host_id: str = "") -> VmEntry:
 
 
 def test_hosts_away_since_before_are_no_suspects() -> None:
-    registry = Registry(hosts={"old": host("old", 5.0), "here": host("here", 20.0, joined=True)})
+    registry = Registry(
+        hosts=Hosts({"old": host("old", 5.0), "here": host("here", 20.0, joined=True)})
+    )
     hosts = away(registry)
     assert [h.description.host_id for h in hosts] == ["old"]
     assert not may_be_on(vm_since(5.1), hosts)
@@ -404,7 +406,7 @@ def test_the_latest_seen_of_those_given_up_is_the_suspect() -> None:
         "late": host("late", 7.0),
         "latest": host("latest", 8.0, given_up=False),
     }
-    found = suspect(vm_since(5.0), away(Registry(hosts=hosts)))
+    found = suspect(vm_since(5.0), away(Registry(hosts=Hosts(hosts))))
     assert found is hosts["late"]
 
 
@@ -415,7 +417,7 @@ def test_the_latest_seen_of_those_given_up_is_the_suspect() -> None:
 def test_a_host_given_up_is_acquitted_of_what_it_cannot_have(
     elsewhere_s: float, on: str, is_acquitted: bool
 ) -> None:
-    registry = Registry(hosts={"h": host("h", 7.0)})
+    registry = Registry(hosts=Hosts({"h": host("h", 7.0)}))
     registry.add_vm(vm_since(elsewhere_s, on))
     acquit(registry, 7.0)
     assert not registry.hosts["h"].acquitted, "a start may just be ordered"
