@@ -79,7 +79,7 @@ CLOCK_READERS = {
 }
 
 PRINTS = {"benchmarks", "client", "lab", "tests"}
-READS_CLOCK = {"common.clock"}
+READS_CLOCK = {"simulation.scale", "common.clock"}
 HAS_CLOCK = {"benchmarks", "lab", "tests"}
 
 
