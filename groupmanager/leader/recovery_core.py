@@ -374,7 +374,6 @@ class RecoveryCore:
 
     def _direct(self, host_ids: Sequence[str]) -> list[RecoveryEffect]:
         by_manager: dict[str, list[HostDirective]] = {}
-        moved = self._moved() if host_ids else {}
         for host_id in host_ids:
             host = self.registry.hosts.get(host_id)
             if host is None or not host.joined or host.manager_id not in self.registry.managers:
@@ -384,21 +383,20 @@ class RecoveryCore:
                 host.epoch,
                 self._stale(host_id),
                 not host.maintenance,
-                tuple(moved.get(host_id, ())),
+                self._moved(host_id),
             )
             self.directed[host_id] = directive
             by_manager.setdefault(host.manager_id, []).append(directive)
         return [Direct(manager, directives) for manager, directives in by_manager.items()]
 
-    def _moved(self) -> dict[str, list[VmMoved]]:
-        """By host, the VMs that moved of late, for managers that may not have seen it."""
+    def _moved(self, host_id: str) -> tuple[VmMoved, ...]:
+        """The VMs of a host that moved to it of late, for a manager that may not have seen it."""
         since_ms = self.now_ms - round(MOVED_S * 1000)
-        moved: dict[str, list[VmMoved]] = {}
-        for vm in self.registry.vms.values():
-            if vm.left and vm.moved_ms > since_ms and vm.host_id:
-                ago_s = max(0.0, (self.now_ms - vm.moved_ms) / 1000)
-                moved.setdefault(vm.host_id, []).append(VmMoved(vm.vm_id, vm.left, ago_s))
-        return moved
+        return tuple(
+            VmMoved(vm.vm_id, vm.left, max(0.0, (self.now_ms - vm.moved_ms) / 1000))
+            for vm in self.registry.vms_of_host(host_id)
+            if vm.left and vm.moved_ms > since_ms
+        )
 
     def _stale(self, host_id: str) -> tuple[StaleCopy, ...]:
         """The copies on this host that must go."""
