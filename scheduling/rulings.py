@@ -10,6 +10,7 @@ kind           question                            decided by
 ``wake``       ``energy_question.WakeQuestion``    ``energy_question.choose_wake``
 ``fence``      ``recovery_question.FenceQuestion``    ``recovery_question.judge_fence``
 ``restart``    ``recovery_question.RestartQuestion``  ``recovery_question.judge_restart``
+``overload``   ``relief_question.ReliefQuestion``     ``relief_question.choose_relief``
 =============  ==================================  ===========================================
 """
 
@@ -34,17 +35,19 @@ from snooze.scheduling.recovery_question import (
     judge_fence,
     judge_restart,
 )
+from snooze.scheduling.relief_question import Relief, ReliefQuestion, choose_relief
 
 FORMAT: Final = "snooze-ruling/1"
 SLEEP: Final = "sleep"
 WAKE: Final = "wake"
 FENCE: Final = "fence"
 RESTART: Final = "restart"
+RELIEF: Final = "overload"
 MAX_BYTES: Final = 1024 * 1024
 """Compressed; of what is more nothing is kept."""
 
-Question = SleepQuestion | WakeQuestion | FenceQuestion | RestartQuestion
-Answer = Choice | Ruling
+Question = SleepQuestion | WakeQuestion | FenceQuestion | RestartQuestion | ReliefQuestion
+Answer = Choice | Ruling | Relief
 
 
 class _Document(msgspec.Struct, frozen=True):
@@ -81,6 +84,10 @@ class Replayed:
             facts = msgspec.to_builtins(self.question)
             told = ", ".join(f"{name} {value}" for name, value in facts.items())
             said = [f"{self.kind}: {told}", f"  {answer.verdict}: {answer.why}"]
+        elif isinstance(answer, Relief):
+            names = self._names()
+            where = f"{names.get(answer.vm, 'no VM')} to {names.get(answer.target, 'no host')}"
+            said = [f"{self.kind}: {where}"]
         else:
             names = self._names()
             said = [f"{self.kind}: {len(names)} hosts could, {len(answer.hosts)} do"]
@@ -93,6 +100,9 @@ class Replayed:
                 return {host.id: host.name for host in self.question.idle}
             case WakeQuestion():
                 return {host.id: host.name for host in self.question.sleepers}
+            case ReliefQuestion():
+                names = {vm.id: vm.name for vm in self.question.vms}
+                return names | {host.id: host.name for host in self.question.targets}
             case _:
                 return {}
 
@@ -147,9 +157,15 @@ def _restart(question: bytes, answer: bytes) -> Replayed:
     return Replayed(RESTART, asked, judge_restart(asked), msgspec.json.decode(answer, type=Ruling))
 
 
+def _relief(question: bytes, answer: bytes) -> Replayed:
+    asked = msgspec.json.decode(question, type=ReliefQuestion)
+    return Replayed(RELIEF, asked, choose_relief(asked), msgspec.json.decode(answer, type=Relief))
+
+
 _KINDS: Final[dict[str, Callable[[bytes, bytes], Replayed]]] = {
     SLEEP: _sleep,
     WAKE: _wake,
     FENCE: _fence,
     RESTART: _restart,
+    RELIEF: _relief,
 }

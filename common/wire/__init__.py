@@ -64,6 +64,7 @@ from snooze.common.wire.joining import (
 )
 from snooze.common.wire.manager_link import (
     Accepted,
+    BusyVm,
     DecisionMade,
     DescribeHosts,
     DirectHosts,
@@ -75,6 +76,7 @@ from snooze.common.wire.manager_link import (
     HostGone,
     HostImages,
     HostJoined,
+    HostOverloaded,
     JudgeDecision,
     LeaderOrder,
     ManagerAnswer,
@@ -110,6 +112,7 @@ __all__ = [
     "Address",
     "Assignment",
     "AssignmentRequest",
+    "BusyVm",
     "CommandVm",
     "DecisionMade",
     "DescribeHosts",
@@ -129,6 +132,7 @@ __all__ = [
     "HostJoined",
     "HostNotice",
     "HostOrder",
+    "HostOverloaded",
     "HostRequest",
     "HostSamples",
     "HostState",

@@ -244,6 +244,24 @@ class DecisionMade(msgspec.Struct, frozen=True, tag=True):
     decision: Decision
 
 
+class BusyVm(msgspec.Struct, frozen=True, array_like=True):
+    """A VM whose going would help, and the cores that it uses."""
+
+    vm_id: str
+    uses_cores: float
+
+
+class HostOverloaded(msgspec.Struct, frozen=True, tag=True):
+    """A host is overloaded and no host of this manager can help; told again while that is so.
+
+    ``vms``: those that may go, the cheapest that helps first.
+    """
+
+    host_id: str
+    reason: str
+    vms: tuple[BusyVm, ...]
+
+
 ManagerAnswer = (
     PlacementAnswer | VmOrderDone | RelayedAnswer | Accepted | HostDetails | DecisionMade
 )
@@ -332,6 +350,7 @@ ManagerNotice = (
     | Happened
     | VmMigrationMoved
     | DecisionMade
+    | HostOverloaded
 )
 
 

@@ -6,7 +6,7 @@ manager decides nothing before it has heard (``manager/autonomy.py``).
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 import msgspec
@@ -84,7 +84,7 @@ class LeaderAutonomy:
         self._links = links
         self._decisions = decisions
         self._announce = announce
-        self._approve_own = approve_own
+        self.approvers = [approve_own]
         self._recorded = False
         self._changing = asyncio.Lock()
 
@@ -102,9 +102,19 @@ class LeaderAutonomy:
 
     def may_fence(self, host: HostEntry) -> bool:
         """Whether a host may be switched off by itself."""
+        return self.host_mode(DecisionKind.FENCE, host) is DecisionMode.AUTO
+
+    def host_mode(self, kind: DecisionKind, host: HostEntry) -> DecisionMode:
+        """What may be done of a kind about a host."""
         host_ids = (host.description.host_id,)
-        kind, now_ms = DecisionKind.FENCE, self._clock.wall_ms()
-        return self.control.mode(kind, now_ms, host.manager_id, host_ids) is DecisionMode.AUTO
+        return self.control.mode(kind, self._clock.wall_ms(), host.manager_id, host_ids)
+
+    def overload_mode(
+        self, manager_id: str, host_ids: Collection[str], vm_ids: Collection[str]
+    ) -> DecisionMode:
+        """What may be done about an overload that these take part in."""
+        now_ms = self._clock.wall_ms()
+        return self.control.mode(DecisionKind.OVERLOAD, now_ms, manager_id, host_ids, vm_ids)
 
     def may_restart(self, vm: VmEntry) -> bool:
         """Whether a VM of a dead host may be started elsewhere by itself; else people are asked."""
@@ -283,13 +293,14 @@ class LeaderAutonomy:
         decision = self.decision(decision_id)
         if decision.state is not DecisionState.PROPOSED:
             raise Conflict(f"that decision is {decision.state.value}: {decision.outcome}")
-        if decision.kind in OF_MANAGERS:
+        if decision.kind in OF_MANAGERS and decision.decider in self._registry.managers:
             link = self._links.require(decision.decider)
             order = JudgeDecision(self._epoch, decision_id, approved, who[:MAX_TEXT])
             answer = await link.request(order, DecisionMade, JUDGE_TIMEOUT_S)
             self._decisions.add(answer.decision)
         elif approved:
-            self._approve_own(decision_id)
+            for approve in self.approvers:
+                approve(decision_id)
         else:
             raise Conflict(
                 f"a decision of kind {decision.kind.value} is not rejected: it expires; pause the "

@@ -11,7 +11,6 @@ from snooze.common.decisions import (
     DECISION_ENDED,
     Decision,
     DecisionKind,
-    DecisionMode,
     DecisionState,
 )
 from snooze.groupmanager.leader.events import EventLog
@@ -83,7 +82,7 @@ class DecisionLog:
                     if self._input_bytes <= MAX_INPUT_BYTES:
                         break
 
-    def note(self, decided: Decided, mode: DecisionMode = DecisionMode.AUTO) -> Decision:
+    def note(self, decided: Decided) -> Decision:
         """What one of the leader's own cores decided; the same key again is what became of it.
 
         A key whose decision has ended begins a new one.
@@ -95,7 +94,7 @@ class DecisionLog:
                 uuid.uuid4().hex,
                 now_ms,
                 decided.kind,
-                mode,
+                decided.mode,
                 self._decider,
                 decided.reason,
                 decided.subjects,

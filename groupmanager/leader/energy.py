@@ -200,6 +200,11 @@ class Energy:
         """A person approves of a proposed decision; of another's nothing comes."""
         self._runner.feed(events.Approved(decision_id, self._clock.wall_ms()))
 
+    def want_room(self, name: str, demand: FloatArray, span_s: float) -> None:
+        """Something besides VMs needs room on a sleeper, for so long."""
+        until_s = self._clock.monotonic_s() + span_s
+        self._runner.feed(events.RoomWanted(name, demand, until_s))
+
     def view(self) -> EnergyView:
         """What was used and saved."""
         hosts: list[EnergyHostView] = []

@@ -4,7 +4,7 @@
 kept with the decisions that come of it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -70,12 +70,13 @@ class Chosen:
 class Room:
     """Something that needs room on a host that sleeps, and is no VM: a load that finds no target.
 
-    ``until_s``: how long it is looked for.
+    ``until_s``: how long it is looked for; ``host_id``: the host that is to come for it.
     """
 
     name: str
     demand: FloatArray
     until_s: float
+    host_id: str = ""
 
 
 @dataclass(slots=True)
@@ -206,7 +207,7 @@ def choose_wakers(
     ha: str,
     willing: set[str],
     coming: set[str],
-    wanted: Iterable[Room],
+    wanted: Sequence[Room],
     wake_times_s: Mapping[str, float],
     now_s: float,
     now_ms: int,
@@ -261,6 +262,8 @@ def choose_wakers(
     choice = choose_wake(question)
     for vm, host_id in zip(vms, choice.waits, strict=False):
         vm.waits_for = host_id
+    for room, host_id in zip(wanted, choice.waits[len(vms) :], strict=True):
+        room.host_id = host_id
     return _chosen(registry, rulings.WAKE, question, choice)
 
 

@@ -57,6 +57,7 @@ from snooze.groupmanager.leader.energy_events import (
     HostSeen,
     HostWent,
     PowerSeen,
+    RoomWanted,
     SleepAnswered,
     SleepAsked,
     StepRecorded,
@@ -157,6 +158,9 @@ class EnergyCore:
                 return self._wake_asked(event, now_s)
             case Approved():
                 return self._approved(event, now_s)
+            case RoomWanted():
+                self._room_wanted(event, now_s)
+                return []
             case _:
                 assert_never(event)
 
@@ -288,9 +292,22 @@ class EnergyCore:
         return effects
 
     def _rooms(self, now_s: float) -> list[Room]:
-        """What is wanted besides, as long as it is."""
+        """What is wanted besides, as long as it is; not once the host that came for it is up."""
         self.wanted = {name: room for name, room in self.wanted.items() if room.until_s > now_s}
-        return [room for _, room in sorted(self.wanted.items())]
+        rooms: list[Room] = []
+        for _, room in sorted(self.wanted.items()):
+            host = self.registry.hosts.get(room.host_id)
+            if host is None or host.state is not HostPower.ACTIVE:
+                rooms.append(room)
+        return rooms
+
+    def _room_wanted(self, event: RoomWanted, now_s: float) -> None:
+        """The same again prolongs it; one for which a host has come is served for a while."""
+        known = self.wanted.get(event.name)
+        host = self.registry.hosts.get(known.host_id) if known is not None else None
+        if known is None or host is None or host.state is not HostPower.ACTIVE:
+            host_id = known.host_id if known is not None else ""
+            self.wanted[event.name] = Room(event.name, event.demand, event.until_s, host_id)
 
     # ------------------------------------------------------------ people
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from snooze.common.decisions import Decision
 from snooze.common.errors import ErrorReport
+from snooze.common.resources import FloatArray
 from snooze.groupmanager.leader.membership_core import Announce
 
 
@@ -103,6 +104,15 @@ class Approved:
     now_ms: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RoomWanted:
+    """An overloaded host has a load of ``demand[R]`` for which no host that is up has room."""
+
+    name: str
+    demand: FloatArray
+    until_s: float
+
+
 EnergyEvent = (
     Ticked
     | HostSeen
@@ -114,6 +124,7 @@ EnergyEvent = (
     | SleepAsked
     | WakeAsked
     | Approved
+    | RoomWanted
 )
 
 

@@ -16,7 +16,6 @@ from snooze.common.api import TASK_ENDED, CommandRequest, TaskState
 from snooze.common.clock import Clock
 from snooze.common.coordination.port import Check, Coordinator, Create, Put
 from snooze.common.core_runner import CoreRunner
-from snooze.common.decisions import DecisionKind, DecisionMode
 from snooze.common.errors import (
     ErrorReport,
     NotFound,
@@ -39,6 +38,7 @@ from snooze.common.wire import (
     HostGone,
     HostImages,
     HostJoined,
+    HostOverloaded,
     LeaseGranted,
     ManagerDescription,
     ManagerHello,
@@ -74,7 +74,8 @@ from snooze.groupmanager.leader.journal import Done, Journal
 from snooze.groupmanager.leader.manager_links import ManagerLinks
 from snooze.groupmanager.leader.record_writes import updates
 from snooze.groupmanager.leader.recovery import Recovery
-from snooze.groupmanager.leader.registry import HostEntry, Registry
+from snooze.groupmanager.leader.registry import Registry
+from snooze.groupmanager.leader.relief import Reliefs
 from snooze.groupmanager.leader.submission_core import SubmissionCore
 from snooze.groupmanager.leader.submission_effects import SubmissionEffects
 from snooze.groupmanager.leader.task_waiters import TaskWaiters
@@ -201,7 +202,7 @@ class LeaderService:
             record_host=self.record_host,
             announce=self._announce,
             decided=self.decisions.add,
-            mode_of=self._mode_of,
+            mode_of=lambda kind, host: self.autonomy.host_mode(kind, host),  # noqa: PLW0108 # made later
             ha_lacks=self._ha_lacks,
         )
         self.autonomy = LeaderAutonomy(
@@ -216,6 +217,8 @@ class LeaderService:
             self.energy.approve,
         )
         self.tasks.limit = self.energy.core.limit
+        self.reliefs = Reliefs(settings, epoch, clock, self.registry, self._ask_command)
+        self.reliefs.join(self.autonomy, self.energy, self.decisions)
         self.recovery = Recovery(
             self.registry,
             settings.recovery,
@@ -280,6 +283,7 @@ class LeaderService:
         self.links.close("this group manager no longer leads")
         await self.commands.close()
         await self.drains.close()
+        await self.reliefs.close()
         await self.energy.close()
         await self.planner.close()
         await self.recovery.close()
@@ -319,6 +323,7 @@ class LeaderService:
                 self._submissions.feed(submissions.Ticked(self._clock.wall_ms(), self.settled))
                 self.recovery.tick()
                 self.drains.tick(settled=self.settled)
+                self.reliefs.tick()
                 self.energy.tick(settled=self.settled)
 
     # ------------------------------------------------------------ managers
@@ -357,10 +362,8 @@ class LeaderService:
                 self._submissions.feed(submissions.VmsReported(manager_id, notice.vms, now_ms))
             case HostJoined():
                 self._membership.feed(membership.HostReported(manager_id, notice.state))
-                host_id = notice.state.host.host_id
-                self._submissions.feed(
-                    submissions.VmsReported(manager_id, notice.state.vms, now_ms, host_id)
-                )
+                vms, host_id = notice.state.vms, notice.state.host.host_id
+                self._submissions.feed(submissions.VmsReported(manager_id, vms, now_ms, host_id))
                 self.energy.host_seen(host_id)
                 self.recovery.heard(manager_id, [host_id])
             case HostGone():
@@ -378,6 +381,8 @@ class LeaderService:
                 self._migration_moved(notice.cause, notice.progress)
             case DecisionMade():
                 self.decisions.add(notice.decision)
+            case HostOverloaded():
+                self.reliefs.overloaded(manager_id, notice)
 
     def _migration_moved(self, task_id: str, progress: MigrationProgress) -> None:
         task = self.tasks.tasks.get(task_id)
@@ -558,10 +563,6 @@ class LeaderService:
 
     def _ha_lacks(self, staying: frozenset[str]) -> str:
         return self.recovery.lacks(staying)
-
-    def _mode_of(self, kind: DecisionKind, host: HostEntry) -> DecisionMode:
-        host_id = host.description.host_id
-        return self.autonomy.control.mode(kind, self.now_ms(), host.manager_id, (host_id,))
 
     def _announce(self, effect: membership.Announce) -> None:
         self.events.add(effect.kind, effect.subject, effect.message, effect.cause)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from snooze.common.decisions import DecisionKind, DecisionState
+from snooze.common.decisions import DecisionKind, DecisionMode, DecisionState
 from snooze.common.errors import ErrorReport, Problem
 from snooze.common.records import TaskRecord, VmRecord
 from snooze.common.resources import Capacity
@@ -271,6 +271,7 @@ class Decided:
     alternatives: tuple[str, ...] = ()
     outcome: str = ""
     inputs: bytes = b""
+    mode: DecisionMode = DecisionMode.AUTO
 
 
 SubmissionEffect = (

@@ -20,6 +20,8 @@ Rules:
    elsewhere before, they do afterwards.
 7. Every decision is told when it is made and whenever its state changes. A host that cannot be
    helped is told once, until the reason changes.
+8. A host for whose VMs there is no room here is told to the leader, again and again, with the VMs
+   whose going would help: it finds a host of another manager, or wakes one (``relief_core.py``).
 
 Invariant: of each kind at most one decision is ``RUNNING`` and at most one is ``PROPOSED``.
 
@@ -45,7 +47,7 @@ from snooze.common.decisions import (
 )
 from snooze.common.errors import Conflict, ErrorReport
 from snooze.common.resources import R
-from snooze.common.wire import DecisionMade
+from snooze.common.wire import BusyVm, DecisionMade, HostOverloaded
 from snooze.groupmanager.manager.autonomy_events import (
     AutonomyEvent,
     AutonomySet,
@@ -65,17 +67,23 @@ from snooze.groupmanager.manager.deciding_core import Deciding
 from snooze.groupmanager.manager.decision_story import Story
 from snooze.groupmanager.manager.host_table import HostTable
 from snooze.groupmanager.manager.look_core import Look
-from snooze.groupmanager.manager.manager_events import AnswerLeader, ManagerEffect
+from snooze.groupmanager.manager.manager_events import AnswerLeader, ManagerEffect, TellLeader
 from snooze.groupmanager.manager.migration_core import Migrations
 from snooze.scheduling import dump
 from snooze.scheduling.consolidation import Consolidation, Verdict
 from snooze.scheduling.deciding import DecisionKind as Recorded
 from snooze.scheduling.detection import Detection, Watch
 from snooze.scheduling.dump import Prepared, relocate_and_prepare
+from snooze.scheduling.relocation import Outcome, OutcomeKind
 from snooze.scheduling.snapshot import BoolArray, HostState
 from snooze.scheduling.units import Properties
 
 _OFF: Final = DecisionMode.OFF
+ASK_LEADER_S: Final = 15.0
+"""Between two words to the leader of hosts that cannot be helped here."""
+MAX_ASKED: Final = 10
+MAX_BUSY: Final = 8
+"""VMs that are named to the leader of each host."""
 
 
 @dataclass(slots=True)
@@ -120,6 +128,7 @@ class Autonomy(Deciding):
         self._look: Look | None = None
         self._planning: dict[int, _Planning] = {}
         self._count = 0
+        self._asks_again_s = 0.0
 
     # ------------------------------------------------------------ events
 
@@ -288,9 +297,10 @@ class Autonomy(Deciding):
         """Nothing that can be done makes it better: said once for each host and reason."""
         kind, outcomes = DecisionKind.OVERLOAD, made.outcomes
         host_ids = view.snapshot.host_ids
+        effects = self._ask_leader(view, story, seen, outcomes)
         new = [o for o in outcomes if self._helpless.get(host_ids[o.host]) != o.kind.value]
         if not new:
-            return []
+            return effects
         self._helpless.update({host_ids[o.host]: o.kind.value for o in new})
         reason = story.overload([o.host for o in new], seen, self.policy.sustain_s)
         decision = msgspec.structs.replace(
@@ -303,7 +313,23 @@ class Autonomy(Deciding):
             + "; ".join(f"{story.host(o.host)}: {o.message}" for o in new[:5]),
             ended_ms=self._wall_ms,
         )
-        return self.book.tell(decision)
+        return effects + self.book.tell(decision)
+
+    def _ask_leader(
+        self, view: View, story: Story, seen: Detection, outcomes: Sequence[Outcome]
+    ) -> list[ManagerEffect]:
+        """Rule 8: who finds no room here may find it elsewhere."""
+        if self._now_s < self._asks_again_s:
+            return []
+        self._asks_again_s = self._now_s + ASK_LEADER_S
+        asked: list[ManagerEffect] = []
+        for outcome in [each for each in outcomes if each.kind is OutcomeKind.NO_ROOM][:MAX_ASKED]:
+            reason = story.overload([outcome.host], seen, self.policy.sustain_s)
+            host_id = view.snapshot.host_ids[outcome.host]
+            vms = busy_vms(view, outcome.host, self.memory.resting(self._now_s))
+            if vms:
+                asked.append(TellLeader(HostOverloaded(host_id, reason, vms)))
+        return asked
 
     def _empty(
         self, view: View, seen: Detection, idle: BoolArray, *, aside: bool
@@ -446,6 +472,30 @@ class Autonomy(Deciding):
 
 def _among(names: Sequence[str], chosen: Collection[str]) -> BoolArray:
     return np.array([name in chosen for name in names], dtype=np.bool_)
+
+
+def busy_vms(view: View, host: int, resting: Collection[str]) -> tuple[BusyVm, ...]:
+    """The VMs of a host that may go: those that alone bring it below MID first, the smallest of
+    them (in memory, so the cheapest) before the others; then those that use most."""
+    snapshot = view.snapshot
+    rows = [
+        row
+        for row in np.flatnonzero((snapshot.placement == host) & snapshot.movable).tolist()
+        if snapshot.vm_ids[row] not in resting and snapshot.demand[row, 0] > 0
+    ]
+    on = snapshot.placement == host
+    cores = snapshot.demand[:, 0]
+    excess = float(cores[on].sum() + snapshot.used[host, 0] - snapshot.ceiling[host, 0])
+
+    def cost(row: int) -> tuple[bool, float, str]:
+        enough = float(cores[row]) >= excess
+        size = float(snapshot.memory_kib[row]) if enough else -float(cores[row])
+        return not enough, size, snapshot.vm_ids[row]
+
+    return tuple(
+        BusyVm(snapshot.vm_ids[row], round(float(snapshot.demand[row, 0]), 3))
+        for row in sorted(rows, key=cost)[:MAX_BUSY]
+    )
 
 
 def _how_good(answer: Consolidation) -> str:

@@ -295,3 +295,40 @@ async def shared() -> AsyncIterator[Bench]:
     options = Options(managers=1, hosts=1, hypervisor="simulated", port=0)
     async with cluster(options) as running, AsyncSnooze(running.url) as client:
         yield Bench(running, client)
+
+
+async def test_an_overload_that_its_manager_cannot_help_is_moved_to_another_managers_host() -> None:
+    options = Options(
+        managers=3,
+        hosts=2,
+        hypervisor="simulated",
+        port=0,
+        overrides=QUICK,
+        host_overrides={"monitoring": {"interval_s": 0.5}},
+    )
+    async with cluster(options) as running, AsyncSnooze(running.url) as client:
+        bench = Bench(running, client)
+
+        async def apart() -> bool:
+            return len({view.manager_id for view in await client.hosts()}) == 2
+
+        await bench.until(apart, "each host has a manager of its own")
+        # A VM that asks for a host stays there; these come to host1 because host2 is full.
+        await bench.guests("host2", filler=16)
+        bench.loads.update(web=0.9, db=0.9, burner=0.1)
+        await bench.guests("", web=6, db=6, burner=4)
+        await client.destroy("filler")
+        await asyncio.sleep(CALM_S)
+        assert set((await bench.where()).values()) == {"host1"}
+        bench.loads["burner"] = 1.0
+
+        async def ended() -> bool:
+            return any(view.state == "done" for view in await bench.decisions(kind="overload"))
+
+        await bench.until(ended, "the overload is relieved")
+        assert (await bench.where())["burner"] == "host2"
+        [view] = await bench.decisions(kind="overload", state="done")
+        assert "none of its manager's hosts can take" in view.reason
+        code, shown = await command(running.url, "decisions", "replay", view.id)
+        assert code == 0, shown
+        assert "overload: burner to host2" in shown

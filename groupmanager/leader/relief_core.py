@@ -1,0 +1,242 @@
+"""Overloaded hosts that their own manager cannot help: a host of another manager, or a sleeper.
+
+Rules:
+
+1. A manager tells of such a host again and again while it is one (``HostOverloaded``). One move
+   of it is open at a time; ``REST_S`` after a move nothing is done, so that samples can follow.
+2. Which VM goes where is ``scheduling.relief_question``'s answer, on what the leader knows: what is
+   promised, and what each host said that it uses. The manager that has the host migrates, as for a
+   person; hosts prove their room again.
+3. If there is no target, room for the first VM is wanted of the energy core for ``WANT_S``, which
+   wakes a sleeper that could hold it, if there is one; that decision is the energy core's.
+4. The mode of ``OVERLOAD`` for host, VM and target decides: ``ADVISE`` proposes, ``DRY_RUN`` writes
+   down, each at most once in ``PROPOSED_S``. An approved move is looked at once more.
+
+Invariant: at most one move of a host is open.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from snooze.common.decisions import DecisionKind, DecisionMode, DecisionState
+from snooze.common.errors import ErrorReport
+from snooze.common.records import HostPower
+from snooze.common.resources import FloatArray
+from snooze.common.vm_lifecycle import VmState
+from snooze.common.wire import HostOverloaded
+from snooze.groupmanager.leader.energy_rules import fleet_of
+from snooze.groupmanager.leader.registry import HostEntry, Registry
+from snooze.groupmanager.leader.submission_events import Decided
+from snooze.scheduling import rulings
+from snooze.scheduling.energy_question import amounts
+from snooze.scheduling.relief_question import (
+    Burden,
+    Relief,
+    ReliefQuestion,
+    Target,
+    choose_relief,
+)
+
+REST_S: Final = 60.0
+WANT_S: Final = 90.0
+"""Longer than a manager takes to tell of the host again."""
+PROPOSED_S: Final = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class MoveAway:
+    """Migrate a VM; ``ReliefCore.ended`` is told of the end."""
+
+    host_id: str
+    vm_id: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class WantRoom:
+    """Have the energy core find a sleeper with room."""
+
+    name: str
+    demand: FloatArray
+    span_s: float
+
+
+ReliefEffect = Decided | MoveAway | WantRoom
+
+ModeOf = Callable[[str, Collection[str], Collection[str]], DecisionMode]
+"""Of ``OVERLOAD``, by manager, hosts and VMs."""
+
+
+def _always(manager_id: str, hosts: Collection[str], vms: Collection[str]) -> DecisionMode:
+    return DecisionMode.AUTO
+
+
+@dataclass(slots=True)
+class ReliefCore:
+    """See the module. ``limit[R]`` scales what hosts may be promised; ``middle``: MID of cores."""
+
+    registry: Registry
+    limit: FloatArray
+    middle: float
+    hold_s: float
+    mode_of: ModeOf = _always
+    open: dict[str, str] = field(default_factory=dict[str, str])
+    rests_until_s: dict[str, float] = field(default_factory=dict[str, float])
+    proposed: dict[str, tuple[HostOverloaded, Relief, float]] = field(
+        default_factory=dict[str, tuple[HostOverloaded, Relief, float]]
+    )
+
+    def overloaded(
+        self, manager_id: str, told: HostOverloaded, now_s: float, now_ms: int
+    ) -> list[ReliefEffect]:
+        """A manager cannot help one of its hosts."""
+        host = self.registry.hosts.get(told.host_id)
+        self.rests_until_s = {h: s for h, s in self.rests_until_s.items() if s > now_s}
+        if (
+            host is None
+            or not host.joined
+            or host.manager_id != manager_id
+            or told.host_id in self.open
+            or told.host_id in self.rests_until_s
+        ):
+            return []
+        question = self._question(host, told, now_ms)
+        answer = choose_relief(question)
+        if not answer.vm:
+            return self._want(host, question, manager_id)
+        mode = self.mode_of(manager_id, (told.host_id, answer.target), (answer.vm,))
+        if mode is DecisionMode.OFF:
+            return []
+        decided = self._decided(host, told, question, answer, mode)
+        if mode is DecisionMode.AUTO:
+            return [decided, self._move(told.host_id, answer, now_s)]
+        self.rests_until_s[told.host_id] = now_s + PROPOSED_S
+        if mode is DecisionMode.ADVISE:
+            self.proposed[decided.key] = (told, answer, now_s + PROPOSED_S)
+        return [decided]
+
+    def approved(self, key: str, now_s: float, now_ms: int) -> list[ReliefEffect]:
+        """A person approves of what was proposed under this key."""
+        found = self.proposed.pop(key, None)
+        if found is None:
+            return []
+        told, answer, until_s = found
+        host = self.registry.hosts.get(told.host_id)
+        again = Relief()
+        if host is not None and host.joined and until_s > now_s and told.host_id not in self.open:
+            question = self._question(host, told, now_ms)
+            only = tuple(host for host in question.targets if host.id == answer.target)
+            burden = tuple(vm for vm in question.vms if vm.id == answer.vm)
+            again = choose_relief(ReliefQuestion(question.host, burden, only, self.middle))
+        if not again.vm:
+            why = "; ".join(again.others) or "it is not possible any more"
+            return [self._ended(key, DecisionState.EXPIRED, why)]
+        running = Decided(key, DecisionKind.OVERLOAD, DecisionState.RUNNING, (), outcome="approved")
+        return [running, self._move(told.host_id, again, now_s)]
+
+    def tick(self, now_s: float) -> list[ReliefEffect]:
+        """Proposals that nobody approved expire."""
+        old = [key for key, (_, _, until_s) in self.proposed.items() if until_s <= now_s]
+        for key in old:
+            del self.proposed[key]
+        return [self._ended(key, DecisionState.EXPIRED, "nobody approved") for key in old]
+
+    def ended(
+        self, host_id: str, vm_id: str, target: str, error: ErrorReport | None, now_s: float
+    ) -> list[ReliefEffect]:
+        """A move has ended."""
+        if self.open.pop(host_id, None) is None:
+            return []
+        self.rests_until_s[host_id] = now_s + REST_S
+        if error is not None:
+            return [self._ended(_key(host_id), DecisionState.FAILED, error.message)]
+        name = self.registry.hosts[target].description.hostname
+        vm = self.registry.vms.get(vm_id)
+        what = f"{vm.name if vm is not None else vm_id} is on {name}"
+        return [self._ended(_key(host_id), DecisionState.DONE, what)]
+
+    # ------------------------------------------------------------ parts
+
+    def _move(self, host_id: str, answer: Relief, now_s: float) -> MoveAway:
+        self.open[host_id] = answer.vm
+        return MoveAway(host_id, answer.vm, answer.target)
+
+    def _question(self, host: HostEntry, told: HostOverloaded, now_ms: int) -> ReliefQuestion:
+        uses: dict[str, float] = {}
+        for manager in self.registry.managers.values():
+            uses.update(manager.cores)
+        fleet = fleet_of(self.registry, self.limit)
+        targets = tuple(
+            Target(
+                other.description.host_id,
+                other.description.hostname,
+                amounts(fleet.free[row]),
+                other.description.capacity.cpu_cores,
+                uses.get(other.description.host_id, -1.0),
+            )
+            for row, other in enumerate(fleet.hosts)
+            if other.joined and other.manager_id != host.manager_id
+        )
+        since_ms = now_ms - round(self.hold_s * 1000)
+        vms: list[Burden] = []
+        for wish in told.vms:
+            vm = self.registry.vms.get(wish.vm_id)
+            if vm is None or vm.host_id != told.host_id or vm.state is not VmState.RUNNING:
+                continue
+            if vm.pin_host or vm.pin_manager or vm.moving or not vm.policy.movable:
+                continue
+            left = vm.left if vm.moved_ms > since_ms else ""
+            vms.append(Burden(vm.vm_id, vm.name, wish.uses_cores, vm.demand.as_tuple(), left))
+        return ReliefQuestion(host.description.hostname, tuple(vms), targets, self.middle)
+
+    def _want(
+        self, host: HostEntry, question: ReliefQuestion, manager_id: str
+    ) -> list[ReliefEffect]:
+        """Rule 3."""
+        sleeps = any(h.state is HostPower.ASLEEP for h in self.registry.hosts.values())
+        if not question.vms or not sleeps:
+            return []
+        host_id = host.description.host_id
+        if self.mode_of(manager_id, (host_id,), ()) is not DecisionMode.AUTO:
+            return []
+        demand: FloatArray = np.array(question.vms[0].asked)
+        name = f"the load of {host.description.hostname} ({question.vms[0].name})"
+        return [WantRoom(name, demand, WANT_S)]
+
+    def _decided(
+        self,
+        host: HostEntry,
+        told: HostOverloaded,
+        question: ReliefQuestion,
+        answer: Relief,
+        mode: DecisionMode,
+    ) -> Decided:
+        target = self.registry.hosts[answer.target].description.hostname
+        vm = self.registry.vms[answer.vm]
+        state = {
+            DecisionMode.AUTO: DecisionState.RUNNING,
+            DecisionMode.ADVISE: DecisionState.PROPOSED,
+        }.get(mode, DecisionState.DRY_RUN)
+        return Decided(
+            _key(told.host_id),
+            DecisionKind.OVERLOAD,
+            state,
+            (told.host_id, answer.vm),
+            f"{told.reason}; none of its manager's hosts can take a VM of it",
+            (f"migrate {vm.name} from {host.description.hostname} to {target}, another manager's",),
+            answer.others,
+            "" if mode is not DecisionMode.DRY_RUN else "not carried out: dry run",
+            rulings.pack(rulings.RELIEF, question, answer),
+            mode,
+        )
+
+    @staticmethod
+    def _ended(key: str, state: DecisionState, why: str) -> Decided:
+        return Decided(key, DecisionKind.OVERLOAD, state, (), outcome=why)
+
+
+def _key(host_id: str) -> str:
+    return f"relief:{host_id}"
