@@ -262,8 +262,8 @@ def choose_wakers(
     choice = choose_wake(question)
     for vm, host_id in zip(vms, choice.waits, strict=False):
         vm.waits_for = host_id
-    for room, host_id in zip(wanted, choice.waits[len(vms) :], strict=True):
-        room.host_id = host_id
+    for each, host_id in zip(wanted, choice.waits[len(vms) :], strict=True):
+        each.host_id = host_id
     return _chosen(registry, rulings.WAKE, question, choice)
 
 
