@@ -28,6 +28,7 @@ expire             the store ends the machine's session (at once; nothing to und
 step_clock         the machine's wall clock is set ``amount`` seconds forward (or back)
 guest_off          a guest switches itself off (the ``number``-th of all VMs, counted round)
 guest_crash        a guest's process dies
+halt               migrations stop half-way: the guest is left paused where it was
 ghost              a machine gets an order that is out of date, the ``number``-th counted round
 submit             a client submits ``number`` VMs of ``amount`` cores; ``partial`` if named so
 suspend, resume,   a client orders it of a VM, the ``number``-th counted round; ``migrate`` to the
@@ -70,6 +71,7 @@ FAULTS: Final = (
     "guest_off",
     "guest_crash",
     "ghost",
+    "halt",
 )
 COMMANDS: Final = (
     "suspend",

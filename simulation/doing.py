@@ -104,6 +104,9 @@ class Doer:
             case "fail":
                 world.guests.failing[who[0]] = deed.amount
                 return lambda: (world.guests.failing.pop(who[0], None), None)[1]
+            case "halt":
+                world.guests.migrations_halt = True
+                return self._migrations_go_on
             case "disk_full":
                 world.guests.full_disks.add(who[0])
                 return lambda: world.guests.full_disks.discard(who[0])
@@ -140,6 +143,9 @@ class Doer:
         }[deed.verb]
         setattr(bmc, name, deed.amount if deed.verb == "bmc_slow" else True)
         return lambda: setattr(bmc, name, former)
+
+    def _migrations_go_on(self) -> None:
+        self.world.guests.migrations_halt = False
 
     def _store_is_free(self) -> None:
         self.world.ensemble.refuses_writes = False

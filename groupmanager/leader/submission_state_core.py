@@ -145,7 +145,8 @@ class SubmissionState:
         self.leases.release(vm.vm_id, now_s)
         effects: list[SubmissionEffect] = []
         highest = max(vm.generation, vm.highest)
-        if highest > 1:
+        if highest > 1 or vm.left:
+            # It was restarted, or moved: a host that was lost may come back with a copy.
             effects += self._bury(vm, highest, removed)
         else:
             removed.append(vm.vm_id)

@@ -29,6 +29,10 @@ Rules:
 7. A source that joins anew (its agent or its link went, its guests did not) does not end the
    migration: the steps go on with the VM as the host tells it, which is ``MIGRATING`` meanwhile.
 
+8. A guest that ran, and is paused at the source after a migration that stopped half-way, runs on
+   there once the destination has said that it does not have it. Unless it said so, it stays paused:
+   it may run there.
+
 Invariant: one migration a VM; a VM that has one is ``MIGRATING``.
 """
 
@@ -41,10 +45,11 @@ import msgspec
 
 from snooze.common.errors import Conflict, ErrorReport, ExecutionError, NoCapacity, SnoozeError
 from snooze.common.resources import ZERO, Capacity, FloatArray
-from snooze.common.vm_lifecycle import VmState
+from snooze.common.vm_lifecycle import VmCommand, VmState
 from snooze.common.vms import MigrationTicket, VmReport
 from snooze.common.wire import (
     AbortIncoming,
+    CommandVm,
     FinishIncoming,
     HostOrder,
     Inventory,
@@ -327,13 +332,32 @@ class Migrations:
             report = next((report for report in outcome.vms if report.vm_id == vm_id), None)
             if report is None:
                 return self._lost(migration, why, "")
+            halted = report.state is VmState.PAUSED and migration.report.state is VmState.RUNNING
             migration.report = report
+            if halted and migration.taken_back:
+                return self._go_on(migration, why)
             return self._failed(migration, why)
 
         if migration.source not in self._table.hosts:
             return self._lost(migration, why, migration.source)
         return self._order(
             migration.source, lambda epoch: TakeInventory(epoch, migration.cause, vm_id), looked
+        )
+
+    def _go_on(self, migration: Migration, why: Outcome) -> list[ManagerEffect]:
+        """Rule 8: let the guest run on at the source."""
+
+        def resumed(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
+            if isinstance(outcome, OrderDone) and outcome.report is not None:
+                migration.report = outcome.report
+            return self._failed(migration, why)
+
+        return self._order(
+            migration.source,
+            lambda epoch: CommandVm(
+                epoch, migration.cause, migration.vm.report.vm_id, VmCommand.RESUME
+            ),
+            resumed,
         )
 
     def _lost(self, migration: Migration, why: Outcome, host_id: str) -> list[ManagerEffect]:

@@ -291,6 +291,9 @@ class SimulatedHypervisor(HostListener):
             last = await self._stream(vm, options, on_progress)
             await self.world.work(self.host, "migrate_out")
             self._check_connected()
+            if self.world.migrations_halt:
+                self._enter(vm, VmState.PAUSED, ChangeKind.PAUSED, "migration")
+                raise ExecutionError(f"the migration of {vm.spec.name!r} stopped half-way")
             self._hand_over(vm, before, ticket, last)
         finally:
             if vm.state is VmState.MIGRATING:

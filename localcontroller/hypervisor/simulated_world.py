@@ -248,6 +248,8 @@ class SimulatedWorld:
         self.sleep = sleep
         self._hosts: dict[str, SimulatedHost] = {}
         self.loads: dict[str, float] = {}
+        self.migrations_halt = False
+        """Whether migrations stop half-way: the guest is left paused where it was."""
 
     def load_of(self, vm: SimulatedVm) -> Capacity:
         """What a VM uses now.

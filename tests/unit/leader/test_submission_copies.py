@@ -149,3 +149,22 @@ def test_a_restart_elsewhere_is_no_move() -> None:
     desk.reported("gm1", status_of("vm", VmState.RUNNING, "h1"))
     desk.reported("gm1", status_of("vm", VmState.RUNNING, "h2", generation=2))
     assert desk.core.registry.vms["vm"].left == ""
+
+
+def test_what_a_migration_left_of_a_vm_that_was_destroyed_since_is_no_vm() -> None:
+    """The host that it left was lost with its definition, and comes back with it."""
+    desk = Desk()
+    desk.add_manager("gm1")
+    desk.add_host("h1", "gm1")
+    desk.add_host("h2", "gm1")
+    desk.reported("gm1", status_of("vm", VmState.RUNNING, "h1"))
+    desk.core.registry.hosts["h1"].leave(desk.now_s)
+    desk.reported("gm1", status_of("vm", VmState.RUNNING, "h2"))
+    desk.reported("gm1", status_of("vm", VmState.DESTROYED, "h2"))
+    assert "vm" not in desk.core.registry.vms
+    desk.add_host("h1", "gm1")
+    desk.feed(VmsReported("gm1", [status_of("vm", VmState.STOPPED, "h1")], desk.now_ms, "h1"))
+    assert "vm" not in desk.core.registry.vms, "it is not a VM again"
+    (direct,) = RecoveryCore(desk.core.registry, 0.0).handle(HostHeard("gm1", ("h1",), 0), 0.0)
+    assert isinstance(direct, Direct)
+    assert direct.directives[0].stale == (StaleCopy("vm", 1),)

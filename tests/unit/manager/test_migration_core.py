@@ -8,6 +8,7 @@ from snooze.common.vm_lifecycle import VmCommand, VmState
 from snooze.common.vms import MigrationTicket, VmReport
 from snooze.common.wire import (
     AbortIncoming,
+    CommandVm,
     FinishIncoming,
     HostAnswer,
     HostJoined,
@@ -179,9 +180,7 @@ def test_prepare_not_answered(journey: Journey) -> None:
 
 
 @pytest.mark.parametrize("is_answered", [True, False])
-@pytest.mark.parametrize(
-    "state", [VmState.RUNNING, VmState.PAUSED, VmState.STOPPED, VmState.MIGRATING]
-)
+@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.STOPPED, VmState.MIGRATING])
 def test_move_failed_and_the_source_has_it(
     journey: Journey, state: VmState, is_answered: bool
 ) -> None:
@@ -560,3 +559,27 @@ def hosts_told(effects: list[ManagerEffect]) -> list[VmStatus]:
     """What the leader is told of the VMs of hosts that joined."""
     notices = [effect.notice for effect in effects if isinstance(effect, TellLeader)]
     return [vm for notice in notices if isinstance(notice, HostJoined) for vm in notice.state.vms]
+
+
+# ---------------------------------------------------------------- stopped half-way
+
+
+@pytest.mark.parametrize("answer", [OrderDone(report_of("a")), REFUSED])
+def test_a_guest_that_is_left_paused_goes_on_where_it_was(
+    journey: Journey, answer: HostAnswer | ErrorReport
+) -> None:
+    journey.go(2).refused()
+    journey.abort(OrderDone())
+    journey.look(report_of("a", VmState.PAUSED))
+    assert journey.step.order == CommandVm(10, "cause", "a", VmCommand.RESUME)
+    assert journey.state("a") is VmState.MIGRATING
+    journey.effects = journey.answer(journey.step, answer)
+    went_on = isinstance(answer, OrderDone)
+    assert journey.failed(REFUSED, VmState.RUNNING if went_on else VmState.PAUSED)
+
+
+def test_a_guest_that_may_run_at_the_destination_stays_paused(journey: Journey) -> None:
+    journey.go(2).refused()
+    journey.abort(NO_ANSWER, unknown=True)
+    journey.look(report_of("a", VmState.PAUSED))
+    assert journey.failed(REFUSED, VmState.PAUSED)
