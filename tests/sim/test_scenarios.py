@@ -3,6 +3,7 @@
 ``snooze-sim scenario tests/scenarios/NAME --rewrite`` writes what happens; read the difference.
 """
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,12 @@ def test_every_row_of_the_failure_table_has_a_story() -> None:
     rows = ("leader", "group manager", "local controller, host alive", "host", "ZooKeeper quorum")
     for row in (*rows, "network split", "front door", "everything"):
         assert f"*{row}*" in told
+
+
+def test_the_table_of_the_originals_bugs_names_what_is_there() -> None:
+    table = (FOLDER / "README.md").read_text()
+    named = set(re.findall(r"`([^`]+)`", table))
+    for name in sorted(named):
+        if name.startswith("tests/"):
+            assert (FOLDER.parents[1] / name).is_file(), name
+    assert {folder.name for folder in FOLDERS} <= named, "a story that the table does not name"
