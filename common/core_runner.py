@@ -42,6 +42,7 @@ class CoreRunner(Generic[E, F]):
         self._clock = clock
         self._queue: deque[E] = deque()
         self._draining = False
+        self._stopped = False
         self.handled = 0
 
     @property
@@ -55,11 +56,18 @@ class CoreRunner(Generic[E, F]):
         Raises:
             TooBusy: if the queue is full; the event is not taken.
         """
+        if self._stopped:
+            return
         if len(self._queue) >= MAX_QUEUED:
             raise TooBusy("too many events are waiting to be decided", retry_after_s=1.0)
         self._queue.append(event)
         if not self._draining:
             self._drain()
+
+    def stop(self) -> None:
+        """Decide nothing any more: what is told from now on is the end of its own daemon."""
+        self._stopped = True
+        self._queue.clear()
 
     def _drain(self) -> None:
         self._draining = True

@@ -278,9 +278,11 @@ class LeaderService:
         self.ready = True
 
     async def close(self, *, flush: bool) -> None:
-        """Stop leading; with ``flush`` (a clean stop), queued records are written first."""
+        """Stop leading; with ``flush`` (a clean stop), queued records are written first.
+
+        The links go last: that all managers are gone then is nothing to decide upon.
+        """
         self.ready = False
-        self.links.close("this group manager no longer leads")
         await self.commands.close()
         await self.drains.close()
         await self.reliefs.close()
@@ -288,6 +290,9 @@ class LeaderService:
         await self.planner.close()
         await self.recovery.close()
         await self.journal.close(FLUSH_S if flush else 0.0)
+        self._membership.stop()
+        self._submissions.stop()
+        self.links.close("this group manager no longer leads")
         await self._tasks.close()
         gone = NotLeader("this group manager stopped leading; ask again", retry_after_s=0.5)
         for future in self._answers.values():
@@ -318,7 +323,7 @@ class LeaderService:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            if self._is_leader():
+            if self.ready and self._is_leader():
                 self._membership.feed(membership.Ticked())
                 self._submissions.feed(submissions.Ticked(self._clock.wall_ms(), self.settled))
                 self.recovery.tick()

@@ -11,13 +11,13 @@ from typing import Final
 import numpy as np
 
 from snooze.common.errors import ErrorReport
-from snooze.common.records import TaskVmRecord
+from snooze.common.records import HostPower, TaskVmRecord
 from snooze.common.resources import FloatArray, R
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmErrorCode
 from snooze.common.wire import PlacementRequest
 from snooze.groupmanager.leader.address_leases import AddressLeases
-from snooze.groupmanager.leader.dispatcher import choose
+from snooze.groupmanager.leader.dispatcher import NoManager, choose
 from snooze.groupmanager.leader.energy_rules import SLEEPERS, could_be_woken_for, just_joined
 from snooze.groupmanager.leader.membership_core import Announce
 from snooze.groupmanager.leader.registry import Plan, Registry, VmEntry
@@ -75,8 +75,9 @@ class SubmissionState:
         for group in groups.values():
             choice = choose(self.registry, group, self.dispatch_policy, self.cursor)
             self.cursor = choice.cursor
+            moving = bool(choice.left) and self._hosts_are_moving()
             for left in choice.left:
-                effects += self._no_manager(left.vm, left.code, left.message, now_s, now_ms)
+                effects += self._no_manager(left, moving, now_s, now_ms)
             asked: dict[tuple[str, str], list[PlacementRequest]] = {}
             for vm, manager_id in choice.asked:
                 vm.manager_id, vm.doubt, vm.elsewhere_s = manager_id, manager_id, now_s
@@ -86,8 +87,9 @@ class SubmissionState:
         return effects
 
     def _no_manager(
-        self, vm: VmEntry, code: VmErrorCode, message: str, now_s: float, now_ms: int
+        self, left: NoManager, moving: bool, now_s: float, now_ms: int
     ) -> list[SubmissionEffect]:
+        vm, code, message = left.vm, left.code, left.message
         if vm.plan is not Plan.NONE:
             woken = could_be_woken_for(self.registry, vm, self.limit, now_s)
             vm.lacks_room = woken is not None
@@ -95,11 +97,24 @@ class SubmissionState:
         if not self.settled:
             vm.tried.clear()
             return []
+        if moving:
+            if now_s >= vm.ask_again_s:
+                vm.tried.clear()
+                vm.ask_again_s = now_s + ASK_AGAIN_S
+            return []
         if could_be_woken_for(self.registry, vm, self.limit, now_s) is not None:
             return self._await_room(vm, now_s)
         if vm.wake_failed:
             code, message = VmErrorCode.WAKEUP_FAILED, f"{message}; a host did not wake up for it"
         return self.fail(vm, code, message, now_s, now_ms)
+
+    def _hosts_are_moving(self) -> bool:
+        """Whether hosts have just lost their manager: they may be below another one in a moment."""
+        return any(
+            host.state is HostPower.ACTIVE
+            and not (host.joined or host.given_up or host.fencing)
+            for host in self.registry.hosts.values()
+        )
 
     def _await_room(self, vm: VmEntry, now_s: float) -> list[SubmissionEffect]:
         """The VM waits for a host that sleeps; the energy core chooses which and has it woken.

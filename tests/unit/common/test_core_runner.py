@@ -113,3 +113,16 @@ def test_the_log_of_a_huge_event_is_bounded(caplog: pytest.LogCaptureFixture) ->
     runner: CoreRunner[str, str] = CoreRunner(Broken(), rig.performed.append, rig.clock)
     runner.feed("x" * 100_000)
     assert len(vars(caplog.records[0])["event"]) <= 2000
+
+
+def test_one_that_was_stopped_decides_nothing_more() -> None:
+    def stop(rig: Rig, effect: str) -> None:
+        if effect == "b":
+            rig.runner.feed("queued")
+            rig.runner.stop()
+
+    rig = Rig(stop)
+    rig.runner.feed("abc")
+    rig.runner.feed("d")
+    assert rig.performed == ["a", "b", "c"]
+    assert rig.runner.waiting == 0

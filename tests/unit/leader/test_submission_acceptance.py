@@ -205,6 +205,8 @@ def test_a_pin_to_a_host_out_of_reach_fails_and_says_so() -> None:
     desk.lose_host("gm1-host")
     desk.submitted(candidate("a", host="gm1-host"))
     desk.feed(RecordWritten("task", desk.now_ms))
+    desk.tick(11.0)
+    desk.tick(0.25)
     assert "out of reach" in desk.error_of("a").message
 
 
@@ -230,6 +232,31 @@ def test_a_manager_that_refuses_the_whole_request_is_a_refusal_too() -> None:
 def test_no_manager_at_all() -> None:
     desk = Desk()
     desk.submit("a")
+    assert desk.error_of("a").code == VmErrorCode.NO_MANAGER
+
+
+def test_what_comes_while_hosts_look_for_another_manager_waits_for_them() -> None:
+    """Their manager has just died; they are below the next one in a moment."""
+    desk = Desk("gm1")
+    desk.add_host("h1", "gm1")
+    desk.lose_manager("gm1")
+    desk.submit("a")
+    assert desk.state("a") is VmState.PENDING
+    desk.add_manager("gm2", Capacity(0.5, 65536.0))
+    assert none(AskManager, desk.tick(0.25)), "what is there is too small"
+    desk.add_manager("gm3")
+    assert only(AskManager, desk.tick(0.25)).manager_id == "gm3"
+
+
+def test_what_waits_for_hosts_fails_when_they_are_given_up() -> None:
+    desk = Desk("gm1")
+    desk.add_host("h1", "gm1")
+    desk.lose_manager("gm1")
+    desk.submit("a")
+    desk.tick(5.0)
+    assert desk.state("a") is VmState.PENDING
+    desk.tick(6.0)
+    desk.tick(0.25)
     assert desk.error_of("a").code == VmErrorCode.NO_MANAGER
 
 
