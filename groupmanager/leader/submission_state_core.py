@@ -111,8 +111,7 @@ class SubmissionState:
     def _hosts_are_moving(self) -> bool:
         """Whether hosts have just lost their manager: they may be below another one in a moment."""
         return any(
-            host.state is HostPower.ACTIVE
-            and not (host.joined or host.given_up or host.fencing)
+            host.state is HostPower.ACTIVE and not (host.joined or host.given_up or host.fencing)
             for host in self.registry.hosts.values()
         )
 
