@@ -21,9 +21,9 @@ from snooze.common.wire import Address
 LEADER_WAIT_S = 5.0
 """How long a call waits for a leader; an election takes about a session time-out."""
 PAUSE_S = 0.05
-LOOK_S = 0.25
+LOOK_S = 0.1
 """How often a call that is not answered looks whether the leader is another one by now."""
-GRACE_S = 0.5
+GRACE_S = 0.2
 """How long a leader that was replaced may still answer what it was asked."""
 RETRY_AFTER_S = 1.0
 
