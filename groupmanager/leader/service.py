@@ -283,12 +283,9 @@ class LeaderService:
         The links go last: that all managers are gone then is nothing to decide upon.
         """
         self.ready = False
-        await self.commands.close()
-        await self.drains.close()
-        await self.reliefs.close()
-        await self.energy.close()
-        await self.planner.close()
-        await self.recovery.close()
+        closing = (self.commands, self.drains, self.reliefs, self.energy, self.planner)
+        for part in (*closing, self.recovery):
+            await part.close()
         await self.journal.close(FLUSH_S if flush else 0.0)
         self._membership.stop()
         self._submissions.stop()
