@@ -278,16 +278,13 @@ class LeaderService:
         self.ready = True
 
     async def close(self, *, flush: bool) -> None:
-        """Stop leading; with ``flush`` (a clean stop), queued records are written first.
-
-        The links go last: that all managers are gone then is nothing to decide upon.
-        """
+        """Stop leading; with ``flush`` (a clean stop), queued records are written first."""
         self.ready = False
         closing = (self.commands, self.drains, self.reliefs, self.energy, self.planner)
         for part in (*closing, self.recovery):
             await part.close()
         await self.journal.close(FLUSH_S if flush else 0.0)
-        self._membership.stop()
+        self._membership.stop()  # that all managers are gone is nothing to decide upon
         self._submissions.stop()
         self.links.close("this group manager no longer leads")
         await self._tasks.close()
