@@ -301,14 +301,20 @@ def _show_up(view: "LabView", output: Output, *, foreground: bool = False) -> No
     if output is Output.JSON:
         terminal.show_json(msgspec.json.encode(view))
         return
-    end = "Ctrl-C takes it down." if foreground else "`snooze lab down` takes it down."
     name = "" if view.name == "lab" else f" --name {view.name}"
+    end = "Ctrl-C takes it down." if foreground else f"`snooze lab down{name}` takes it down."
+    guests = " ".join(f"{view.templates}/guest{number}.xml" for number in (1, 2))
+    lines = [
+        f"export SNOOZE_URL={view.url}",
+        f"snooze submit {guests} --host h1",
+        f"snooze list; snooze migrate guest1 --to h2; snooze lab console guest1{name}",
+        f"snooze lab power off h2{name}; snooze lab status{name}",
+    ]
+    if view.linux:
+        lines.append(f"snooze submit {view.templates}/linux1.xml; snooze lab console linux1{name}")
     terminal.write(
         f"The lab is up; guests run by {view.guests_run_by}. {end}\n\n"
-        f"    export SNOOZE_URL={view.url}\n"
-        f"    snooze submit {view.templates}/guest1.xml {view.templates}/guest2.xml\n"
-        f"    snooze list; snooze migrate guest1 --to h2; snooze lab console guest1{name}\n"
-        f"    snooze lab power off h2{name}; snooze lab status{name}\n"
+        + "".join(f"    {line}\n" for line in lines)
     )
 
 

@@ -111,6 +111,7 @@ class LabView(msgspec.Struct, frozen=True):
     templates: str
     guests_run_by: str
     machines: tuple[MachineView, ...]
+    linux: bool = False
 
 
 def require_tools() -> None:
@@ -200,6 +201,7 @@ class LabCluster:
             str(self.templates),
             "KVM" if self.kvm else "software emulation (KVM does not boot a guest here)",
             tuple(self._view(host) for host in self.net.hosts.values()),
+            self.plan.linux,
         )
 
     def host_of(self, guest: str) -> LabHost:
