@@ -31,8 +31,8 @@ T = TypeVar("T")
 PATIENCE_S: Final = 180.0
 POLL_S: Final = 0.1
 GUESTS: Final = ("guest1", "guest2", "guest3", "guest4")
-SILENT_S: Final = 15.0
-"""Half a lease (recovery.lease_s): nothing may be restarted so long after a BMC fell silent."""
+SILENT_S: Final = 12.0
+"""Less than a lease (recovery.lease_s): in this time a BMC that fell silent proves nothing."""
 
 
 PLAN: Final = LabPlan(
