@@ -76,7 +76,7 @@ class LinuxGuest:
 
 
 def linux_guest() -> LinuxGuest:
-    """The guest, fetched and packed if it is not at hand.
+    """The guest, fetched and packed if it is not at hand; without a mirror, the last that was made.
 
     Raises:
         PreconditionError: it cannot be; says what to do.
@@ -84,13 +84,30 @@ def linux_guest() -> LinuxGuest:
     for path, package in ((_BUSYBOX, "busybox-static"), (Path("/usr/bin/cpio"), "cpio")):
         if not path.exists():
             raise PreconditionError(f"a Linux guest needs more: apt-get install {package}")
-    kernel = _newest_kernel()
     mark = hashlib.sha256(_INIT.read_bytes() + repr(_MODULES).encode()).hexdigest()[:12]
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    kept = Path(base, "snooze-lab", f"{kernel}-{mark}")
+    cache = Path(base, "snooze-lab")
+    try:
+        kept = _kept(cache, mark)
+    except PreconditionError:
+        try:  # apt's lists may be older than the mirror
+            _run("apt-get", "update", "-q")
+            kept = _kept(cache, mark)
+        except PreconditionError:
+            older = sorted(cache.glob(f"linux-image-*-{mark}"))
+            if not older:
+                raise
+            kept = older[-1]
+    return LinuxGuest(kept / "kernel", kept / "initrd")
+
+
+def _kept(cache: Path, mark: str) -> Path:
+    """The folder of the newest kernel's guest; made if it is not there."""
+    kernel = _newest_kernel()
+    kept = cache / f"{kernel}-{mark}"
     if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent, prefix="making-") as folder:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix="making-") as folder:
             made = Path(folder, "made")
             _make(kernel, Path(folder), made)
             try:
@@ -98,7 +115,7 @@ def linux_guest() -> LinuxGuest:
             except OSError:
                 if not kept.exists():  # else another lab was quicker
                     raise
-    return LinuxGuest(kept / "kernel", kept / "initrd")
+    return kept
 
 
 def _newest_kernel() -> str:
@@ -106,7 +123,7 @@ def _newest_kernel() -> str:
     said = _run("apt-cache", "depends", _KERNEL)
     match = re.search(r"Depends: (linux-image-[a-z0-9.+-]+)", said)
     if match is None:
-        raise PreconditionError(f"apt knows no {_KERNEL}: apt-get update")
+        raise PreconditionError(f"a Linux guest cannot be made: apt knows no {_KERNEL}")
     return match[1]
 
 
@@ -179,6 +196,6 @@ def _run(*command: str, cwd: Path | None = None) -> str:
         said = (done.stderr or done.stdout).strip().splitlines()[-3:]
         raise PreconditionError(
             f"a Linux guest cannot be made: {command[0]}: {' '.join(said)}; "
-            "it is made of Debian's packages, so apt-get has to reach a mirror (apt-get update)"
+            "it is made of Debian's packages, so apt-get has to reach a mirror"
         )
     return done.stdout
