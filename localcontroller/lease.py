@@ -87,6 +87,7 @@ class HostLease:
         self._link: Link | None = None
         self._granted = asyncio.Event()
         self._fencing = False
+        self._ending: set[str] = set()
         self._guard_s = -1e18
         self._guard: subprocess.Popen[bytes] | None = None
         self._tasks = TaskSet()
@@ -128,7 +129,8 @@ class HostLease:
         if not self.enabled:
             return reports
         self._state = state = self._file.read()
-        on = [r.vm_id for r in reports if r.vm_id in state.fenced and r.state in ACTIVE]
+        fenced = state.fenced.keys() - self._ending
+        on = [r.vm_id for r in reports if r.vm_id in fenced and r.state in ACTIVE]
         if on:  # they were started again since
             left = {vm_id: g for vm_id, g in state.fenced.items() if vm_id not in on}
             self._state = msgspec.structs.replace(state, fenced=left)
@@ -195,8 +197,8 @@ class HostLease:
                 for r in reports
                 if r.managed and r.policy.is_highly_available and r.state in ACTIVE
             ]
-            if not doomed:
-                return
+            if not doomed or self._core.left_s(self._clock.boottime_s()) > 0:
+                return  # whoever granted the lease has said first what may run here
             logger.error(
                 "no lease for %.1f s more than it may be: %d highly available VMs are switched off",
                 overdue_s,
@@ -212,7 +214,11 @@ class HostLease:
     async def _switch_off(self, report: VmReport) -> None:
         # Noted first: a guest that is off and not noted would not be started again.
         self._state = self._file.add_fenced({report.vm_id: report.generation})
-        await self._hypervisor.power_off(report.vm_id)
+        self._ending.add(report.vm_id)
+        try:
+            await self._hypervisor.power_off(report.vm_id)
+        finally:
+            self._ending.discard(report.vm_id)
 
     def _see_to_guard(self) -> None:
         """Have a guard run: another process, which fences when this one hangs or is gone."""

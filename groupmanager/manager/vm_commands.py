@@ -176,8 +176,11 @@ class VmCommands:
                 if vm.state is VmState.STARTING:
                     self._table.set_state(vm, before)
                 return [*self._changes.report(vm, order.cause), AnswerLeader(request_id, outcome)]
-            report = outcome.report if isinstance(outcome, OrderDone) else None
-            told = self._changes.take_report(vm, report or vm.report, order.cause)
+            report = (outcome.report if isinstance(outcome, OrderDone) else None) or vm.report
+            if vm.state in {VmState.STARTING, report.state}:
+                told = self._changes.take_report(vm, report, order.cause)
+            else:
+                told = self._look(vm, order.cause)  # it said something else meanwhile
             return [*told, AnswerLeader(request_id, VmOrderDone(vm.status()))]
 
         return self._changes.report(vm, order.cause) + self._order(

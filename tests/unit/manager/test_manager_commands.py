@@ -236,6 +236,19 @@ def test_an_unanswered_start_again_keeps_the_room_until_the_host_has_said(state:
     assert desk.state("a") is state
 
 
+def test_a_vm_that_stopped_while_its_start_was_answered_is_looked_at() -> None:
+    """The answer may be older than what the host has said: it alone knows."""
+    desk = off()
+    order = only(OrderHost, desk.command("a", VmCommand.START))
+    desk.notice("h1", report_of("a", VmState.STOPPED))
+    effects = desk.answer(order, OrderDone(report_of("a")))
+    assert desk.state("a") is VmState.STOPPED
+    look = only(OrderHost, effects)
+    assert isinstance(look.order, TakeInventory)
+    desk.inventory(look, report_of("a"))
+    assert desk.state("a") is VmState.RUNNING
+
+
 def test_a_vm_that_vanished_while_it_was_started_again() -> None:
     desk = off()
     order = only(OrderHost, desk.command("a", VmCommand.START))

@@ -1,0 +1,99 @@
+"""A host's lease: what is fenced when it is over, and what is not."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from snooze.common.clock import ManualClock
+from snooze.common.resources import Capacity
+from snooze.common.settings_lease import LeaseSettings
+from snooze.common.transport.link import Link
+from snooze.common.vm_lifecycle import VmState
+from snooze.common.vms import VmReport
+from snooze.common.wire import LeaseGranted
+from snooze.localcontroller.hypervisor.simulated import SimulatedHypervisor
+from snooze.localcontroller.hypervisor.simulated_world import SimulatedSettings, SimulatedWorld
+from snooze.localcontroller.lease import HostLease
+from snooze.localcontroller.lease_file import LeaseFile, LeaseState
+from tests.unit.agent.rig import A, spec_of
+
+
+class SlowHypervisor(SimulatedHypervisor):
+    """Its answers wait until they may go on."""
+
+    def __init__(self, world: SimulatedWorld) -> None:
+        super().__init__(world, "host")
+        self.asked = asyncio.Event()
+        self.goes_on = asyncio.Event()
+
+    async def inventory(self) -> list[VmReport]:
+        self.asked.set()
+        await self.goes_on.wait()
+        return await super().inventory()
+
+
+class Granting:
+    """A link to a manager that grants a minute."""
+
+    async def request(self, *_: object) -> LeaseGranted:
+        return LeaseGranted(60.0)
+
+
+class Rig:
+    """A host whose lease is long over, with a guest that is on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = ManualClock()
+        self.world = SimulatedWorld(1, SimulatedSettings(capacity=Capacity(8.0, 1e7)), self.clock)
+        self.hypervisor = SlowHypervisor(self.world)
+        self.file = LeaseFile(folder / "lease.json")
+        self.file.write(LeaseState(until_s=self.clock.boottime_s() - 100.0, grace_s=1.0))
+        self.told = asyncio.Event()
+        self.link: Granting | None = None
+        self.lease = HostLease(
+            LeaseSettings(),
+            enabled=True,
+            file=self.file,
+            hypervisor=self.hypervisor,
+            clock=self.clock,
+            link=lambda: cast(Link | None, self.link),
+            fenced=self.told.set,
+        )
+
+    def states(self) -> set[VmState]:
+        return {vm.state for vm in self.hypervisor.host.vms.values()}
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = Rig(tmp_path)
+    await rig.hypervisor.open()
+    await rig.hypervisor.start(spec_of(A))
+    rig.lease.start()
+    await rig.hypervisor.asked.wait()
+    yield rig
+    rig.hypervisor.goes_on.set()
+    await rig.lease.close()
+    await rig.hypervisor.close()
+
+
+async def test_a_guest_whose_lease_is_over_is_switched_off_and_noted(rig: Rig) -> None:
+    rig.hypervisor.goes_on.set()
+    await rig.told.wait()
+    assert rig.states() == {VmState.STOPPED}
+    (report,) = rig.lease.mark(await rig.hypervisor.inventory())
+    assert report.fenced
+
+
+async def test_what_may_run_again_by_the_time_it_is_found_runs_on(rig: Rig) -> None:
+    """It was started under a new lease while the hypervisor took its time."""
+    rig.link = Granting()
+    await rig.lease.require()
+    rig.hypervisor.goes_on.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert rig.states() == {VmState.RUNNING}
+    assert not rig.told.is_set()
