@@ -50,6 +50,8 @@ from snooze.common.vm_lifecycle import SETTLED, VmCommand
 T = TypeVar("T")
 OnProgress = Callable[[TaskView], None]
 
+PLAN_HOLD_S: Final = 60.0
+"""The first plan of a leader or manager starts the process that plans, which may take seconds."""
 WAIT_TIMEOUT_S: Final = 600.0
 """Twice the default time that a start may take on a host."""
 
@@ -125,11 +127,21 @@ class AsyncSnooze:
         return await self._transport.call("GET", API_PREFIX + path, params=params, hold_s=hold_s)
 
     async def send(
-        self, path: str, request: msgspec.Struct | None, kind: type[T], *, verb: Method = "POST"
+        self,
+        path: str,
+        request: msgspec.Struct | None,
+        kind: type[T],
+        *,
+        verb: Method = "POST",
+        hold_s: float = 0.0,
     ) -> T:
-        """What ``verb /v1`` + ``path`` answers to ``request``; ``path`` is percent-encoded."""
+        """What ``verb /v1`` + ``path`` answers to ``request``; ``path`` is percent-encoded.
+
+        ``hold_s``: how long the answer may take besides, for something that is planned first.
+        """
         body = None if request is None else msgspec.json.encode(request)
-        return decode(await self._transport.call(verb, API_PREFIX + path, body=body), kind)
+        content = await self._transport.call(verb, API_PREFIX + path, body=body, hold_s=hold_s)
+        return decode(content, kind)
 
     async def cluster(self) -> ClusterView:
         """The cluster in one line."""
@@ -263,7 +275,7 @@ class AsyncSnooze:
     ) -> DrainView:
         """Empty hosts by live migration and keep VMs off them, or only show how."""
         request = DrainRequest(list(hosts), deadline_s, plan_only)
-        return await self.send("/hosts/drain", request, DrainView)
+        return await self.send("/hosts/drain", request, DrainView, hold_s=PLAN_HOLD_S)
 
     async def confirm_dead(self, host: str) -> HostView:
         """Say that a host that is away is off: its VMs may be started elsewhere from now on."""

@@ -184,16 +184,34 @@ def replay(
     url: UrlOption = "",
 ) -> None:
     """Decide again from the inputs of a decision, and compare; exit code 1 if it differs."""
+    import contextlib
+    import io
     import tempfile
 
+    from snooze.client import terminal
     from snooze.scheduling.__main__ import main
 
-    inputs = on_cluster(url, lambda cluster: _inputs(cluster, decision_id))
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+    inputs, names = on_cluster(url, lambda cluster: _inputs_and_names(cluster, decision_id))
+    shown = io.StringIO()
+    with tempfile.NamedTemporaryFile(suffix=".json") as file, contextlib.redirect_stdout(shown):
         file.write(inputs)
         file.flush()
-        flags = ["--json"] if output is Output.JSON else []
-        raise typer.Exit(main(["replay", *flags, file.name]))
+        code = main(["replay", *(["--json"] if output is Output.JSON else []), file.name])
+    text = shown.getvalue().rstrip()
+    if output is not Output.JSON:
+        for identity, name in names.items():
+            text = text.replace(identity, terminal.plain(name))
+    terminal.write(text)
+    raise typer.Exit(code)
+
+
+async def _inputs_and_names(
+    cluster: "AsyncSnooze", decision_id: str
+) -> "tuple[bytes, dict[str, str]]":
+    """What replays a decision, and what its hosts and VMs are called."""
+    inputs = await _inputs(cluster, decision_id)
+    names = {vm.vm_id: vm.name for vm in await cluster.vms()}
+    return inputs, names | {host.id: host.hostname for host in await cluster.hosts()}
 
 
 async def _inputs(cluster: "AsyncSnooze", decision_id: str) -> bytes:
@@ -338,7 +356,7 @@ def consolidate(
     import msgspec
 
     from snooze.client import terminal
-    from snooze.client.async_sdk import segment
+    from snooze.client.async_sdk import PLAN_HOLD_S, segment
     from snooze.common.api import DecisionView, DecisionWord
     from snooze.common.errors import SnoozeError
 
@@ -348,7 +366,8 @@ def consolidate(
         for name in names:
             try:
                 path = f"/managers/{segment(name)}/consolidate"
-                answers.append(await cluster.send(path, DecisionWord(_who()), DecisionView))
+                word = DecisionWord(_who())
+                answers.append(await cluster.send(path, word, DecisionView, hold_s=PLAN_HOLD_S))
             except SnoozeError as error:
                 if manager:
                     raise
@@ -463,7 +482,7 @@ def _decision_text(view: "DecisionView") -> "RenderableType":
         ended = f" ({_when(view.ended_ms)})" if view.ended_ms else ""
         lines.append(f"outcome: {view.outcome}{ended}")
     if view.replayable:
-        lines.append(f"replay: snooze decisions export {view.id[:8]} FILE")
+        lines.append(f"replay: snooze decisions replay {view.id[:8]}")
     return Text("\n".join(plain(line) for line in lines))
 
 

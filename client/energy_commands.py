@@ -14,7 +14,7 @@ from snooze.client.options import (
     complete_host,
     on_cluster,
 )
-from snooze.common.errors import ExecutionError
+from snooze.common.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -60,7 +60,7 @@ def energy(
         try:
             plot.write_text(svg(view))
         except OSError as error:
-            raise ExecutionError(f"{plot} cannot be written: {error.strerror}") from error
+            raise InvalidRequest(f"{plot} cannot be written: {error.strerror}") from error
     if output is Output.JSON:
         terminal.show_json(msgspec.json.encode(view))
     else:

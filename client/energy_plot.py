@@ -4,6 +4,7 @@ Plain SVG without a library: one step line a series, a grid, and the figures in 
 """
 
 import datetime
+import math
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Final
@@ -42,7 +43,8 @@ def svg(view: EnergyView) -> str:
         return "\n".join([*parts, "</svg>\n"])
     first, last = past[0].at_ms, past[-1].at_ms
     most_w = _round_up(max(watt for slot in past for watt in (slot.watts, slot.watts_all_on)))
-    most_hosts = max(1.0, *(slot.up + slot.asleep for slot in past))
+    # The axis has five parts: whole hosts each.
+    most_hosts = 5.0 * math.ceil(max(1.0, *(slot.up + slot.asleep for slot in past)) / 5 - 1e-6)
 
     def x(at_ms: float) -> float:
         return LEFT + (at_ms - first) / max(last - first, 1) * (WIDTH - LEFT - RIGHT)

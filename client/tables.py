@@ -163,7 +163,7 @@ def energy(view: EnergyView) -> list[RenderableType]:
             f"{host.watts:.1f}",
             host.source,
             f"{host.used_kwh:.3f}",
-            f"{host.saved_kwh:.3f}",
+            f"{round(host.saved_kwh, 3) + 0.0:.3f}",
             span_text(host.up_s * 1000),
             span_text(host.asleep_s * 1000),
         )

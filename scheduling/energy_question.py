@@ -177,7 +177,7 @@ def choose_sleep(question: SleepQuestion, ha_lacks: HaLacks) -> Choice:
             break
         without = gone + np.array(host.room)
         if staying <= question.reserve.hosts:
-            why = f"{question.reserve.hosts} hosts stay up"
+            why = f"of {question.reserve.up} hosts {question.reserve.hosts} stay up"
         else:
             why = question.reserve.why_not(without)
         if why:
@@ -343,7 +343,7 @@ def _for_reserve(
         if up >= reserve.hosts:
             break
         if not on_way[row]:
-            chosen.append((row, f"{reserve.hosts} hosts are to be up"))
+            chosen.append((row, f"{reserve.hosts} of the hosts are to be up"))
             on_way[row] = True
             up += 1
     return chosen

@@ -114,7 +114,7 @@ def drain_decision(
         tuple(sorted(set(host_ids))),
         f"a person wants {', '.join(view.hosts)} empty; whole-cluster plan of {len(view.moves)} "
         f"moves, about {view.seconds:.0f} s",
-        tuple(moves) or ("nothing has to move",),
+        tuple(moves) or ("nothing can move" if view.stays else "nothing has to move",),
         tuple(dict.fromkeys(others))[:MAX_LINES],
         inputs=inputs,
     )

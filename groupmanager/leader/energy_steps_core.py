@@ -226,7 +226,12 @@ class PowerSteps:
         self._enter(host, HostPower.ASLEEP, step.decision.reason, now_ms)
         effects: list[EnergyEffect] = [
             RecordStep(host_id),
-            *ended(step.decision, DecisionState.DONE, f"asleep ({step.action})", now_ms),
+            *ended(
+                step.decision,
+                DecisionState.DONE,
+                f"{host.description.hostname} is asleep ({step.action})",
+                now_ms,
+            ),
             self._announce("host.asleep", host, f"sleeps ({step.action})", step),
         ]
         if host_id in self.wake_after:
@@ -328,7 +333,8 @@ class PowerSteps:
                 if step is not None:
                     self.wake_times_s[host_id] = took_s
                     outcome = f"it joined after {took_s:.1f} s"
-                    effects += ended(step.decision, DecisionState.DONE, outcome, now_ms)
+                    done = f"{host.description.hostname}: {outcome}"
+                    effects += ended(step.decision, DecisionState.DONE, done, now_ms)
                     effects.append(self._announce("host.awake", host, outcome, step))
                 return effects
             case _:
