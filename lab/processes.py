@@ -75,11 +75,14 @@ def marked() -> dict[int, str]:
 
 
 def _is_owned(tag: str) -> bool:
-    """Whether the process that made the tag lives, and no later one of its number."""
+    """Whether the process that made the tag lives, and no later one of its number.
+
+    Tags of before 2027 do not say when it was started.
+    """
     owner, _, started = tag.partition("-")[0].partition(".")
-    if not owner.isdigit() or not started.isdigit():
+    if not owner.isdigit():
         return True  # none of ours
-    return _started(int(owner)) == int(started) and is_alive(int(owner))
+    return is_alive(int(owner)) and started in {"", str(_started(int(owner)))}
 
 
 def is_alive(pid: int) -> bool:
