@@ -8,6 +8,7 @@ starts the daemon again. Its state is read by a command, too.
 import asyncio
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from pathlib import Path
@@ -146,12 +147,28 @@ class Rig:
         """The power state of each host."""
         return {host.hostname: host.power for host in self.client.hosts()}
 
+    def metered(self) -> dict[str, float]:
+        """What the leader tells of energy; empty until both sleepers are metered as such."""
+        for manager in self.managers:
+            with urllib.request.urlopen(f"{manager.url}/metrics", timeout=10) as answer:
+                lines = answer.read().decode().splitlines()
+            pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+            found = {name: float(value) for name, _, value in pairs}
+            asleep = [name for name in HOSTS if found.get(_watts_of(name)) == 5.0]
+            if len(asleep) == 2:
+                return found
+        return {}
+
     def asleep(self) -> list[str]:
         return sorted(name for name, power in self.power().items() if power == "asleep")
 
     def submit(self, name: str, cores: int, host: str = "") -> str:
         request = VmRequest(libvirt_xml=DOMAIN.format(name=name, vcpus=cores), host=host)
         return self.client.submit(ClusterRequest(vms=[request])).id
+
+
+def _watts_of(host: str) -> str:
+    return f'snooze_host_watts{{host="{host}"}}'
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +181,11 @@ def test_idle_hosts_sleep_and_a_submission_wakes_one(rig: Rig) -> None:
     rig.until(lambda: len(rig.asleep()) == 2, "two of three hosts sleep")
     for name in rig.asleep():
         assert not rig.board.daemons[name].runs, "its daemon has ended"
+    told = rig.until(rig.metered, "the metrics say that they sleep")
+    assert told['snooze_cluster_hosts{state="asleep"}'] == 2
+    assert told["snooze_cluster_saved_kwh"] > 0
+    watts = [told[_watts_of(name)] for name in HOSTS]
+    assert told["snooze_cluster_watts"] == pytest.approx(sum(watts), abs=0.1)
     first = rig.submit("fills", 4)
     assert rig.until(lambda: rig.client.task(first).state is TaskState.DONE, "the first VM runs")
     second = rig.submit("needs-more", 4)
