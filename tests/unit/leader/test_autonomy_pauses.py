@@ -1,0 +1,109 @@
+"""Pauses of the leader's own kinds: what people said reaches the cores that fence and restart."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import msgspec
+import pytest_asyncio
+
+from snooze.common.api import AutonomyChange
+from snooze.common.clock import ManualClock
+from snooze.common.coordination.memory import MemoryCoordinator, MemoryStore
+from snooze.common.coordination.port import Check, Create, wait_connected
+from snooze.common.resources import Capacity
+from snooze.common.settings_autonomy import AutonomySettings
+from snooze.common.vm_lifecycle import VmState
+from snooze.common.wire import ManagerWelcome
+from snooze.groupmanager.leader.autonomy import LeaderAutonomy
+from snooze.groupmanager.leader.decision_log import DecisionLog
+from snooze.groupmanager.leader.events import EventLog
+from snooze.groupmanager.leader.journal import Journal
+from snooze.groupmanager.leader.manager_links import ManagerLinks
+from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+from tests.unit.leader.builders import host_of
+
+FENCE = "/fence"
+
+
+@dataclass
+class Desk:
+    """What a leader knows, and what it may do."""
+
+    registry: Registry
+    clock: ManualClock
+    autonomy: LeaderAutonomy
+
+
+async def _nobody_asks(message: object) -> msgspec.Struct:
+    raise AssertionError(message)
+
+
+@pytest_asyncio.fixture
+async def desk() -> AsyncIterator[Desk]:
+    registry = Registry()
+    for host_id in ("h1", "h2"):
+        registry.hosts[host_id] = HostEntry(host_of(host_id), "gm", 1, True, 0.0)
+    for name in ("web", "db"):
+        vm = VmEntry(name, name, Capacity(1.0, 1024.0), VmState.RUNNING, host_id="h1")
+        registry.add_vm(vm)
+    coordinator = MemoryCoordinator(MemoryStore())
+    await coordinator.start()
+    await wait_connected(coordinator, 5)
+    await coordinator.commit([Create(FENCE, b"")])
+    journal = Journal(coordinator, Check(FENCE, 0), lambda: None)
+    journal.start()
+    clock = ManualClock()
+    links = ManagerLinks(
+        registry,
+        ManagerWelcome("gm", 1),
+        _nobody_asks,
+        lambda hello: None,
+        lambda manager_id, notice: None,
+        lambda manager_id, reason: None,
+    )
+    events = EventLog(clock)
+    yield Desk(
+        registry,
+        clock,
+        LeaderAutonomy(
+            AutonomySettings(),
+            1,
+            registry,
+            clock,
+            journal,
+            links,
+            DecisionLog(clock, events, "gm"),
+            lambda kind, subject, message: None,
+            lambda decision_id: None,
+        ),
+    )
+    await journal.close()
+    await coordinator.close()
+
+
+async def test_a_pause_of_fencing_holds_for_its_host_or_for_all(desk: Desk) -> None:
+    autonomy = desk.autonomy
+    h1, h2 = (desk.registry.hosts[name] for name in ("h1", "h2"))
+    assert autonomy.may_fence(h1)
+    await autonomy.change(AutonomyChange("host", "h1", ("fence",), paused=True, why="repairs"))
+    assert not autonomy.may_fence(h1)
+    assert autonomy.may_fence(h2)
+    await autonomy.change(AutonomyChange("host", "h1", ("fence",), paused=False))
+    assert autonomy.may_fence(h1)
+    await autonomy.change(AutonomyChange("cluster", "", ("fence",), mode="dry-run"))
+    assert not autonomy.may_fence(h2), "what is not on auto is not done"
+
+
+async def test_a_pause_of_restarts_holds_for_its_vm_or_for_a_time(desk: Desk) -> None:
+    autonomy = desk.autonomy
+    web, db = (desk.registry.vms[name] for name in ("web", "db"))
+    await autonomy.change(AutonomyChange("vm", "web", ("restart",), paused=True))
+    assert not autonomy.may_restart(web)
+    assert autonomy.may_restart(db)
+    change = AutonomyChange("cluster", "", ("restart",), paused=True, for_s=60.0)
+    view = await autonomy.change(change)
+    assert view.modes["restart"] == "off"
+    assert not autonomy.may_restart(db)
+    desk.clock.advance(61.0)
+    assert autonomy.may_restart(db)
+    assert not autonomy.may_restart(web)
