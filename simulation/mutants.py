@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from snooze.common.coordination.port import Check
-from snooze.groupmanager.leader import submission_core
 from snooze.groupmanager.leader.journal import Journal
 from snooze.groupmanager.leader.membership_core import MembershipCore
 from snooze.groupmanager.leader.recovery_core import RecoveryCore
@@ -136,11 +135,6 @@ def _unfenced(journal: Journal, coordinator: Any, fence: Check, deposed: Any) ->
     _journal(journal, coordinator, Check(fence.path), deposed)
 
 
-def _nowhere_else(_vm: Any, _hosts: Any) -> bool:
-    """A host that is away has nothing."""
-    return False
-
-
 _journal = Journal.__init__
 _power_answered = RecoveryCore._power_answered
 _submitted = SubmissionCore._submitted
@@ -159,13 +153,6 @@ _ALL: tuple[Mutant, ...] = (
         "the leader's transactions do not check its epoch",
         1,
         _replacing(Journal, "__init__", _unfenced),
-    ),
-    Mutant(
-        "placed-without-proof",
-        "a VM is placed anew although a host that is away may have it",
-        30,
-        _replacing(submission_core, "may_be_on", _nowhere_else),
-        seen_by=28,
     ),
     Mutant(
         "acknowledged-before-write",
