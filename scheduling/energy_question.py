@@ -280,7 +280,8 @@ def choose_wake(question: WakeQuestion) -> Choice:
             ]
         )
         plan = plan_wakes(demand, allowed, room[order], on_way[order], cost[order])
-        for index, position in enumerate(plan.host_of.tolist()):
+        positions: list[int] = plan.host_of.tolist()
+        for index, position in enumerate(positions):
             if position >= 0:
                 waits[index] = sleepers[order[position]].id
                 left[order[position]] -= demand[index]

@@ -61,6 +61,10 @@ SLOTS_EACH = 288
 J_PER_KWH = 3.6e6
 
 
+def _nobody_said(kind: DecisionKind, host: HostEntry) -> DecisionMode:
+    return DecisionMode.OFF
+
+
 class Energy:
     """Puts hosts to sleep and wakes them, for one leader from its election to its end."""
 
@@ -79,10 +83,9 @@ class Energy:
         record_host: Callable[[str, Done | None], None],
         announce: Callable[[Announce], None],
         decided: Callable[[Decision], None],
-        mode_of: Callable[[DecisionKind, HostEntry], DecisionMode],
         ha_lacks: Callable[[frozenset[str]], str],
     ) -> None:
-        """``limit[R]`` scales a host's capacity; ``mode_of`` is what people said of autonomy.
+        """``limit[R]`` scales a host's capacity. Nothing is done before ``mode_of`` is set.
 
         ``ha_lacks``: why these hosts could not take in the VMs of one that fails; or nothing.
         """
@@ -96,7 +99,7 @@ class Energy:
         self._record_host = record_host
         self._announce = announce
         self._decided = decided
-        self._mode_of = mode_of
+        self.mode_of: Callable[[DecisionKind, HostEntry], DecisionMode] = _nobody_said
         registry.can_wake = lambda host: bool(power.describe(host).driver)
         self.core = EnergyCore(
             registry,
@@ -262,7 +265,8 @@ class Energy:
     # ------------------------------------------------------------ what the core asks
 
     def _mode(self, kind: DecisionKind, host_id: str) -> DecisionMode:
-        return self._mode_of(kind, self._registry.hosts[host_id])
+        """What people said of autonomy."""
+        return self.mode_of(kind, self._registry.hosts[host_id])
 
     def _expected(self, _now_ms: int) -> FloatArray:
         """The rise of demand that the past days had after this hour."""

@@ -202,7 +202,6 @@ class LeaderService:
             record_host=self.record_host,
             announce=self._announce,
             decided=self.decisions.add,
-            mode_of=lambda kind, host: self.autonomy.host_mode(kind, host),  # noqa: PLW0108 # made later
             ha_lacks=self._ha_lacks,
         )
         self.autonomy = LeaderAutonomy(
@@ -216,6 +215,7 @@ class LeaderService:
             self.events.add,
             self.energy.approve,
         )
+        self.energy.mode_of = self.autonomy.host_mode
         self.tasks.limit = self.energy.core.limit
         self.reliefs = Reliefs(settings, epoch, clock, self.registry, self._ask_command)
         self.reliefs.join(self.autonomy, self.energy, self.decisions)

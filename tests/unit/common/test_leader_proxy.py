@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import cast
 
 import aiohttp
 import pytest
@@ -66,7 +67,7 @@ async def world() -> AsyncIterator[World]:
             application = web.Application()
             application.router.add_route("*", "/{path:.*}", handler)
             server = await stack.enter_async_context(TestServer(application))
-            addresses.append(Address(server.host, server.port or 0))
+            addresses.append(Address(server.host, cast(int, server.port)))
         await proxy.start()
         stack.push_async_callback(proxy.close)
         world.former, world.next, door = addresses
