@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import cast
 
 import aiohttp
 import pytest
@@ -67,7 +66,8 @@ async def world() -> AsyncIterator[World]:
             application = web.Application()
             application.router.add_route("*", "/{path:.*}", handler)
             server = await stack.enter_async_context(TestServer(application))
-            addresses.append(Address(server.host, cast(int, server.port)))
+            url = server.make_url("/")
+            addresses.append(Address(url.host or "", url.port or 0))
         await proxy.start()
         stack.push_async_callback(proxy.close)
         world.former, world.next, door = addresses
