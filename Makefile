@@ -15,7 +15,7 @@ SEED ?= 1
 BIN := .venv/bin
 PYTEST_OPTIONS ?=
 # Most tests wait for daemons, not for a processor. A file's tests stay together and in their order.
-LANES ?= -n 2 --dist loadfile --no-loadscope-reorder
+LANES ?= -n 3 --dist loadfile --no-loadscope-reorder
 # Simulated processes that are killed close nothing, by intent: in a session of its own, no leak.
 SIM_LANES ?= -n 2 -W ignore::ResourceWarning
 SEEDS ?= 10000
