@@ -20,7 +20,7 @@ LANES ?= -n 3 --dist loadfile --no-loadscope-reorder
 SIM_LANES ?= -n 2 -W ignore::ResourceWarning
 SEEDS ?= 10000
 
-.PHONY: demo up test check chaos clean install-test lab-demo soak
+.PHONY: demo up test check mypy pyright chaos clean install-test lab-demo soak
 
 demo:
 	@scripts/install demo $(HYPERVISOR)
@@ -40,8 +40,10 @@ install-test:
 check: install-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/pyright
+	@$(MAKE) --no-print-directory -j2 --output-sync=target mypy pyright
+
+mypy pyright:
+	$(BIN)/$@
 
 test: check
 	$(BIN)/python -m pytest $(LANES) --ignore=tests/sim $(PYTEST_OPTIONS)
