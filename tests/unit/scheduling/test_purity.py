@@ -15,7 +15,8 @@ SHELLS = {"plugins.py", "guard.py", "__main__.py"}
 
 PURE = {
     "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools", "heapq",
-    "itertools", "json", "math", "msgspec", "numbers", "numpy", "numpy.typing", "types", "typing", "zlib",
+    "itertools", "json", "math", "msgspec", "numbers", "numpy", "numpy.typing", "types", "typing",
+    "zlib",
 }  # fmt: skip
 
 
