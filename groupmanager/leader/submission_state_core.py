@@ -111,8 +111,8 @@ class SubmissionState:
     def _hosts_are_moving(self) -> bool:
         """Whether hosts have just lost their manager: they may be below another one in a moment."""
         return any(
-            host.state is HostPower.ACTIVE and not (host.joined or host.given_up or host.fencing)
-            for host in self.registry.hosts.values()
+            host.state is HostPower.ACTIVE and not (host.given_up or host.fencing)
+            for host in self.registry.hosts.away()
         )
 
     def _await_room(self, vm: VmEntry, now_s: float) -> list[SubmissionEffect]:
