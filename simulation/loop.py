@@ -128,20 +128,20 @@ class Schedule:
 
     def run_one(self, process: "Process | None", item: asyncio.Handle | Callable[[], None]) -> None:
         """One event."""
-        if isinstance(item, asyncio.Handle):
-            if process is None or not process.takes(item):
-                return
-            if item.cancelled():
+        number = 0
+        if process is not None and isinstance(item, asyncio.Handle):
+            if not process.takes(item) or item._cancelled:
                 return
             asyncio_events._set_running_loop(process.loop)
             try:
                 item._run()
             finally:
                 asyncio_events._set_running_loop(None)
+            number = process.number
         else:
             item()
         self.events += 1
-        stamp = int(self.now_s * 1e6) * 31 + (process.number if process is not None else 0)
+        stamp = int(self.now_s * 1e6) * 31 + number
         self.digest = (self.digest * 1_000_003 ^ stamp) & _MASK
         self.after_event(process)
 
@@ -164,6 +164,10 @@ class Process:
         self.schedule = schedule
         self.number = number
         self.name = name
+        self.kind = name.rpartition("/")[2]
+        """What it is on its machine: ``snooze``, ``hypervisor``, ``client``."""
+        self.role: str = machine.name[:2]
+        """What its machine is for: ``gm``, ``bs``, ``ho``, ``zk``, ``cl``."""
         self.machine = machine
         self.drift = drift
         self.born_s = schedule.now_s

@@ -64,12 +64,18 @@ class Run:
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
-            gc.freeze()  # What is there already is not looked at again: a run leaves much, quickly.
+            # A run makes much garbage, quickly, and has memory enough: it is collected at its end,
+            # and what was there before it is not looked at.
+            was_enabled = gc.isenabled()
+            gc.disable()
+            gc.freeze()
             try:
                 result = self._go()
             finally:
-                gc.unfreeze()
                 gc.collect()
+                gc.unfreeze()
+                if was_enabled:
+                    gc.enable()
         return result
 
     def _go(self) -> Result:

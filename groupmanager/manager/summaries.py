@@ -13,6 +13,7 @@ from snooze.groupmanager.manager.host_table import HostTable
 from snooze.groupmanager.manager.leader_link import LeaderLink
 from snooze.groupmanager.manager.monitoring import Monitoring
 from snooze.scheduling import dispatching
+from snooze.scheduling.snapshot import IntArray
 
 DELAY_S = 0.02
 """Changes within this time go up in one summary, at least."""
@@ -48,6 +49,8 @@ class Summaries:
         self._cost_s = 0.0
         self._sent_s = -math.inf
         self._cores_told_s = -math.inf
+        self._free_key: bytes | None = None
+        self._buckets: tuple[FloatArray, IntArray] = dispatching.histogram([])
         self._after: list[tuple[asyncio.Future[msgspec.Struct], msgspec.Struct]] = []
 
     def answer_after(self, future: asyncio.Future[msgspec.Struct], answer: msgspec.Struct) -> None:
@@ -100,13 +103,20 @@ class Summaries:
                 watts[host_id] = round(machine.power_w, 1)
         return cores, watts
 
+    def _histogram(self, free: FloatArray) -> tuple[FloatArray, IntArray]:
+        """The buckets of what is free; worked out anew only when that has changed."""
+        key = free.tobytes()
+        if key != self._free_key:
+            self._free_key, self._buckets = key, dispatching.histogram(free)
+        return self._buckets
+
     def _tell_what_is_free(self) -> None:
         link = self._leader.link
         if link is None:
             return
         table = self._table
         started_s = self._clock.monotonic_s()
-        room, count = dispatching.histogram(table.free(self._limit))
+        room, count = self._histogram(table.free(self._limit))
         self._cost_s = self._clock.monotonic_s() - started_s
         cores, watts = self._busy(started_s)
         link.notify(
