@@ -129,8 +129,8 @@ class Schedule:
     def run_one(self, process: "Process | None", item: asyncio.Handle | Callable[[], None]) -> None:
         """One event."""
         number = 0
-        if process is not None and isinstance(item, asyncio.Handle):
-            if not process.takes(item) or item._cancelled:
+        if isinstance(item, asyncio.Handle):
+            if process is None or not process.takes(item) or item._cancelled:
                 return
             asyncio_events._set_running_loop(process.loop)
             try:
