@@ -119,13 +119,21 @@ async def lines() -> asyncio.StreamReader:
     return reader
 
 
+class NoLeader:
+    """There is none in this benchmark, and nothing to be said of it."""
+
+    def leader_died(self, leader: ManagerDescription) -> None:
+        """Not called."""
+
+    def leader_unheard(self, leader: ManagerDescription) -> None:
+        """Not called."""
+
+
 async def manage() -> None:
     settings = parse("", GroupManagerSettings)
     identity = ManagerDescription("manager", "manager", Address("", 0), Address("", 0))
     limits = LinkLimits()
-    manager = ManagerService(
-        settings, identity, SYSTEM_CLOCK, limits, lambda: True, lambda _leader: None
-    )
+    manager = ManagerService(settings, identity, SYSTEM_CLOCK, limits, lambda: True, NoLeader())
 
     async def on_hello(hello: HostHello, _peer: str) -> Accepted:
         return manager.accept(hello)

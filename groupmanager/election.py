@@ -32,6 +32,7 @@ from snooze.common.coordination.port import (
     Coordinator,
     Create,
     Delete,
+    Entry,
     Operation,
     OutcomeUnknown,
     Put,
@@ -41,6 +42,8 @@ from snooze.common.coordination.port import (
 )
 from snooze.common.core_runner import CoreRunner
 from snooze.common.errors import InvalidRequest
+from snooze.common.task_set import TaskSet
+from snooze.groupmanager.challenge import QUESTION, Question, answer, ask, read_question
 from snooze.groupmanager.election_core import (
     Done,
     ElectionCore,
@@ -135,6 +138,9 @@ class Election:
         self._cancels: list[Cancel] = []
         self._order: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self._question: Entry | None = None
+        self._listens = False
+        self._answers = TaskSet()
         self._finished = asyncio.Event()
 
     @property
@@ -204,6 +210,7 @@ class Election:
             self._retry.cancel()
         if self._order is not None:
             self._order.cancel()
+        await self._answers.close()
         self._announce(Following(None))
         self._wake_iterators()
 
@@ -214,20 +221,59 @@ class Election:
         leads as ever. Should it be alive after all, it is deposed and stands again: two never
         lead, as each takes an epoch of its own. Returns whether it was removed.
         """
+        return await self._remove(identity, patience_s=None)
+
+    async def doubt(self, identity: str, patience_s: float) -> bool:
+        """Remove a leader that is not heard, if it does not say through the store that it is there.
+
+        It has ``patience_s`` for that (see ``challenge``). Returns whether it was removed.
+        """
+        return await self._remove(identity, patience_s)
+
+    async def _remove(self, identity: str, patience_s: float | None) -> bool:
         try:
             entry = await self._coordinator.read(LEADER)
             record = None if entry is None else decode_record(entry.data)
             if entry is None or record is None or record.id != identity:
                 return False
+            conditions = [epoch_guard(record.epoch)]
+            if patience_s is not None:
+                conditions.append(await ask(self._coordinator, record.epoch))
+                await asyncio.sleep(patience_s)
             names = await self._coordinator.children(CANDIDATES)
             own = [f"{CANDIDATES}/{name}" for name in names if name.startswith(f"{record.token}-")]
             removals = [Delete(LEADER, entry.version), *(Delete(path) for path in own)]
-            await self._coordinator.commit([epoch_guard(record.epoch), *removals])
+            await self._coordinator.commit([*conditions, *removals])
         except (CommitConflict, OutcomeUnknown, Unavailable) as error:
             _log.info("not evicted: %s", error.message, extra={"id": self._identity})
             return False
         _log.warning("evicted %s, epoch %d", identity, record.epoch, extra={"id": self._identity})
         return True
+
+    def _listen(self) -> None:
+        """Whoever leads, or has led, sees the questions; one that stands is answered at once."""
+        if not self._listens:
+            self._listens = True
+            self._cancels.append(self._coordinator.watch(QUESTION, self._asked))
+        self._answer()
+
+    def _asked(self, entry: Entry | None) -> None:
+        self._question = entry
+        self._answer()
+
+    def _answer(self) -> None:
+        """Say that we are there, if that is the question and we lead."""
+        entry, epoch = self._question, self._confirmed_epoch
+        if entry is not None and epoch is not None and read_question(entry) == Question(epoch):
+            self._answers.spawn(self._say_so(epoch, entry))
+
+    async def _say_so(self, epoch: int, entry: Entry) -> None:
+        try:
+            await answer(self._coordinator, epoch, entry)
+        except (CommitConflict, OutcomeUnknown, Unavailable) as error:
+            _log.info("the doubt was not answered: %s", error.message)
+        else:
+            _log.warning("doubted by a group manager that does not hear us; we are here")
 
     def _session_changed(self, session: Session) -> None:
         if session.state is not SessionState.CONNECTED:
@@ -257,6 +303,7 @@ class Election:
             case Lead(epoch=epoch) | Resume(epoch=epoch):
                 self._confirmed_epoch = epoch
                 self._announce(Leading(epoch))
+                self._listen()
             case StopDeciding():
                 self._confirmed_epoch = None
                 self._announce(Suspended(self._core.epoch))

@@ -50,6 +50,9 @@ logger = logging.getLogger(__name__)
 
 REGISTER_RETRY_S = 0.5
 EVICT_INTERVAL_S = 10.0
+DOUBT_INTERVAL_S = 5.0
+MIN_ANSWER_S = 0.5
+"""A leader that is doubted has one heartbeat for its answer, and at least this long."""
 
 
 class GroupManager:
@@ -71,7 +74,7 @@ class GroupManager:
         self._leading: LeaderService | None = None
         self._leader_address: Address | None = None
         self._election: Election | None = None
-        self._evicted_s = -math.inf
+        self._evicted_s = self._doubted_s = -math.inf
         self._tasks = TaskSet()
         self._session_changed = asyncio.Event()
         self._proxy = Proxy()
@@ -81,7 +84,7 @@ class GroupManager:
         nowhere = Address("", 0)
         self.identity = ManagerDescription(node_id, "", nowhere, nowhere)
         self.manager = ManagerService(
-            settings, self.identity, clock, limits, self._has_session, self._leader_died
+            settings, self.identity, clock, limits, self._has_session, self
         )
         front = Front(
             lambda: self._leading,
@@ -253,20 +256,33 @@ class GroupManager:
             logger.info("no longer leading, epoch %d", leader.epoch)
             await leader.close(flush=False)
 
-    def _leader_died(self, leader: ManagerDescription) -> None:
+    def leader_died(self, leader: ManagerDescription) -> None:
         """Its process is gone: spare everyone the wait for the end of its session.
 
         At most once in a while: should we be wrong about every leader, it does no harm.
         """
         now_s = self._clock.monotonic_s()
-        if self._election is None or now_s < self._evicted_s + EVICT_INTERVAL_S:
-            return
-        self._evicted_s = now_s
-        logger.warning("the process of leader %s is gone", leader.hostname)
-        self._tasks.spawn(self._evict(self._election, leader.manager_id))
+        if self._election is not None and now_s >= self._evicted_s + EVICT_INTERVAL_S:
+            self._evicted_s = now_s
+            logger.warning("the process of leader %s is gone", leader.hostname)
+            self._tasks.spawn(self._evict(self._election, leader.manager_id))
+
+    def leader_unheard(self, leader: ManagerDescription) -> None:
+        """It, its machine or the network to it is gone: ask it through the store."""
+        now_s = self._clock.monotonic_s()
+        if self._election is not None and now_s >= self._doubted_s + DOUBT_INTERVAL_S:
+            self._doubted_s = now_s
+            logger.warning("leader %s is not heard", leader.hostname)
+            patience_s = max(MIN_ANSWER_S, self.settings.heartbeat.interval_s)
+            self._tasks.spawn(self._doubt(self._election, leader, patience_s))
 
     async def _evict(self, election: Election, manager_id: str) -> None:
         await election.evict(manager_id)
+
+    async def _doubt(
+        self, election: Election, leader: ManagerDescription, patience_s: float
+    ) -> None:
+        await election.doubt(leader.manager_id, patience_s)
 
     def _note_leader(self, record: LeaderRecord | None) -> None:
         description = leader_description(record)

@@ -3,10 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import msgspec
 
+from snooze.common.clock import Clock
 from snooze.common.errors import SnoozeError
+from snooze.common.transport.channel import CloseCause
 from snooze.common.transport.link import Link, LinkLimits, Service, connect, is_refused
 from snooze.common.wire import (
     HostGone,
@@ -29,6 +32,18 @@ REFUSALS = 2
 """So many in a row from the machine of a leader that we had joined: its process is gone."""
 
 
+class LeaderNews(Protocol):
+    """Who wants to know what becomes of the leader."""
+
+    def leader_died(self, leader: ManagerDescription) -> None:
+        """Its process is gone."""
+        ...
+
+    def leader_unheard(self, leader: ManagerDescription) -> None:
+        """It has been silent for longer than a living peer is, or is not reached."""
+        ...
+
+
 class LeaderLink:
     """The link to the leader, and the notices that wait for it within one turn of the loop."""
 
@@ -39,7 +54,8 @@ class LeaderLink:
         limits: LinkLimits,
         answer: Callable[[LeaderOrder], Awaitable[msgspec.Struct]],
         joined: Callable[[], None],
-        died: Callable[[ManagerDescription], None],
+        news: "LeaderNews",
+        clock: Clock,
         moving: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         """What it serves.
@@ -47,7 +63,7 @@ class LeaderLink:
         Args:
             answer: carries out the leader's orders.
             joined: called after the hello.
-            died: told of a leader whose process is gone, though the store may not know it yet.
+            news: told what the store may not know yet.
             moving: names the VMs whose migration this manager sees to.
         """
         self._moving = moving
@@ -57,7 +73,8 @@ class LeaderLink:
         self._limits = limits
         self._answer = answer
         self._joined = joined
-        self._died = died
+        self._news = news
+        self._clock = clock
         self._known: ManagerDescription | None = None
         self._link: Link | None = None
         self._wanted: ManagerDescription | None = None
@@ -88,38 +105,74 @@ class LeaderLink:
         """Keep a link to whoever leads."""
         pause_s = RETRY_MIN_S
         refusals = 0
+        sought_s, sought = self._clock.monotonic_s(), self._wanted
         while True:
             wanted = self._wanted
+            if wanted != sought:
+                sought_s, sought = self._clock.monotonic_s(), wanted
             if wanted is None:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
             hello = self._hello()
             try:
-                link, welcome = await connect(
-                    wanted.monitoring.host,
-                    wanted.monitoring.port,
-                    hello,
-                    ManagerWelcome,
-                    Service(requests=LeaderOrder, answer=self._answer),
-                    limits=self._limits,
-                )
+                joined = await self._connect(wanted, hello)
             except SnoozeError as error:
                 logger.debug("the leader is not reached", extra={"error": error.message})
                 refusals = refusals + 1 if is_refused(error) else 0
                 if refusals >= REFUSALS and wanted == self._known == self._wanted:
                     self._known, refusals = None, 0
-                    self._died(wanted)
+                    self._news.leader_died(wanted)
+                elif (
+                    wanted == self._wanted
+                    and self._clock.monotonic_s() >= sought_s + self._limits.silence_timeout_s
+                ):
+                    self._news.leader_unheard(wanted)
                 self._changed.clear()
                 await _wait(self._changed, pause_s)
                 pause_s = min(RETRY_MAX_S, pause_s * 2)
+                continue
+            if joined is None:
+                continue
+            link, welcome = joined
+            if wanted != self._wanted:
+                link.close("another group manager leads")
                 continue
             pause_s, refusals, self._known = RETRY_MIN_S, 0, wanted
             if welcome.epoch < self.epoch:
                 link.close("deposed: a later leader was heard of")
                 await asyncio.sleep(RETRY_MIN_S)
                 continue
-            await self._stay(link, hello, welcome)
+            cause = await self._stay(link, hello, welcome)
+            sought_s = self._clock.monotonic_s()
+            if cause is CloseCause.SILENT and wanted == self._wanted:
+                self._news.leader_unheard(wanted)
+
+    async def _connect(
+        self, wanted: ManagerDescription, hello: ManagerHello
+    ) -> tuple[Link, ManagerWelcome] | None:
+        """Join; None as soon as another leads: one that stands still takes a hello and no notice.
+
+        Raises: see ``connect``.
+        """
+        self._changed.clear()
+        joining = asyncio.ensure_future(
+            connect(
+                wanted.monitoring.host,
+                wanted.monitoring.port,
+                hello,
+                ManagerWelcome,
+                Service(requests=LeaderOrder, answer=self._answer),
+                limits=self._limits,
+            )
+        )
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait((joining, changed), return_when=asyncio.FIRST_COMPLETED)
+            return joining.result() if joining.done() else None
+        finally:
+            changed.cancel()
+            joining.cancel()
 
     def _hello(self) -> ManagerHello:
         table = self._table
@@ -129,8 +182,8 @@ class LeaderLink:
             moving=self._moving(),
         )
 
-    async def _stay(self, link: Link, hello: ManagerHello, welcome: ManagerWelcome) -> None:
-        """Be with a leader until the link ends.
+    async def _stay(self, link: Link, hello: ManagerHello, welcome: ManagerWelcome) -> CloseCause:
+        """Be with a leader until the link ends; returns why it did.
 
         What changed between the making of the hello and the welcome is told again, whole.
         """
@@ -152,6 +205,7 @@ class LeaderLink:
         try:
             reason = await link.closed
             logger.info("the link to the leader closed: %s", reason)
+            return reason.cause
         finally:
             self._link = None
 

@@ -73,7 +73,7 @@ from snooze.groupmanager.manager import manager_events as events
 from snooze.groupmanager.manager.autonomy import ManagerAutonomy
 from snooze.groupmanager.manager.autonomy_events import LookOn, PlanConsolidation, PlanRelocation
 from snooze.groupmanager.manager.host_views import describe
-from snooze.groupmanager.manager.leader_link import LeaderLink
+from snooze.groupmanager.manager.leader_link import LeaderLink, LeaderNews
 from snooze.groupmanager.manager.leases import Leases
 from snooze.groupmanager.manager.manager_core import ManagerCore
 from snooze.groupmanager.manager.monitoring import Monitoring
@@ -97,13 +97,13 @@ class ManagerService:
         clock: Clock,
         limits: LinkLimits,
         is_serving: Callable[[], bool],
-        leader_died: Callable[[ManagerDescription], None],
+        leader_news: LeaderNews,
     ) -> None:
         """Nothing starts yet.
 
         Args:
             is_serving: false while the session with the store is not alive.
-            leader_died: see ``LeaderLink``.
+            leader_news: see ``LeaderLink``.
         """
         self._is_serving = is_serving
         self._start_timeout_s = settings.submission.start_timeout_s
@@ -126,7 +126,8 @@ class ManagerService:
             limits,
             self._answer_leader,
             self._leader_joined,
-            leader_died,
+            leader_news,
+            clock,
             lambda: self.core.migrations.moving,
         )
         self.leases = Leases(self.core.table, self.leader, clock, settings.recovery.lease_s)

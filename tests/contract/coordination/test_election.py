@@ -21,6 +21,7 @@ from snooze.common.coordination.port import (
     wait_connected,
 )
 from snooze.common.errors import InvalidRequest
+from snooze.groupmanager.challenge import QUESTION, Question, ask, read_question
 from snooze.groupmanager.election import Election, Following, Leadership, Leading, Suspended
 from snooze.lab.coordination import World
 from snooze.lab.recorder import PATIENCE_S, Recorder
@@ -100,6 +101,57 @@ async def test_two_that_evict_do_not_evict_the_next_one(world: World) -> None:
     await second_saw.until(lambda it: it == Leading(2))
     await first_saw.until(lambda it: isinstance(it, Following) and it.leader is not None)
     assert second.is_leader(2)
+
+
+async def test_a_doubted_leader_that_is_there_says_so_and_stays(world: World) -> None:
+    first, first_saw = await stand(await world.connect(), "one")
+    second, _ = await stand(await world.connect(), "two")
+    third, _ = await stand(await world.connect(), "three")
+    doubts = await asyncio.gather(*(each.doubt("one", 0.5) for each in (second, third)))
+    assert doubts == [False, False]
+    assert not await second.doubt("one", 0.5), "asked once more, answered once more"
+    assert not await second.doubt("three", 0.5), "only the one that leads"
+    assert first.is_leader(1)
+    assert first_saw.values == [Leading(1)]
+    for election in (first, second, third):
+        await election.close()
+
+
+async def test_a_doubted_leader_that_is_silent_is_followed_before_its_session_ends(
+    world: World,
+) -> None:
+    client = await world.connect()
+    first, _ = await stand(client, "one")
+    second, second_saw = await stand(await world.connect(), "two")
+    third, _ = await stand(await world.connect(), "three")
+    world.suspend(client)  # The store keeps its session, and its entries, for a while yet.
+    doubts = await asyncio.gather(*(each.doubt("one", 0.2) for each in (second, third)))
+    assert sorted(doubts) == [False, True], "removed once, and the next one was spared"
+    await second_saw.until(lambda it: it == Leading(2))
+    assert not first.is_leader(1)
+    world.resume(client)
+    assert second.is_leader(2)
+    assert not await third.doubt("two", 0.5)
+
+
+async def test_a_question_from_before_is_answered_on_coming_back(world: World) -> None:
+    client = await world.connect()
+    first, first_saw = await stand(client, "one")
+    observer = await world.connect()
+    world.suspend(client)
+    await first_saw.until(lambda it: it == Suspended(1))
+    asked = await ask(observer, 1)
+    assert await ask(observer, 1) == asked, "a question that stands is not put twice"
+    world.resume(client)
+    answered: Recorder[Question | None] = Recorder()
+    observer.watch(QUESTION, lambda entry: answered(read_question(entry)))
+    await answered.until(lambda it: it == Question(1, answered=True))
+    assert first_saw.values[-1] == Leading(1)
+    with pytest.raises(CommitConflict):
+        await observer.commit([asked, Create("/removed")])
+    with pytest.raises(CommitConflict):
+        await ask(observer, 2)
+    await first.close()
 
 
 async def test_a_suspended_leader_stops_and_resumes_its_epoch(world: World) -> None:
