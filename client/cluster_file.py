@@ -15,7 +15,7 @@ A cluster file is TOML or JSON::
     template = "db.xml"    # a libvirt domain; the path is relative to this file
     rx = "10M"             # bandwidth to reserve: KiB/s, or with a unit
     tx = "10M"
-    host = "host-3"        # pins it: a host or a group manager
+    host = "host-3"        # starts there: a host or a group manager
 
 The API's own ``ClusterRequest`` in JSON is a cluster file too.
 """

@@ -223,7 +223,7 @@ class SnoozeNodeDriver(NodeDriver):
     ) -> Node:
         """Start one VM from an image and a size, or from the text of a libvirt domain.
 
-        Returns when it runs. With ``location`` it is pinned to that host.
+        Returns when it runs. With ``location`` it starts on that host.
         """
         if ex_libvirt_template:
             if image or size:

@@ -86,7 +86,8 @@ class VmRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
     """One VM to start: a libvirt template, or name, vCPUs, memory and image.
 
     With ``libvirt_xml`` the name, vCPUs and memory are the template's, and the other fields of
-    that kind must be left out. ``host`` pins it: a host's or group manager's id, or a hostname.
+    that kind must be left out. ``host`` is where it starts: a host's or group manager's id, or a
+    hostname. Later it moves like any other, unless ``policy.movable`` is false.
     """
 
     name: str = ""

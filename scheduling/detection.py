@@ -205,6 +205,30 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Stretch:
+    """What the samples say that a host has to be too hot (or no longer be) for: ``sustain_s``.
+
+    Attributes:
+        mean, highest: ``float64[H, R]``, use of it, as a fraction of capacity.
+        limit: ``float64[H, R]``, what use is measured against: MAX, or what an adaptive limit makes
+            of it.
+    """
+
+    mean: FloatArray
+    highest: FloatArray
+    limit: FloatArray
+
+    @classmethod
+    def together(cls, parts: Sequence["Stretch"]) -> "Stretch":
+        """Of the hosts of all parts, one after the other."""
+        return cls(
+            np.vstack([each.mean for each in parts]),
+            np.vstack([each.highest for each in parts]),
+            np.vstack([each.limit for each in parts]),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Detection:
     """What was found.
 
@@ -213,6 +237,7 @@ class Detection:
         unknown: ``bool[H]``, hosts without a usable newest sample.
         pressure: ``float64[H, R]``, see ``Limit``.
         mean: ``float64[H, R]``, of the window.
+        stretch: of the end of the window that overload is judged by.
         watch: hand it to the next detection.
         problems: what was wrong with what was handed in.
     """
@@ -222,6 +247,7 @@ class Detection:
     unknown: BoolArray
     pressure: FloatArray
     mean: FloatArray
+    stretch: Stretch
     watch: Watch
     problems: tuple[Problem, ...] = ()
 
@@ -246,6 +272,11 @@ class Detector:
     hysteresis: float = 0.05
     verdicts: Verdicts | None = None
 
+    @property
+    def name(self) -> str:
+        """What judges, as in settings."""
+        return self.verdicts.name if self.verdicts is not None else self.limit.name
+
     def detect(self, window: Window, watch: Watch, period_s: float) -> Detection:
         """Judge the newest sample of each host.
 
@@ -265,9 +296,17 @@ class Detector:
             blank = np.zeros((hosts, axes))
             nobody = np.zeros(hosts, dtype=np.bool_)
             return Detection(
-                nobody, nobody, ~nobody, blank, blank, Watch.fresh(hosts), tuple(problems)
+                nobody,
+                nobody,
+                ~nobody,
+                blank,
+                blank,
+                Stretch(blank, blank, blank),
+                Watch.fresh(hosts),
+                tuple(problems),
             )
-        pressure = self.limit.pressure(window, axis_values(self.thresholds.maximum, axes))
+        maximum = axis_values(self.thresholds.maximum, axes)
+        pressure = self.limit.pressure(window, maximum)
         counted = np.where(window.valid[:, :, None], window.samples, 0.0)
         mean = counted.sum(axis=1) / np.maximum(window.counts, 1)[:, None]
         unknown = ~window.valid[:, -1]
@@ -299,8 +338,25 @@ class Detector:
             unknown,
             pressure,
             mean,
+            self._stretch(window, pressure, maximum, period_s),
             Watch(now_hot, now_idle, hot_count, idle_count),
             tuple(problems),
+        )
+
+    def _stretch(
+        self, window: Window, pressure: FloatArray, maximum: FloatArray, period_s: float
+    ) -> Stretch:
+        chosen = slice(-_samples(self.sustain_s, period_s), None)
+        valid, samples = window.valid[:, chosen, None], window.samples[:, chosen]
+        counts = np.maximum(valid.sum(axis=1), 1)
+        newest = window.newest()
+        limit = np.broadcast_to(maximum, pressure.shape).copy()
+        told = (newest > 0) & (pressure > 0) & np.isfinite(pressure)
+        np.divide(newest, pressure, out=limit, where=told)
+        return Stretch(
+            np.where(valid, samples, 0.0).sum(axis=1) / counts,
+            np.where(valid, samples, 0.0).max(axis=1, initial=0.0),
+            limit,
         )
 
 

@@ -13,8 +13,8 @@ Rules:
 4. A VM that cannot leave is named with its reason and is looked at again as long as the deadline
    lets. After the deadline no move is begun; those under way end by themselves.
 5. What is drained is what a hypervisor runs: a VM that is off stays defined where it is.
-6. A drain by a person moves VMs that the cluster does not move by itself (``movable``), not those
-   pinned to the host by their submission.
+6. A drain by a person moves VMs that the cluster does not move by itself (``movable``), too. The
+   host that a submission named is where a VM starts first; it binds nobody afterwards.
 7. A host that is given back gets the VMs back that left it, if asked for, as far as they fit.
 
 Invariant: a VM has at most one move under way.
@@ -63,7 +63,6 @@ from snooze.groupmanager.leader.drain_events import (
 from snooze.groupmanager.leader.drain_planning import (
     drain_decision,
     drain_outcome,
-    drain_view,
     hostname,
     snapshot_of,
     to_leave,
@@ -241,12 +240,10 @@ class DrainCore:
             asked = planning.asked
             if answer is None:
                 return [AnswerDrain(asked.request_id, error=failed)]
-            view = drain_view(self.registry, planning.snapshot, answer, asked.host_ids)
-            decided = drain_decision(
+            view, decided = drain_decision(
                 self.registry,
                 planning.snapshot,
                 answer,
-                view,
                 asked.host_ids,
                 asked.task_id,
                 event.inputs,
@@ -263,15 +260,9 @@ class DrainCore:
             job.stays.update({vm.vm_id: failed.message for vm in self._waiting(job)})
         else:
             if job.decided is None:
-                view = drain_view(self.registry, planning.snapshot, answer, job.host_ids)
-                job.decided = drain_decision(
-                    self.registry,
-                    planning.snapshot,
-                    answer,
-                    view,
-                    job.host_ids,
-                    job.task.task_id,
-                    event.inputs,
+                task_id, host_ids = job.task.task_id, job.host_ids
+                _, job.decided = drain_decision(
+                    self.registry, planning.snapshot, answer, host_ids, task_id, event.inputs
                 )
                 effects.append(job.decided)
             self._fill_wave(job, planning.snapshot, answer)

@@ -14,7 +14,7 @@ from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 from snooze.groupmanager.leader.submission_events import Decided
 from snooze.scheduling.drain import Drain
 from snooze.scheduling.explain import other_targets
-from snooze.scheduling.snapshot import NONE, HostState, Snapshot
+from snooze.scheduling.snapshot import HostState, Snapshot
 
 MAX_LINES: Final = 50
 
@@ -51,7 +51,6 @@ def snapshot_of(
         placement=[rows[vm.host_id] for vm in vms],
         overcommit=overcommit,
         headroom=headroom,
-        pin=[rows.get(vm.pin_host, NONE) if vm.pin_host else NONE for vm in vms],
         movable=[vm.managed and vm.state is VmState.RUNNING for vm in vms],
     )
 
@@ -89,12 +88,12 @@ def drain_decision(
     registry: Registry,
     snapshot: Snapshot,
     answer: Drain,
-    view: DrainView,
     host_ids: Sequence[str],
     task_id: str,
     inputs: bytes,
-) -> Decided:
-    """The decision that a drain is, as its first plan says."""
+) -> tuple[DrainView, Decided]:
+    """The decision that a drain is, as its first plan says; and that plan for people."""
+    view = drain_view(registry, snapshot, answer, host_ids)
 
     def host(row: int) -> str:
         return hostname(registry, snapshot.host_ids[row])
@@ -107,7 +106,7 @@ def drain_decision(
     others = [f"{stay.vm} stays: {stay.reason}" for stay in view.stays]
     for move, named in zip(answer.plan.moves[:5], view.moves, strict=False):
         others += other_targets(snapshot, move, named.vm, host)
-    return Decided(
+    decided = Decided(
         f"drain:{task_id}",
         DecisionKind.DRAIN,
         DecisionState.RUNNING,
@@ -118,6 +117,7 @@ def drain_decision(
         tuple(dict.fromkeys(others))[:MAX_LINES],
         inputs=inputs,
     )
+    return view, decided
 
 
 def drain_outcome(

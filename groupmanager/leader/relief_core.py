@@ -186,7 +186,7 @@ class ReliefCore:
             vm = self.registry.vms.get(wish.vm_id)
             if vm is None or vm.host_id != told.host_id or vm.state is not VmState.RUNNING:
                 continue
-            if vm.pin_host or vm.pin_manager or vm.moving or not vm.policy.movable:
+            if vm.moving or not vm.policy.movable:
                 continue
             left = vm.left if vm.moved_ms > since_ms else ""
             vms.append(Burden(vm.vm_id, vm.name, wish.uses_cores, vm.demand.as_tuple(), left))

@@ -15,7 +15,8 @@ Rules:
    was under way waits besides until its manager has said where it is, or no longer sees to it and
    every host has looked twice; and until no other host that is away may run it.
 2. The next generation is above any recorded one. It is recorded, with no host, before any manager
-   is asked; what died in between is taken up by the next leader.
+   is asked; what died in between is taken up by the next leader. The host or manager that its
+   submission named is where a VM starts first: one that has run is restarted on any host.
 3. ``RESTART``: at most ``max_restarts`` within the window, then a person has to ask. ``ASK``: a
    person has to ask. ``LEAVE``: it waits for its host. A VM that was off stays so. One that its
    submission still waits for is placed anew, whatever its policy.
@@ -271,6 +272,8 @@ class Restarts(SubmissionState):
             vm.plan, vm.state = Plan.RECORDING, VmState.PENDING
             vm.host_id = vm.manager_id = vm.doubt = ""
             vm.elsewhere_s, vm.recorded, vm.was = math.inf, None, VmState.RUNNING
+            if not self.is_awaited(vm):
+                vm.pin_host = vm.pin_manager = ""
             vm.tried.clear()
             self.strays.discard(vm.vm_id)
             effects.append(announce(self.registry, vm, ""))

@@ -39,7 +39,6 @@ from typing import Final, assert_never
 import msgspec
 import numpy as np
 
-from snooze.common.autonomy import Control
 from snooze.common.decisions import (
     DecisionKind,
     DecisionMode,
@@ -61,14 +60,11 @@ from snooze.groupmanager.manager.autonomy_events import (
     PlanRelocation,
     RelocationPlanned,
 )
-from snooze.groupmanager.manager.autonomy_policy import AutonomyPolicy
-from snooze.groupmanager.manager.cluster_view import Samples, View
-from snooze.groupmanager.manager.deciding_core import Deciding
+from snooze.groupmanager.manager.cluster_view import View
+from snooze.groupmanager.manager.deciding_core import Deciding, Realm
 from snooze.groupmanager.manager.decision_story import Story
-from snooze.groupmanager.manager.host_table import HostTable
 from snooze.groupmanager.manager.look_core import Look
 from snooze.groupmanager.manager.manager_events import AnswerLeader, ManagerEffect, TellLeader
-from snooze.groupmanager.manager.migration_core import Migrations
 from snooze.scheduling import dump
 from snooze.scheduling.consolidation import Consolidation, Verdict
 from snooze.scheduling.deciding import DecisionKind as Recorded
@@ -108,16 +104,8 @@ class _Planning:
 class Autonomy(Deciding):
     """What one manager does by itself; see the module's rules."""
 
-    def __init__(
-        self,
-        manager_id: str,
-        policy: AutonomyPolicy,
-        control: Control,
-        table: HostTable,
-        migrations: Migrations,
-        samples: Samples,
-    ) -> None:
-        super().__init__(manager_id, policy, control, table, migrations, samples)
+    def __init__(self, realm: Realm) -> None:
+        super().__init__(realm)
         self._watch = Watch.fresh(0)
         self._watched: tuple[str, ...] = ()
         self._helpless: dict[str, str] = {}
@@ -288,7 +276,7 @@ class Autonomy(Deciding):
             if other in self.works and self.mode(kind) is DecisionMode.AUTO:
                 self.works[other].stop("an overloaded host goes first")
                 effects += self._advance()
-        reason = story.overload(rows, seen, self.policy.sustain_s)
+        reason = story.overload(rows, seen, self.policy.relocator.detector)
         return effects + self._decide(kind, view, story, made, reason)
 
     def _cannot_help(
@@ -302,7 +290,7 @@ class Autonomy(Deciding):
         if not new:
             return effects
         self._helpless.update({host_ids[o.host]: o.kind.value for o in new})
-        reason = story.overload([o.host for o in new], seen, self.policy.sustain_s)
+        reason = story.overload([o.host for o in new], seen, self.policy.relocator.detector)
         decision = msgspec.structs.replace(
             self._new(kind, self.mode(kind), reason),
             subjects=tuple(host_ids[o.host] for o in new),
@@ -324,7 +312,7 @@ class Autonomy(Deciding):
         self._asks_again_s = self._now_s + ASK_LEADER_S
         asked: list[ManagerEffect] = []
         for outcome in [each for each in outcomes if each.kind is OutcomeKind.NO_ROOM][:MAX_ASKED]:
-            reason = story.overload([outcome.host], seen, self.policy.sustain_s)
+            reason = story.overload([outcome.host], seen, self.policy.relocator.detector)
             host_id = view.snapshot.host_ids[outcome.host]
             vms = busy_vms(view, outcome.host, self.memory.resting(self._now_s))
             if vms:
@@ -367,9 +355,7 @@ class Autonomy(Deciding):
         aside: bool,
     ) -> list[ManagerEffect]:
         """Have the policy plan for these hosts: here, or aside if that takes long."""
-        chosen = Detection(
-            hot, idle, seen.unknown, seen.pressure, seen.mean, seen.watch, seen.problems
-        )
+        chosen = replace(seen, overloaded=hot, underloaded=idle)
         situation = self.policy.relocator.situation(
             view.snapshot, view.foreseen, R, chosen, self.memory.hold, self._now_s
         )

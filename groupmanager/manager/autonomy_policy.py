@@ -29,7 +29,6 @@ class AutonomyPolicy:
     looking: Looking
     bounds: Bounds
     interval_s: float
-    sustain_s: float
     idle_s: float
     hold_s: float
     cool_down_s: float

@@ -81,7 +81,6 @@ def autonomy_policy(
         ),
         bounds=Bounds(autonomy.max_concurrent, autonomy.max_per_host, settings.decisions.expire_s),
         interval_s=autonomy.interval_s,
-        sustain_s=relocation.sustained_s,
         idle_s=relocation.idle_s,
         hold_s=autonomy.hold_s,
         cool_down_s=autonomy.cool_down_s,

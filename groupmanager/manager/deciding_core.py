@@ -4,6 +4,7 @@ Rules 2 to 7 of ``autonomy_core.py``, whose other part looks at the hosts and ha
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -29,26 +30,31 @@ from snooze.scheduling.units import number
 _OFF: Final = DecisionMode.OFF
 
 
+@dataclass(frozen=True, slots=True)
+class Realm:
+    """What a manager's decisions are about, and how they are made."""
+
+    manager_id: str
+    policy: AutonomyPolicy
+    control: Control
+    table: HostTable
+    migrations: Migrations
+    samples: Samples
+
+
 class Deciding:
     """The part of ``Autonomy`` that has decisions; see there."""
 
-    def __init__(
-        self,
-        manager_id: str,
-        policy: AutonomyPolicy,
-        control: Control,
-        table: HostTable,
-        migrations: Migrations,
-        samples: Samples,
-    ) -> None:
+    def __init__(self, realm: Realm) -> None:
+        manager_id, policy, migrations = realm.manager_id, realm.policy, realm.migrations
         self.manager_id = manager_id
         self.policy = policy
-        self.control = control
-        self._table = table
+        self.control = realm.control
+        self._table = realm.table
         self._migrations = migrations
-        self._samples = samples
+        self._samples = realm.samples
         self._worker = Worker(
-            table, migrations, policy.bounds, self._view, self._begun, self._move_ended
+            realm.table, migrations, policy.bounds, self._view, self._begun, self._move_ended
         )
         self.works: dict[DecisionKind, Work] = {}
         self.proposals: dict[DecisionKind, Work] = {}

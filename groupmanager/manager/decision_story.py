@@ -9,13 +9,14 @@ from snooze.common.resources import AXIS_NAMES, KIB_PER_MIB, Axis, FloatArray, R
 from snooze.groupmanager.manager.cluster_view import View
 from snooze.groupmanager.manager.host_table import HostTable
 from snooze.groupmanager.manager.plan_work import Step
-from snooze.scheduling.detection import Detection
+from snooze.scheduling.detection import LIMITS, Detection, Detector
 from snooze.scheduling.explain import other_targets
 from snooze.scheduling.plans import Plan
 from snooze.scheduling.relocation import Outcome
 from snooze.scheduling.relocation_cost import MigrationCost
 
 MAX_LINES: Final = 50
+FIXED: Final = LIMITS["thresholds"]
 
 
 class Story:
@@ -50,15 +51,19 @@ class Story:
             for move in plan.moves
         ]
 
-    def overload(self, rows: Iterable[int], seen: Detection, sustain_s: float) -> str:
-        """Why hosts count as overloaded."""
+    def overload(self, rows: Iterable[int], seen: Detection, detector: Detector) -> str:
+        """Why hosts count as overloaded: what they used in the time that decides about it."""
         said: list[str] = []
+        mean, highest, limit = seen.stretch.mean, seen.stretch.highest, seen.stretch.limit
+        above = np.divide(highest, limit, out=np.full_like(highest, np.inf), where=limit > 0)
+        above[highest <= 0] = 0.0
         for row in rows:
-            axis = int(np.argmax(seen.pressure[row]))
+            axis = int(np.argmax(above[row]))
+            by = f" by {detector.name}" if detector.name != FIXED.name else ""
             said.append(
-                f"{self.host(row)} is overloaded: {AXIS_NAMES[axis]} at {self._use[row, axis]:.0%} "
-                f"({_times(float(seen.pressure[row, axis]))} its limit), for {sustain_s:g} s "
-                "or more"
+                f"{self.host(row)} is overloaded{by}: {AXIS_NAMES[axis]} {mean[row, axis]:.0%} on "
+                f"average and up to {highest[row, axis]:.0%} in the last {detector.sustain_s:g} s; "
+                f"its limit is {limit[row, axis]:.0%}"
             )
         return _joined(said)
 
@@ -132,10 +137,6 @@ class Story:
         capacity = self._view.snapshot.capacity[:, :R]
         share: FloatArray = np.divide(use, capacity, out=np.zeros_like(use), where=capacity > 0)
         return share
-
-
-def _times(pressure: float) -> str:
-    return f"{pressure:.2f} times" if np.isfinite(pressure) else "beyond"
 
 
 def _joined(lines: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from snooze.groupmanager.manager.cluster_view import AXES, View
 from snooze.groupmanager.manager.host_table import HostTable
-from snooze.scheduling.detection import Detection, Watch
+from snooze.scheduling.detection import Detection, Stretch, Watch
 from snooze.scheduling.estimation import Forecast
 from snooze.scheduling.relocation_round import Relocator
 from snooze.scheduling.snapshot import BoolArray, Snapshot
@@ -92,6 +92,7 @@ class Look:
             _flags([each.unknown for each in seen]),
             np.vstack([each.pressure for each in seen]),
             np.vstack([each.mean for each in seen]),
+            Stretch.together([each.stretch for each in seen]),
             Watch(
                 _flags([each.overloaded for each in watches]),
                 _flags([each.underloaded for each in watches]),

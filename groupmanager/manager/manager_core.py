@@ -49,6 +49,7 @@ from snooze.groupmanager.manager.autonomy_events import (
 )
 from snooze.groupmanager.manager.autonomy_policy import AutonomyPolicy
 from snooze.groupmanager.manager.cluster_view import Samples
+from snooze.groupmanager.manager.deciding_core import Realm
 from snooze.groupmanager.manager.directives import Directives, put_report
 from snooze.groupmanager.manager.host_table import HostEntry, HostTable, VmEntry
 from snooze.groupmanager.manager.manager_events import (
@@ -113,7 +114,8 @@ class ManagerCore:
         self, manager_id: str, policy: AutonomyPolicy, control: Control, samples: Samples
     ) -> Autonomy:
         """From now on overload, underload and consolidation are looked after; see ``Autonomy``."""
-        self.autonomy = Autonomy(manager_id, policy, control, self.table, self.migrations, samples)
+        realm = Realm(manager_id, policy, control, self.table, self.migrations, samples)
+        self.autonomy = Autonomy(realm)
         return self.autonomy
 
     def handle(self, event: ManagerEvent, now_s: float) -> list[ManagerEffect]:

@@ -233,12 +233,12 @@ def test_what_does_not_run_stays(cluster: Cluster) -> None:
     assert "paused" in answer.view.stays[0].reason
 
 
-def test_what_is_pinned_to_the_host_stays(cluster: Cluster) -> None:
+def test_where_a_vm_was_to_start_does_not_keep_it_there(cluster: Cluster) -> None:
     cluster.registry.vms["a"].pin_host = "h1"
     answer = only(AnswerDrain, cluster.drain("h1", plan_only=True))
     assert answer.view is not None
-    assert {move.vm for move in answer.view.moves} == {"name-b", "name-c"}
-    assert [stay.vm for stay in answer.view.stays] == ["name-a"]
+    assert {move.vm for move in answer.view.moves} == {"name-a", "name-b", "name-c"}
+    assert answer.view.stays == []
 
 
 def test_a_host_out_of_reach_is_refused(cluster: Cluster) -> None:
@@ -332,7 +332,7 @@ def test_while_a_wave_is_planned_nothing_else_is(cluster: Cluster) -> None:
 
 
 def test_a_drain_is_a_decision_with_all_that_replays_it(cluster: Cluster) -> None:
-    cluster.registry.vms["c"].pin_host = "h1"
+    cluster.registry.vms["c"].state = VmState.PAUSED
     record = only(RecordMaintenance, cluster.drain("h1"))
     effects = cluster.feed(MaintenanceWritten(record.host_ids, 0))
     began = only(Decided, effects)

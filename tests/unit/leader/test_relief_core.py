@@ -92,7 +92,7 @@ def test_the_fullest_host_of_another_manager_that_stays_below_mid_takes_it() -> 
         ("h3 says nothing", ("burner", "h2")),
         ("it came from h3", ("burner", "h2")),
         ("h3 is in maintenance", ("burner", "h2")),
-        ("it is pinned", ("web", "h3")),
+        ("it was to start on h1", ("burner", "h3")),
         ("it must not move", ("web", "h3")),
         ("it is not there any more", ("web", "h3")),
     ],
@@ -112,7 +112,7 @@ def test_what_cannot_take_it_is_passed_over(spoil: str, expected: tuple[str, str
             burner.left, burner.moved_ms = "h3", round(house.now_s * 1000) - 1000
         case "h3 is in maintenance":
             house.registry.hosts["h3"].maintenance = True
-        case "it is pinned":
+        case "it was to start on h1":
             burner.pin_host = "h1"
         case "it must not move":
             burner.policy = VmPolicy(movable=False)

@@ -74,6 +74,15 @@ def test_it_is_recorded_with_its_next_generation_before_anybody_is_asked() -> No
     assert request.spec.generation == 2
 
 
+def test_the_host_that_a_submission_named_is_dead_and_binds_nobody_any_more() -> None:
+    ward = Ward()
+    ward.vm.pin_host = "gm1-host"
+    (record,) = only(RecordRestarts, ward.lose()).vms
+    assert record.pin_host == ""
+    (request,) = only(AskManager, ward.written()).vms
+    assert request.host == ""
+
+
 def test_it_is_over_when_it_is_told_to_run() -> None:
     ward = Ward()
     ward.lose()
