@@ -1,6 +1,7 @@
 """``python -m snooze.scheduling``: look again at a decision that was written down.
 
-* ``replay FILE``: decide again; print the plan and why, and whether it is the plan of the file.
+* ``replay FILE``: decide again; print the plan and why, and whether it is the plan of the file;
+  of a decision in several steps (``steps.py``) each, with ``--json`` as a list.
 * ``explain FILE [--vm NAME]``: for each VM, how every host fared.
 * ``dry-run FILE``: what each policy would do.
 * ``policies``: what there is to choose from.
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from snooze.scheduling import dry_run, dump, explain, plugins, rulings
+from snooze.scheduling import dry_run, dump, explain, plugins, rulings, steps
 from snooze.scheduling.check import check_plan
 from snooze.scheduling.deciding import DecisionKind
 from snooze.scheduling.dump import Decision, DumpError
@@ -40,20 +41,18 @@ def main(arguments: list[str]) -> int:
     file: str = options.file
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-        ruling = rulings.replay(text)
-        if ruling is not None and options.command == "replay":
-            return replay_ruling(ruling, as_json=options.json)
-        if ruling is not None:
-            raise DumpError(f"a decision of kind {ruling.kind} can only be replayed")
-        decision = _decision(text, options, catalogue)
+        texts = steps.texts_of(text)
+        if options.command == "replay":
+            return _replay_all(texts, options, catalogue)
+        plans = [each for each in texts if rulings.replay(each) is None]
+        if not plans:
+            raise DumpError("a decision without a plan can only be replayed")
+        decision = _decision(plans[-1], options, catalogue)
     except (PolicyError, OSError, ValueError) as error:
         sys.stderr.write(f"{options.file}: {error}\n")
         return 2
-    for problem in decision.snapshot.problems:
-        sys.stderr.write(f"{problem.where}: {problem.message}\n")
+    _tell_problems(decision)
     match options.command:
-        case "replay":
-            return _replay(decision, as_json=options.json)
         case "explain":
             return _explain(decision, options.vm, as_json=options.json)
         case _:
@@ -87,6 +86,34 @@ def _decision(text: str, options: argparse.Namespace, catalogue: Catalogue) -> D
         return decision
     policy: PlacementPolicy = catalogue.policy(options.policy)
     return replace(decision, policy=policy, placement=None)
+
+
+def _replay_all(texts: list[str], options: argparse.Namespace, catalogue: Catalogue) -> int:
+    """Replay each step of a decision; the worst of the exit codes. Raises: likewise."""
+    several = options.json and len(texts) > 1
+    codes: list[int] = []
+    for number, each in enumerate(texts):
+        if several:
+            sys.stdout.write("[" if number == 0 else ",")
+        codes.append(_replay_step(each, options, catalogue))
+    if several:
+        sys.stdout.write("]\n")
+    return max(codes)
+
+
+def _replay_step(text: str, options: argparse.Namespace, catalogue: Catalogue) -> int:
+    """Replay one step of a decision. Raises: PolicyError, ValueError."""
+    ruling = rulings.replay(text)
+    if ruling is not None:
+        return replay_ruling(ruling, as_json=options.json)
+    decision = _decision(text, options, catalogue)
+    _tell_problems(decision)
+    return _replay(decision, as_json=options.json)
+
+
+def _tell_problems(decision: Decision) -> None:
+    for problem in decision.snapshot.problems:
+        sys.stderr.write(f"{problem.where}: {problem.message}\n")
 
 
 def _replay(decision: Decision, *, as_json: bool) -> int:

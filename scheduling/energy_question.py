@@ -8,7 +8,8 @@ Rules of ``choose_sleep``:
    future. Source: Karlin, Manasse, Rudolph, Sleator, "Competitive Snoopy Caching", 1988.
 2. What stays up keeps the reserve, what is expected and what HA needs. Whoever saves most goes
    first.
-3. A person who asks for one host is held up by the reserve and HA only; with force by nothing.
+3. A person who asks for one host is held up by its maintenance, the reserve and HA only; with force
+   by nothing.
 
 Rules of ``choose_wake``:
 
@@ -17,6 +18,7 @@ Rules of ``choose_wake``:
 2. A host that has not slept for ``min_off_s``, or not for long enough to pay for waking it, is
    woken last, and not at all for the reserve in its first ``min_off_s``. Of equal hosts the one
    that slept longest is woken.
+3. A person who asks for a host gets it, whatever else waits.
 
 Questions can be written down and asked again (``rulings.py``). What HA answered is a part of the
 question, in the order in which it was asked.
@@ -118,6 +120,7 @@ class SleepQuestion(msgspec.Struct, frozen=True, omit_defaults=True):
         leaving: ids of hosts that are proposed to sleep: the reserve holds without them.
         gone: the room of those.
         asked: a person asks for this host, ``force``: whatever the reserve.
+        maintenance: that host is in maintenance, and so no part of the reserve.
         ha: what HA said, see the module.
     """
 
@@ -129,6 +132,7 @@ class SleepQuestion(msgspec.Struct, frozen=True, omit_defaults=True):
     gone: Amounts = (0.0, 0.0, 0.0, 0.0)
     asked: str = ""
     force: bool = False
+    maintenance: bool = False
     ha: tuple[str, ...] = ()
 
 
@@ -205,11 +209,16 @@ def _asked(question: SleepQuestion, ha_lacks: HaLacks) -> Choice:
     host = next((host for host in question.idle if host.id == question.asked), None)
     if host is None:
         return Choice(others=("it is not idle",))
-    if question.force:
-        return Choice(((host.id, "a person asked, with force"),))
-    gone = np.array(question.gone) + np.array(host.room)
-    why = question.reserve.why_not(gone) or ha_lacks(frozenset({host.id, *question.leaving}))
-    return Choice(others=(why,)) if why else Choice(((host.id, "a person asked"),))
+    if question.maintenance:
+        why = "it is in maintenance"
+    else:
+        gone = np.array(question.gone) + np.array(host.room)
+        why = question.reserve.why_not(gone) or ha_lacks(frozenset({host.id, *question.leaving}))
+    if why and not question.force:
+        return Choice(others=(why,))
+    reason = "a person asked, with force" if question.force else "a person asked"
+    stays = f"leave {host.name} up: {why or f'it would use {host.saves_w:.0f} W more'}"
+    return Choice(((host.id, reason),), (stays,))
 
 
 class Sleeper(msgspec.Struct, frozen=True):
@@ -246,6 +255,7 @@ class WakeQuestion(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         reserve: None: none is kept.
         ha: why HA does not hold with what is up; empty: it does.
+        asked: a person asks for this host.
     """
 
     sleepers: tuple[Sleeper, ...]
@@ -253,11 +263,18 @@ class WakeQuestion(msgspec.Struct, frozen=True, omit_defaults=True):
     min_off_s: float
     reserve: Reserve | None = None
     ha: str = ""
+    asked: str = ""
 
 
 def choose_wake(question: WakeQuestion) -> Choice:
     """Who is woken, and which host each VM waits for."""
     sleepers, waiting = question.sleepers, question.waiting
+    for host in sleepers:
+        if host.id == question.asked:
+            return Choice(
+                ((host.id, "a person asked"),),
+                (f"leave {host.name} as it is: it would use {host.costs_w:.0f} W less",),
+            )
     if not sleepers:
         return Choice(waits=("",) * len(waiting))
     room = np.array([host.room for host in sleepers])

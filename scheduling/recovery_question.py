@@ -9,8 +9,9 @@
    once, and nobody forbade it: *off*;
 5. it has not said yet whether it is on: *ask*; else *wait*.
 
-``judge_restart``: a VM that its submission still waits for is placed anew; one that was off stays
-so; else as its policy says, at most ``max_restarts`` within the window.
+``judge_restart``: what a person asks for, and what a former leader has recorded, is done; a VM that
+its submission still waits for is placed anew; one that was off stays so; else as its policy says,
+at most ``max_restarts`` within the window.
 
 The rules' reasons are at the top of the leader's ``recovery_core.py`` and
 ``submission_restarts_core.py``, which ask these questions; ``rulings.py`` asks them again.
@@ -138,6 +139,9 @@ class RestartQuestion(msgspec.Struct, frozen=True, omit_defaults=True):
         proof: that the host is down.
         policy: ``on_host_failure``.
         back: the host is back, and brought the VM along, switched off by its end.
+        asked: a person wants it started.
+        begun: a former leader has recorded its restart.
+        suspect: it is not known to have been on that host, and nobody else can have it.
         awaited: its submission still waits for it.
         was_off: it was off, or about to be by somebody's wish.
         may_restart: people let VMs be restarted by themselves, this one too.
@@ -154,12 +158,32 @@ class RestartQuestion(msgspec.Struct, frozen=True, omit_defaults=True):
     awaited: bool = False
     was_off: bool = False
     may_restart: bool = True
+    asked: bool = False
+    begun: bool = False
+    suspect: bool = False
 
 
 def judge_restart(question: RestartQuestion) -> Ruling:
     """See the module's rules."""
     q = question
     down = f"host {q.host} is down ({q.proof})"
+    if q.asked:
+        wait = (
+            f"wait for {q.host}: a person asked" if q.host else "leave it as it is: a person asked"
+        )
+        return Ruling("restart", "a person asked for it", others=(wait,))
+    if q.begun:
+        return Ruling(
+            "restart",
+            "goes on: its restart was recorded before the leader changed",
+            others=("judge it anew: the host that it was on is not recorded any more",),
+        )
+    if q.suspect:
+        return Ruling(
+            "restart",
+            "the host that may have had it is down",
+            others=("give it up: it was started, and is to run",),
+        )
     if q.back:
         if q.policy == "ask":
             return Ruling("ask", "its host went down under it; start it when you want it")

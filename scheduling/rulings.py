@@ -11,6 +11,8 @@ kind           question                            decided by
 ``fence``      ``recovery_question.FenceQuestion``    ``recovery_question.judge_fence``
 ``restart``    ``recovery_question.RestartQuestion``  ``recovery_question.judge_restart``
 ``overload``   ``relief_question.ReliefQuestion``     ``relief_question.choose_relief``
+``takeover``   ``takeover_question.PowerTakeover``    ``takeover_question.continue_power``
+``dispatch``   ``dispatch_question.DispatchQuestion`` ``dispatch_question.choose_managers``
 =============  ==================================  ===========================================
 """
 
@@ -21,6 +23,7 @@ from typing import Final
 
 import msgspec
 
+from snooze.scheduling.dispatch_question import Dispatched, DispatchQuestion, choose_managers
 from snooze.scheduling.energy_question import (
     Choice,
     SleepQuestion,
@@ -36,6 +39,7 @@ from snooze.scheduling.recovery_question import (
     judge_restart,
 )
 from snooze.scheduling.relief_question import Relief, ReliefQuestion, choose_relief
+from snooze.scheduling.takeover_question import Continuation, PowerTakeover, continue_power
 
 FORMAT: Final = "snooze-ruling/1"
 SLEEP: Final = "sleep"
@@ -43,11 +47,21 @@ WAKE: Final = "wake"
 FENCE: Final = "fence"
 RESTART: Final = "restart"
 RELIEF: Final = "overload"
+TAKEOVER: Final = "takeover"
+DISPATCH: Final = "dispatch"
 MAX_BYTES: Final = 1024 * 1024
 """Compressed; of what is more nothing is kept."""
 
-Question = SleepQuestion | WakeQuestion | FenceQuestion | RestartQuestion | ReliefQuestion
-Answer = Choice | Ruling | Relief
+Question = (
+    SleepQuestion
+    | WakeQuestion
+    | FenceQuestion
+    | RestartQuestion
+    | ReliefQuestion
+    | PowerTakeover
+    | DispatchQuestion
+)
+Answer = Choice | Ruling | Relief | Continuation | Dispatched
 
 
 class _Document(msgspec.Struct, frozen=True):
@@ -80,7 +94,7 @@ class Replayed:
     def lines(self) -> list[str]:
         """The question and what is decided of it, for people."""
         answer = self.answer
-        if isinstance(answer, Ruling):
+        if isinstance(answer, Ruling | Continuation):
             facts = msgspec.to_builtins(self.question)
             told = ", ".join(f"{name} {value}" for name, value in facts.items())
             said = [f"{self.kind}: {told}", f"  {answer.verdict}: {answer.why}"]
@@ -88,6 +102,10 @@ class Replayed:
             names = self._names()
             where = f"{names.get(answer.vm, 'no VM')} to {names.get(answer.target, 'no host')}"
             said = [f"{self.kind}: {where}"]
+        elif isinstance(answer, Dispatched):
+            names = self._names()
+            said = [f"{self.kind}: a manager for {len(answer.managers)} VMs"]
+            said += [f"  {names.get(vm, vm)}: {names.get(at, at)}" for vm, at in answer.managers]
         else:
             names = self._names()
             said = [f"{self.kind}: {len(names)} hosts could, {len(answer.hosts)} do"]
@@ -103,6 +121,9 @@ class Replayed:
             case ReliefQuestion():
                 names = {vm.id: vm.name for vm in self.question.vms}
                 return names | {host.id: host.name for host in self.question.targets}
+            case DispatchQuestion():
+                names = {vm.id: vm.name for vm in self.question.vms}
+                return names | {each.id: each.name for each in self.question.managers}
             case _:
                 return {}
 
@@ -162,10 +183,24 @@ def _relief(question: bytes, answer: bytes) -> Replayed:
     return Replayed(RELIEF, asked, choose_relief(asked), msgspec.json.decode(answer, type=Relief))
 
 
+def _takeover(question: bytes, answer: bytes) -> Replayed:
+    asked = msgspec.json.decode(question, type=PowerTakeover)
+    recorded = msgspec.json.decode(answer, type=Continuation)
+    return Replayed(TAKEOVER, asked, continue_power(asked), recorded)
+
+
+def _dispatch(question: bytes, answer: bytes) -> Replayed:
+    asked = msgspec.json.decode(question, type=DispatchQuestion)
+    recorded = msgspec.json.decode(answer, type=Dispatched)
+    return Replayed(DISPATCH, asked, choose_managers(asked), recorded)
+
+
 _KINDS: Final[dict[str, Callable[[bytes, bytes], Replayed]]] = {
     SLEEP: _sleep,
     WAKE: _wake,
     FENCE: _fence,
     RESTART: _restart,
     RELIEF: _relief,
+    TAKEOVER: _takeover,
+    DISPATCH: _dispatch,
 }

@@ -37,10 +37,14 @@ class PlacedVm(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
-class PlacementAnswer(msgspec.Struct, frozen=True, tag=True):
-    """Where each VM goes, in the order asked."""
+class PlacementAnswer(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Where each VM goes, in the order asked.
+
+    ``inputs``: what places those that are restarted again (``scheduling/dump.py``).
+    """
 
     vms: list[PlacedVm]
+    inputs: bytes = b""
 
 
 class VmOrder(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

@@ -5,7 +5,6 @@ manager decides nothing before it has heard (``manager/autonomy.py``).
 """
 
 import asyncio
-import zlib
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
@@ -47,6 +46,7 @@ from snooze.groupmanager.leader.decision_log import DecisionLog
 from snooze.groupmanager.leader.journal import Journal
 from snooze.groupmanager.leader.manager_links import ManagerLinks
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+from snooze.scheduling import steps
 
 E = TypeVar("E", DecisionKind, DecisionMode, Scope)
 
@@ -394,14 +394,9 @@ def unpacked(inputs: bytes) -> bytes:
         ExecutionError: it is none, or unpacks to more than is shown.
     """
     try:
-        unpacker = zlib.decompressobj()
-        text = unpacker.decompress(inputs, MAX_SHOWN_BYTES)
-        if unpacker.unconsumed_tail:
-            raise ExecutionError("the inputs of this decision are too large to be shown")
-        msgspec.json.decode(text)
-    except (zlib.error, msgspec.MsgspecError, RecursionError) as error:
+        return steps.unpack(inputs, MAX_SHOWN_BYTES)
+    except ValueError as error:
         raise ExecutionError(f"the inputs of this decision cannot be read: {error}") from error
-    return text
 
 
 def _member(kind: type[E], text: str, what: str) -> E:

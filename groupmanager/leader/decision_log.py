@@ -15,6 +15,7 @@ from snooze.common.decisions import (
 )
 from snooze.groupmanager.leader.events import EventLog
 from snooze.groupmanager.leader.submission_events import Decided
+from snooze.scheduling import steps
 
 MAX_DECISIONS = 10_000
 """The oldest are forgotten beyond this."""
@@ -85,7 +86,7 @@ class DecisionLog:
     def note(self, decided: Decided) -> Decision:
         """What one of the leader's own cores decided; the same key again is what became of it.
 
-        A key whose decision has ended begins a new one.
+        A key whose decision has ended begins a new one. Inputs of further steps are added.
         """
         former = self._decisions.get(self._by_key.get(decided.key, ""))
         now_ms = self._clock.wall_ms()
@@ -106,6 +107,7 @@ class DecisionLog:
         ended = decided.state in DECISION_ENDED
         decision = msgspec.structs.replace(
             former,
+            inputs=steps.join(former.inputs, decided.more),
             reason=former.reason or decided.reason,
             state=decided.state,
             outcome=decided.outcome or former.outcome,

@@ -6,8 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from snooze.common.vms import VmErrorCode
-from snooze.groupmanager.leader.registry import ManagerEntry, Registry, VmEntry
-from snooze.scheduling import dispatching
+from snooze.groupmanager.leader.registry import ManagerEntry, Plan, Registry, VmEntry
+from snooze.scheduling import dispatching, rulings
+from snooze.scheduling.dispatch_question import (
+    DispatchQuestion,
+    ManagerRoom,
+    Wanted,
+    choose_managers,
+)
+from snooze.scheduling.energy_question import amounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +28,15 @@ class NoManager:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The managers to ask; ``cursor`` is for the next choice."""
+    """The managers to ask; ``cursor`` is for the next choice.
+
+    ``inputs``: what makes the same choice again, if a VM is restarted.
+    """
 
     asked: Sequence[tuple[VmEntry, str]]
     left: Sequence[NoManager]
     cursor: int
+    inputs: bytes = b""
 
 
 def choose(
@@ -42,13 +53,16 @@ def choose(
     members = sorted(registry.managers.values(), key=lambda m: m.manager_id)
     managers = [m for m in members if m.view is not None and m.manager_id not in tried]
     index = {m.manager_id: i for i, m in enumerate(managers)}
+    pins = [_pin(registry, vm, index) for vm in vms]
     plan = dispatching.plan(
         [m.view for m in managers if m.view is not None],
         np.array([vm.demand.as_tuple() for vm in vms]),
-        np.array([_pin(registry, vm, index) for vm in vms], dtype=np.int64),
+        np.array(pins, dtype=np.int64),
         policy,
         cursor,
     )
+    restarts = any(vm.plan is not Plan.NONE for vm in vms)
+    inputs = _inputs(managers, vms, pins, policy, cursor) if restarts else b""
     why = {reason.vm: reason.message for reason in plan.reasons}
     asked: list[tuple[VmEntry, str]] = []
     left: list[NoManager] = []
@@ -60,7 +74,36 @@ def choose(
         if manager.view is not None:
             manager.view = dispatching.without(manager.view, vm.demand.as_array())
         asked.append((vm, manager.manager_id))
-    return Choice(asked, left, plan.cursor)
+    return Choice(asked, left, plan.cursor, inputs)
+
+
+def _inputs(
+    managers: Sequence[ManagerEntry],
+    vms: Sequence[VmEntry],
+    pins: Sequence[int],
+    policy: dispatching.DispatchPolicy,
+    cursor: int,
+) -> bytes:
+    """The choice as a question, with its answer."""
+    question = DispatchQuestion(
+        tuple(
+            ManagerRoom(
+                m.manager_id,
+                m.description.hostname,
+                tuple(amounts(row) for row in m.view.room),
+                tuple(m.view.count.tolist()),
+            )
+            for m in managers
+            if m.view is not None
+        ),
+        tuple(
+            Wanted(vm.vm_id, vm.name, vm.demand.as_tuple(), pin)
+            for vm, pin in zip(vms, pins, strict=True)
+        ),
+        policy.value,
+        cursor,
+    )
+    return rulings.pack(rulings.DISPATCH, question, choose_managers(question))
 
 
 def _pinned_to(registry: Registry, vm: VmEntry) -> str | None:

@@ -4,7 +4,7 @@
 kept with the decisions that come of it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -96,33 +96,25 @@ def choose_sleepers(
     policy: EnergyPolicy,
     fleet: Fleet,
     expected: FloatArray,
-    ha_lacks: Callable[[frozenset[str]], str],
+    ha_lacks: HaLacks,
     barred: set[str],
     proposed: set[str],
     wake_times_s: Mapping[str, float],
     now_s: float,
     now_ms: int,
-    asked: str = "",
-    force: bool = False,
 ) -> Chosen:
     """Hosts that nobody needs: idle and up for long enough, the reserve held without them.
 
     ``barred`` are left alone; ``proposed`` too, and the reserve is to hold without them already.
-    ``ha_lacks`` is told which hosts would stay. ``asked``: only that host, for a person.
+    ``ha_lacks`` is told which hosts would stay.
     """
     taken = occupied(registry)
     waiting = [vm for vm in registry.vms.values() if vm.state is VmState.PENDING and not vm.host_id]
-    idle_s: dict[str, float] = {}
-    for manager in registry.managers.values():
-        idle_s.update(manager.idle)
+    idle_s = _idle_times_s(registry)
     rows: list[int] = []
     others: list[str] = []
     for row, host in enumerate(fleet.hosts):
-        host_id = host.description.host_id
-        if asked:
-            if host_id == asked:
-                rows.append(row)
-            continue
+        host_id = _id(host)
         if (
             host_id in barred
             or host_id in proposed
@@ -142,37 +134,105 @@ def choose_sleepers(
         rows.append(row)
     if not rows:
         return Chosen(())
-    model = _model([fleet.hosts[row] for row in rows], policy)
-    saves, pays = model.idle_saving_w(), _pays_s(model, policy, fleet, rows, wake_times_s)
+    hosts = [fleet.hosts[row] for row in rows]
+    room: FloatArray = fleet.room[rows]
+    idle = _idle_hosts(hosts, room, idle_s, policy, wake_times_s, now_s, now_ms)
+    question = _sleep_question(policy, fleet, expected, idle, proposed)
+    return _answered(registry, fleet, question, ha_lacks, others)
+
+
+def choose_asked(
+    registry: Registry,
+    policy: EnergyPolicy,
+    fleet: Fleet,
+    expected: FloatArray,
+    limit: FloatArray,
+    ha_lacks: HaLacks,
+    host: HostEntry,
+    proposed: set[str],
+    wake_times_s: Mapping[str, float],
+    now_s: float,
+    now_ms: int,
+    *,
+    force: bool,
+) -> Chosen:
+    """Whether a host on which there is nothing goes to sleep because a person wants it to."""
+    room = room_of([host], limit)
+    idle_s = _idle_times_s(registry)
+    idle = _idle_hosts([host], room, idle_s, policy, wake_times_s, now_s, now_ms)
+    question = msgspec.structs.replace(
+        _sleep_question(policy, fleet, expected, idle, proposed - {_id(host)}),
+        asked=_id(host),
+        force=force,
+        maintenance=host.maintenance,
+    )
+    return _answered(registry, fleet, question, ha_lacks)
+
+
+def _idle_times_s(registry: Registry) -> dict[str, float]:
+    idle_s: dict[str, float] = {}
+    for manager in registry.managers.values():
+        idle_s.update(manager.idle)
+    return idle_s
+
+
+def _idle_hosts(
+    hosts: Sequence[HostEntry],
+    room: FloatArray,
+    idle_s: Mapping[str, float],
+    policy: EnergyPolicy,
+    wake_times_s: Mapping[str, float],
+    now_s: float,
+    now_ms: int,
+) -> tuple[IdleHost, ...]:
+    """Hosts with ``room[H, R]`` as a question tells of them."""
+    model = _model(hosts, policy)
+    saves, pays = model.idle_saving_w(), _pays_s(model, policy, hosts, wake_times_s)
     idle: list[IdleHost] = []
-    for index, row in enumerate(rows):
-        host = fleet.hosts[row]
-        host_id = host.description.host_id
+    for row, host in enumerate(hosts):
         up_s = (now_ms - host.state_since_ms) / 1000 if host.state_since_ms else now_s - host.seen_s
         idle.append(
             IdleHost(
-                host_id,
+                _id(host),
                 host.description.hostname,
-                amounts(fleet.room[row]),
-                round(idle_s.get(host_id, 0.0), 3),
+                amounts(room[row]),
+                round(idle_s.get(_id(host), 0.0), 3),
                 round(up_s, 3),
-                float(saves[index]),
-                float(pays[index]),
+                float(saves[row]),
+                float(pays[row]),
             )
         )
-    leaving = np.array([h.description.host_id in proposed for h in fleet.hosts], dtype=np.bool_)
+    return tuple(idle)
+
+
+def _sleep_question(
+    policy: EnergyPolicy,
+    fleet: Fleet,
+    expected: FloatArray,
+    idle: tuple[IdleHost, ...],
+    proposed: set[str],
+) -> SleepQuestion:
+    leaving = np.array([_id(host) in proposed for host in fleet.hosts], dtype=np.bool_)
     gone: FloatArray = fleet.room[leaving].sum(axis=0)
-    question = SleepQuestion(
-        tuple(idle),
+    return SleepQuestion(
+        idle,
         reserve_of(policy, fleet, expected),
         policy.idle_s,
         policy.min_on_s,
-        tuple(sorted(host.description.host_id for host in fleet.hosts if _id(host) in proposed)),
+        tuple(sorted(_id(host) for host in fleet.hosts if _id(host) in proposed)),
         amounts(gone),
-        asked,
-        force,
     )
-    up = frozenset(host.description.host_id for host in fleet.hosts)
+
+
+def _answered(
+    registry: Registry,
+    fleet: Fleet,
+    question: SleepQuestion,
+    ha_lacks: HaLacks,
+    others: Iterable[str] = (),
+) -> Chosen:
+    """The answer to a question, with what HA said to it."""
+    up = frozenset(_id(host) for host in fleet.hosts)
     ears = _Ears(lambda going: ha_lacks(up - going))
     choice = choose_sleep(question, ears)
     question = msgspec.structs.replace(question, ha=tuple(ears.heard))
@@ -237,23 +297,8 @@ def choose_wakers(
         enough = reserve.up + int(on_way.sum()) >= reserve.hosts
         if enough and not (reserve.missing(room[on_way].sum(axis=0)) > SLACK).any():
             return Chosen(())
-    model = _model(hosts, policy)
-    cost = model.curve_w[:, -1] - model.asleep_w
-    pays = _pays_s(model, policy, Fleet(tuple(hosts), room, room), range(len(hosts)), wake_times_s)
     question = WakeQuestion(
-        tuple(
-            Sleeper(
-                _id(host),
-                host.description.hostname,
-                amounts(room[row]),
-                bool(on_way[row]),
-                host.state is HostPower.ASLEEP,
-                float(cost[row]),
-                (now_ms - host.state_since_ms) / 1000,
-                float(pays[row]),
-            )
-            for row, host in enumerate(hosts)
-        ),
+        _sleepers(hosts, room, coming, policy, wake_times_s, now_ms),
         tuple(needs),
         policy.min_off_s,
         reserve,
@@ -267,6 +312,48 @@ def choose_wakers(
     return _chosen(registry, rulings.WAKE, question, choice)
 
 
+def wake_asked(
+    registry: Registry,
+    policy: EnergyPolicy,
+    limit: FloatArray,
+    host: HostEntry,
+    wake_times_s: Mapping[str, float],
+    now_ms: int,
+) -> Chosen:
+    """A host that a person wants awake."""
+    room = room_of([host], limit)
+    sleepers = _sleepers([host], room, set(), policy, wake_times_s, now_ms)
+    question = WakeQuestion(sleepers, (), policy.min_off_s, asked=_id(host))
+    return _chosen(registry, rulings.WAKE, question, choose_wake(question))
+
+
+def _sleepers(
+    hosts: Sequence[HostEntry],
+    room: FloatArray,
+    coming: set[str],
+    policy: EnergyPolicy,
+    wake_times_s: Mapping[str, float],
+    now_ms: int,
+) -> tuple[Sleeper, ...]:
+    """Hosts with ``room[H, R]`` as a question tells of them."""
+    model = _model(hosts, policy)
+    cost = model.curve_w[:, -1] - model.asleep_w
+    pays = _pays_s(model, policy, hosts, wake_times_s)
+    return tuple(
+        Sleeper(
+            _id(host),
+            host.description.hostname,
+            amounts(room[row]),
+            _id(host) in coming,
+            host.state is HostPower.ASLEEP,
+            float(cost[row]),
+            (now_ms - host.state_since_ms) / 1000,
+            float(pays[row]),
+        )
+        for row, host in enumerate(hosts)
+    )
+
+
 def _waiting(vm: VmEntry, hosts: list[HostEntry]) -> Waiting:
     allowed = None
     if vm.pin_host or vm.pin_manager:
@@ -274,7 +361,7 @@ def _waiting(vm: VmEntry, hosts: list[HostEntry]) -> Waiting:
     return Waiting(f"VM {vm.name}", vm.demand.as_tuple(), allowed)
 
 
-def _model(hosts: list[HostEntry], policy: EnergyPolicy) -> PowerModel:
+def _model(hosts: Sequence[HostEntry], policy: EnergyPolicy) -> PowerModel:
     described = [(h.description.power, h.description.capacity.cpu_cores) for h in hosts]
     return model_of(described, policy.power_curve)
 
@@ -282,8 +369,7 @@ def _model(hosts: list[HostEntry], policy: EnergyPolicy) -> PowerModel:
 def _pays_s(
     model: PowerModel,
     policy: EnergyPolicy,
-    fleet: Fleet,
-    rows: Iterable[int],
+    hosts: Sequence[HostEntry],
     wake_times_s: Mapping[str, float],
 ) -> FloatArray:
     """How long each host has to sleep to save what waking it takes: full power till it serves.
@@ -291,7 +377,7 @@ def _pays_s(
     How long that is was measured, of it or (the mean) of others; else it is a setting.
     """
     others_s = sum(wake_times_s.values()) / len(wake_times_s) if wake_times_s else policy.wake_s
-    wake_s = np.array([wake_times_s.get(_id(fleet.hosts[row]), others_s) for row in rows])
+    wake_s = np.array([wake_times_s.get(_id(host), others_s) for host in hosts])
     saves = np.maximum(model.idle_saving_w(), MIN_SAVED_W)
     pays: FloatArray = np.minimum(model.curve_w[:, -1] * wake_s / saves, MAX_PAYS_S)
     return pays

@@ -46,8 +46,10 @@ from snooze.common.resources import FloatArray, R
 from snooze.groupmanager.leader.energy_choice import (
     Chosen,
     Room,
+    choose_asked,
     choose_sleepers,
     choose_wakers,
+    wake_asked,
 )
 from snooze.groupmanager.leader.energy_events import (
     AnswerPerson,
@@ -204,7 +206,18 @@ class EnergyCore:
         """Put to sleep what is not needed (rule 2)."""
         if not self.policy.enabled or now_s - self.ha_refused_s < HA_EVERY_S:
             return []
-        chosen = self._sleepers(fleet, expected, now_s, now_ms)
+        chosen = choose_sleepers(
+            self.registry,
+            self.policy,
+            fleet,
+            expected,
+            self.ha_lacks,
+            barred=self.power.left_alone.keys() | self.power.steps.keys(),
+            proposed=self._proposed(),
+            wake_times_s=self.power.wake_times_s,
+            now_s=now_s,
+            now_ms=now_ms,
+        )
         effects: list[EnergyEffect] = []
         if not chosen.hosts and chosen.ha_refused:
             self.ha_refused_s = now_s
@@ -212,30 +225,8 @@ class EnergyCore:
             effects += self._decide(DecisionKind.SLEEP, host, reason, now_s, now_ms, chosen)
         return effects
 
-    def _sleepers(
-        self,
-        fleet: Fleet,
-        expected: FloatArray,
-        now_s: float,
-        now_ms: int,
-        asked: str = "",
-        *,
-        force: bool = False,
-    ) -> Chosen:
-        return choose_sleepers(
-            self.registry,
-            self.policy,
-            fleet,
-            expected,
-            self.ha_lacks,
-            barred=self.power.left_alone.keys() | self.power.steps.keys(),
-            proposed={proposal.host_id for proposal in self.proposals.values()} - {asked},
-            wake_times_s=self.power.wake_times_s,
-            now_s=now_s,
-            now_ms=now_ms,
-            asked=asked,
-            force=force,
-        )
+    def _proposed(self) -> set[str]:
+        return {proposal.host_id for proposal in self.proposals.values()}
 
     # ------------------------------------------------------------ waking
 
@@ -281,7 +272,7 @@ class EnergyCore:
             now_ms=now_ms,
         )
         effects: list[EnergyEffect] = []
-        proposed = {proposal.host_id for proposal in self.proposals.values()}
+        proposed = self._proposed()
         for host, reason in chosen.hosts:
             host_id = host.description.host_id
             if host.state is HostPower.GOING_DOWN:
@@ -317,25 +308,19 @@ class EnergyCore:
             return [AnswerPerson(event.request_id, f"it is {words(host.state)} already")]
         why = forbids_sleep(self.registry, self.policy, host)
         chosen = Chosen(())
-        if not why and host.maintenance and not event.force:
-            why = "it is in maintenance (--force puts it to sleep nevertheless)"
-        elif not why and not host.maintenance:
-            chosen = self._may_sleep(event.host_id, now_s, event.now_ms, force=event.force)
+        if not why:
+            chosen = self._asked_to_sleep(host, now_s, event.now_ms, force=event.force)
             if not chosen.hosts:
                 why = f"{chosen.alternatives[0]} (--force puts it to sleep nevertheless)"
         if why:
             error = ErrorReport("conflict", f"{host.description.hostname} stays up: {why}")
             return [AnswerPerson(event.request_id, error=error)]
-        reason = "a person asked" + (", with force" if event.force else "")
-        decision = self.power.decision(
-            DecisionKind.SLEEP, host, reason, event.now_ms, inputs=chosen.inputs
-        )
+        decision = self._decision(DecisionKind.SLEEP, host, chosen, event.now_ms)
         begun = self.power.begin_sleep(host, decision, now_s, event.now_ms)
         return [*begun, AnswerPerson(event.request_id, "it is sent to sleep")]
 
     def _wake_asked(self, event: WakeAsked, now_s: float) -> list[EnergyEffect]:
         host = self.registry.hosts[event.host_id]
-        reason = "a person asked"
         match host.state:
             case HostPower.ACTIVE:
                 said = "it is up" if host.joined else "it is not asleep, it is out of reach"
@@ -346,7 +331,10 @@ class EnergyCore:
                 error = ErrorReport("conflict", "it was fenced; recovery sees to it")
                 return [AnswerPerson(event.request_id, error=error)]
             case HostPower.GOING_DOWN:
-                self.power.wake_after[event.host_id] = Why(reason)
+                chosen = self._asked_to_wake(host, event.now_ms)
+                [(_, reason)] = chosen.hosts
+                why = Why(reason, chosen.alternatives, chosen.inputs)
+                self.power.wake_after[event.host_id] = why
                 return [AnswerPerson(event.request_id, "it is woken as soon as it is down")]
             case HostPower.ASLEEP | HostPower.FAILED:
                 if not is_wakeable(self.registry, host):
@@ -354,7 +342,8 @@ class EnergyCore:
                         "conflict", "nothing can wake it: its settings name no power driver"
                     )
                     return [AnswerPerson(event.request_id, error=error)]
-                decision = self.power.decision(DecisionKind.WAKE, host, reason, event.now_ms)
+                chosen = self._asked_to_wake(host, event.now_ms)
+                decision = self._decision(DecisionKind.WAKE, host, chosen, event.now_ms)
                 begun = self.power.begin_wake(host, decision, now_s, event.now_ms)
                 return [*begun, AnswerPerson(event.request_id, "it is being woken")]
             case _:
@@ -373,18 +362,44 @@ class EnergyCore:
             why = f"it is {words(host.state)} by now"
         else:
             why = forbids_sleep(self.registry, self.policy, host)
-            why = why or ("it is in maintenance" if host.maintenance else "")
             if not why:
-                chosen = self._may_sleep(proposal.host_id, now_s, event.now_ms)
+                chosen = self._asked_to_sleep(host, now_s, event.now_ms)
                 why = "" if chosen.hosts else chosen.alternatives[0]
             if not why:
                 return self.power.begin_sleep(host, decision, now_s, event.now_ms)
         return ended(decision, DecisionState.EXPIRED, why, event.now_ms)
 
-    def _may_sleep(self, host_id: str, now_s: float, now_ms: int, *, force: bool = False) -> Chosen:
+    def _asked_to_sleep(
+        self, host: HostEntry, now_s: float, now_ms: int, *, force: bool = False
+    ) -> Chosen:
         """Whether a host on which there is nothing may sleep, for a person."""
-        fleet, expected = fleet_of(self.registry, self.limit), self.expected(now_ms)
-        return self._sleepers(fleet, expected, now_s, now_ms, host_id, force=force)
+        return choose_asked(
+            self.registry,
+            self.policy,
+            fleet_of(self.registry, self.limit),
+            self.expected(now_ms),
+            self.limit,
+            self.ha_lacks,
+            host,
+            self._proposed(),
+            self.power.wake_times_s,
+            now_s,
+            now_ms,
+            force=force,
+        )
+
+    def _asked_to_wake(self, host: HostEntry, now_ms: int) -> Chosen:
+        times_s = self.power.wake_times_s
+        return wake_asked(self.registry, self.policy, self.limit, host, times_s, now_ms)
+
+    def _decision(
+        self, kind: DecisionKind, host: HostEntry, chosen: Chosen, now_ms: int
+    ) -> Decision:
+        """What a person has decided."""
+        [(_, reason)] = chosen.hosts
+        return self.power.decision(
+            kind, host, reason, now_ms, alternatives=chosen.alternatives, inputs=chosen.inputs
+        )
 
     # ------------------------------------------------------------ what all share
 

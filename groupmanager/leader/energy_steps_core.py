@@ -29,6 +29,8 @@ from snooze.groupmanager.leader.energy_events import (
 from snooze.groupmanager.leader.energy_rules import EnergyPolicy, action_for
 from snooze.groupmanager.leader.membership_core import Announce
 from snooze.groupmanager.leader.registry import HostEntry, Registry
+from snooze.scheduling import rulings
+from snooze.scheduling.takeover_question import PowerTakeover, continue_power
 
 LOOK_S: Final = 2.0
 """Between two looks at a host that shuts down."""
@@ -103,20 +105,43 @@ class PowerSteps:
                 HostPower.FAILED,
             }:
                 effects += self.seen(host_id, now_s, now_ms)
-            elif host.state is HostPower.GOING_DOWN:
-                decision = self.decision(DecisionKind.SLEEP, host, f"goes on: {host.note}", now_ms)
-                action = action_for(self.policy, host) or "shutdown"
-                step = Step(self._next(), decision, Phase.GONE, now_s, action)
-                self.steps[host_id] = step
-                effects.append(TellDecision(decision))
-                if host.joined:
-                    effects += self._order_sleep(host, step, now_s)
-            elif host.state is HostPower.WAKING:
-                decision = self.decision(DecisionKind.WAKE, host, f"goes on: {host.note}", now_ms)
-                step = Step(self._next(), decision, Phase.ORDERED, now_s)
-                self.steps[host_id] = step
-                effects += [TellDecision(decision), OrderWake(host_id, step.step_id)]
+            elif host.state in {HostPower.GOING_DOWN, HostPower.WAKING}:
+                effects += self._go_on(host, now_s, now_ms)
         return effects
+
+    def _go_on(self, host: HostEntry, now_s: float, now_ms: int) -> list[EnergyEffect]:
+        host_id = host.description.host_id
+        sleeps = host.state is HostPower.GOING_DOWN
+        action = (action_for(self.policy, host) or "shutdown") if sleeps else ""
+        question = PowerTakeover(
+            host_id,
+            host.description.hostname,
+            "going_down" if sleeps else "waking",
+            host.joined,
+            host.note,
+            action,
+            (now_ms - host.state_since_ms) / 1000,
+        )
+        answer = continue_power(question)
+        decision = self.decision(
+            DecisionKind.SLEEP if sleeps else DecisionKind.WAKE,
+            host,
+            answer.why,
+            now_ms,
+            alternatives=answer.others,
+            inputs=rulings.pack(rulings.TAKEOVER, question, answer),
+        )
+        phase = Phase.ORDERED if answer.verdict == "wake" else Phase.GONE
+        step = self.steps[host_id] = Step(self._next(), decision, phase, now_s, action)
+        match answer.verdict:
+            case "wake":
+                return [TellDecision(decision), OrderWake(host_id, step.step_id)]
+            case "order down":
+                return [TellDecision(decision), *self._order_sleep(host, step, now_s)]
+            case "look":
+                return [TellDecision(decision)]
+            case _:
+                assert_never(answer.verdict)
 
     def time_step(self, host_id: str, step: Step, now_s: float, now_ms: int) -> list[EnergyEffect]:
         """What the time that went by means for one host."""

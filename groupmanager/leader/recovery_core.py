@@ -341,7 +341,7 @@ class RecoveryCore:
                 (f"take {name} for down, so that its VMs may be started elsewhere",),
                 ruling.others,
                 f"proven down: {why}",
-                rulings.pack(rulings.FENCE, question, ruling),
+                more=rulings.pack(rulings.FENCE, question, ruling),
             )
         )
         return [*effects, HostProven(host_id, proof)]

@@ -575,7 +575,7 @@ class LeaderService:
             case submissions.UpdateRecords():
                 self.journal.write(updates(effect))
             case submissions.AskManager():
-                with caused_by(effect.task_id):
+                with caused_by(effect.cause):
                     self._tasks.spawn(self._effects.place(effect))
             case submissions.RejoinManager():
                 self.links.close_one(effect.manager_id, effect.reason)

@@ -171,6 +171,7 @@ class SubmissionCore(Reports):
     def _answered(self, event: PlacementAnswered, now_s: float) -> list[SubmissionEffect]:
         again: list[VmEntry] = []
         moved: set[str] = set()
+        effects: list[SubmissionEffect] = []
         for placed in event.answer.vms:
             vm = self.registry.vms.get(placed.vm_id)
             if vm is None or vm.doubt != event.manager_id:
@@ -179,6 +180,7 @@ class SubmissionCore(Reports):
             if vm.state is not VmState.PENDING:
                 continue
             if placed.host_id:
+                effects += self.placed_again(vm, placed.host_id, event.answer.inputs)
                 vm.state, vm.host_id = VmState.STARTING, placed.host_id
                 vm.lacks_room, vm.waits_for, vm.reason = False, "", ""
                 vm.was = vm.was if vm.plan is not Plan.NONE else VmState.STARTING
@@ -188,7 +190,7 @@ class SubmissionCore(Reports):
                 vm.tried.add(event.manager_id)
                 vm.manager_id, vm.reason = "", placed.reason
                 again.append(vm)
-        effects: list[SubmissionEffect] = [TaskMoved(task_id) for task_id in sorted(moved)]
+        effects += [TaskMoved(task_id) for task_id in sorted(moved)]
         return effects + self.dispatch(again, now_s, event.now_ms)
 
     def _failed(self, event: PlacementFailed, now_s: float) -> list[SubmissionEffect]:
@@ -248,8 +250,9 @@ class SubmissionCore(Reports):
         for vm in self.registry.vms.values():
             if vm.state is VmState.PENDING and not self.is_awaited(vm):
                 if vm.restarts_ms:
-                    vm.plan, vm.was, vm.reason = Plan.WANTED, VmState.RUNNING, "it is restarted"
-                    self.restarting.add(vm.vm_id)
+                    vm.was = VmState.RUNNING
+                    begun = self._about(vm, event.now_ms, begun=True)
+                    effects += self._want(vm, begun, now_s)
                 else:
                     self.strays.add(vm.vm_id)
         return effects
@@ -319,7 +322,8 @@ class SubmissionCore(Reports):
             elif may_be_on(vm, hosts_away):
                 effects += self._await_host(vm, suspect(vm, hosts_away))
             elif may_be_defined_on(vm, hosts_away) and self._was_started(vm):
-                effects += self._want(vm, "the host that may have had it is down", now_s)
+                suspected = self._about(vm, now_ms, suspect=True)
+                effects += self._want(vm, suspected, now_s)
             elif self.is_awaited(vm):
                 vm.doubt, vm.elsewhere_s = "", math.inf
                 again.append(vm)

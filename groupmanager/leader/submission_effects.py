@@ -37,7 +37,7 @@ class SubmissionEffects:
 
     async def place(self, effect: submissions.AskManager) -> None:
         """Ask a manager to place VMs."""
-        message = PlaceVms(self._epoch, effect.task_id, list(effect.vms))
+        message = PlaceVms(self._epoch, effect.cause, list(effect.vms))
         ids = [request.spec.vm_id for request in effect.vms]
         try:
             link = self._links.get(effect.manager_id)
@@ -59,7 +59,11 @@ class SubmissionEffects:
     async def start_there(self, effect: submissions.StartThere) -> None:
         """Have a VM started where it is; its state comes as a notice, this is only the end."""
         order = VmOrder(
-            self._epoch, "recovery", effect.vm_id, VmCommand.START, destination=effect.host_id
+            self._epoch,
+            submissions.RECOVERY,
+            effect.vm_id,
+            VmCommand.START,
+            destination=effect.host_id,
         )
         error = ""
         try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from snooze.common.decisions import DecisionKind, DecisionMode, DecisionState
 from snooze.common.errors import ErrorReport, Problem
@@ -191,6 +192,10 @@ SubmissionEvent = (
 )
 
 
+RECOVERY: Final = "recovery"
+"""The cause of orders that no task of a client has."""
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerSubmission:
     """Answer the client: the task's id, or why not."""
@@ -220,10 +225,10 @@ class UpdateRecords:
 
 @dataclass(frozen=True, slots=True)
 class AskManager:
-    """Have a manager place VMs."""
+    """Have a manager place VMs, for a task or as ``RECOVERY``."""
 
     manager_id: str
-    task_id: str
+    cause: str
     vms: Sequence[PlacementRequest]
 
 
@@ -260,7 +265,11 @@ class StartThere:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A decision, or with the same ``key`` what became of it; the shell gives it id and time."""
+    """A decision, or with the same ``key`` what became of it; the shell gives it id and time.
+
+    ``inputs``: what it was made from; of no account once it is known. ``more``: those of a further
+    step.
+    """
 
     key: str
     kind: DecisionKind
@@ -272,6 +281,7 @@ class Decided:
     outcome: str = ""
     inputs: bytes = b""
     mode: DecisionMode = DecisionMode.AUTO
+    more: bytes = b""
 
 
 SubmissionEffect = (

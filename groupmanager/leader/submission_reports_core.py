@@ -93,7 +93,11 @@ class Reports(Restarts):
         interrupted = vm.managed and vm.state in _IS_OFF and (ran or vm.revives)
         if interrupted and (status.interrupted or status.fenced):
             # Rule 6 of the restarts: until it runs again the record says that it does.
-            return effects + self.comes_back(vm, now_s) + self.task_progress(vm, event.now_ms)
+            return (
+                effects
+                + self.comes_back(vm, now_s, event.now_ms)
+                + self.task_progress(vm, event.now_ms)
+            )
         if vm.state not in {VmState.UNREACHABLE, VmState.STARTING}:
             effects += self.revived(vm)
             vm.was = vm.state

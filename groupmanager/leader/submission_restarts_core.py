@@ -34,6 +34,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from snooze.common.decisions import DecisionKind, DecisionState
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
 from snooze.common.vms import VmErrorCode
@@ -104,37 +106,50 @@ class Restarts(SubmissionState):
         self, vm: VmEntry, host: HostEntry, event: HostDown, now_s: float
     ) -> list[SubmissionEffect]:
         """Decide what becomes of a VM that was on the host."""
-        tries = len(self._recent(vm, event.now_ms))
-        question = RestartQuestion(
-            vm.name,
-            host.description.hostname,
-            event.proof,
-            vm.policy.on_host_failure.value,
-            tries,
-            vm.policy.max_restarts,
+        question = msgspec.structs.replace(
+            self._about(vm, event.now_ms),
+            host=host.description.hostname,
+            proof=event.proof,
             awaited=self.is_awaited(vm),
             was_off=vm.was in _OFF,
             may_restart=self.may_restart(vm),
         )
         ruling = judge_restart(question)
         if ruling.verdict == "restart":
-            inputs = rulings.pack(rulings.RESTART, question, ruling)
-            return self._want(vm, ruling.why, now_s, ruling.others, inputs)
+            return self._want(vm, question, now_s)
         vm.asks = vm.asks or ruling.verdict == "ask"
         return self._keep(vm, ruling.why)
+
+    def _about(
+        self,
+        vm: VmEntry,
+        now_ms: int,
+        *,
+        asked: bool = False,
+        begun: bool = False,
+        suspect: bool = False,
+    ) -> RestartQuestion:
+        """What there is to say about a VM, wherever it is."""
+        host = self.registry.hosts.get(vm.host_id)
+        return RestartQuestion(
+            vm.name,
+            host.description.hostname if host is not None else vm.host_id,
+            "",
+            vm.policy.on_host_failure.value,
+            len(self._recent(vm, now_ms)),
+            vm.policy.max_restarts,
+            asked=asked,
+            begun=begun,
+            suspect=suspect,
+        )
 
     def _recent(self, vm: VmEntry, now_ms: int) -> tuple[int, ...]:
         return tuple(at for at in vm.restarts_ms if now_ms - at < self.restart_window_ms)
 
-    def _want(
-        self,
-        vm: VmEntry,
-        reason: str,
-        now_s: float,
-        others: tuple[str, ...] = (),
-        inputs: bytes = b"",
-    ) -> list[SubmissionEffect]:
-        vm.plan, vm.retry_s, vm.reason = Plan.WANTED, now_s, reason
+    def _want(self, vm: VmEntry, question: RestartQuestion, now_s: float) -> list[SubmissionEffect]:
+        """Have a VM restarted, which is what is answered to the question."""
+        ruling = judge_restart(question)
+        vm.plan, vm.retry_s, vm.reason = Plan.WANTED, now_s, ruling.why
         vm.asks = vm.revives = False
         self.restarting.add(vm.vm_id)
         self.pauses.pop(vm.vm_id, None)
@@ -143,12 +158,30 @@ class Restarts(SubmissionState):
             DecisionKind.RESTART,
             DecisionState.RUNNING,
             (vm.vm_id,),
-            f"{vm.name}: {reason}",
+            f"{vm.name}: {ruling.why}",
             (f"start {vm.name} on another host",),
-            others,
-            inputs=inputs,
+            ruling.others,
+            inputs=rulings.pack(rulings.RESTART, question, ruling),
         )
         return [decided]
+
+    def placed_again(self, vm: VmEntry, host_id: str, inputs: bytes) -> list[SubmissionEffect]:
+        """A manager starts the VM on this host: how both were chosen is a part of the decision."""
+        dispatched = self.dispatched.pop(vm.vm_id, b"")
+        if vm.plan is Plan.NONE:
+            return []
+        host = self.registry.hosts.get(host_id)
+        where = host.description.hostname if host is not None else host_id
+        return [
+            Decided(
+                _key(vm),
+                DecisionKind.RESTART,
+                DecisionState.RUNNING,
+                (vm.vm_id,),
+                outcome=f"{vm.name} starts on {where}",
+                more=dispatched + inputs,
+            )
+        ]
 
     def _keep(self, vm: VmEntry, reason: str) -> list[SubmissionEffect]:
         """Leave a VM as it is: out of sight, on the host it was on; and say why."""
@@ -160,8 +193,9 @@ class Restarts(SubmissionState):
         vm = self.registry.vms.get(event.vm_id)
         if vm is None or vm.plan is not Plan.NONE or self.why_not(vm):
             return []
+        question = self._about(vm, event.now_ms, asked=True)
         vm.restarts_ms = ()
-        effects = self._want(vm, "a person asked for it", now_s)
+        effects = self._want(vm, question, now_s)
         return effects + self._restart_due(now_s, event.now_ms)
 
     def why_not(self, vm: VmEntry) -> str:
@@ -237,6 +271,7 @@ class Restarts(SubmissionState):
 
     def _forget(self, vm_id: str) -> None:
         self.restarting.discard(vm_id)
+        self.dispatched.pop(vm_id, None)
         self.pauses.pop(vm_id, None)
         self.blocked_s.pop(vm_id, None)
 
@@ -373,17 +408,10 @@ class Restarts(SubmissionState):
 
     # ------------------------------------------------------------ where it is, again
 
-    def comes_back(self, vm: VmEntry, now_s: float) -> list[SubmissionEffect]:
+    def comes_back(self, vm: VmEntry, now_s: float, now_ms: int) -> list[SubmissionEffect]:
         """Rule 6: its host brought the VM back, off, and nobody had switched it off."""
-        host = self.registry.hosts.get(vm.host_id)
-        question = RestartQuestion(
-            vm.name,
-            host.description.hostname if host is not None else vm.host_id,
-            "it brought the VM back",
-            vm.policy.on_host_failure.value,
-            len(vm.restarts_ms),
-            vm.policy.max_restarts,
-            back=True,
+        question = msgspec.structs.replace(
+            self._about(vm, now_ms), proof="it brought the VM back", back=True
         )
         ruling = judge_restart(question)
         if ruling.verdict == "ask":

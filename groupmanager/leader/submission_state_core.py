@@ -22,6 +22,7 @@ from snooze.groupmanager.leader.energy_rules import SLEEPERS, could_be_woken_for
 from snooze.groupmanager.leader.membership_core import Announce
 from snooze.groupmanager.leader.registry import Plan, Registry, VmEntry
 from snooze.groupmanager.leader.submission_events import (
+    RECOVERY,
     AskManager,
     SubmissionEffect,
     TaskMoved,
@@ -65,6 +66,7 @@ class SubmissionState:
     strays: set[str] = field(default_factory=set[str])
     open_tasks: set[str] = field(default_factory=set[str])
     ended_tasks: deque[str] = field(default_factory=deque[str])
+    dispatched: dict[str, bytes] = field(default_factory=dict[str, bytes])
 
     def dispatch(self, vms: Sequence[VmEntry], now_s: float, now_ms: int) -> list[SubmissionEffect]:
         """Choose managers for VMs that wait for one."""
@@ -82,8 +84,12 @@ class SubmissionState:
             for vm, manager_id in choice.asked:
                 vm.manager_id, vm.doubt, vm.elsewhere_s = manager_id, manager_id, now_s
                 request = PlacementRequest(spec_of(vm), vm.pin_host)
-                asked.setdefault((manager_id, vm.task_id), []).append(request)
-            effects += [AskManager(m, task, requests) for (m, task), requests in asked.items()]
+                cause = vm.task_id
+                if vm.plan is not Plan.NONE:
+                    # All at once, whatever submitted them: one plan, and one record of it.
+                    cause, self.dispatched[vm.vm_id] = RECOVERY, choice.inputs
+                asked.setdefault((manager_id, cause), []).append(request)
+            effects += [AskManager(m, cause, requests) for (m, cause), requests in asked.items()]
         return effects
 
     def _no_manager(

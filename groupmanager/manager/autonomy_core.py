@@ -431,24 +431,31 @@ class Autonomy(Deciding):
         if not all(host_id in known for host_id in asked.view.snapshot.host_ids):
             event = replace(event, answer=None, error="hosts went meanwhile; ask again")
             answer = None
-        if answer is None or answer.verdict is not Verdict.RELEASED or not answer.plan.moves:
+        made = event.prepared
+        if made is None and answer is not None:
+            recorded = dump.Decision(
+                Recorded.CONSOLIDATION, asked.view.snapshot, options=asked.options
+            )
+            made = dump.prepare(recorded, answer.plan)
+        if (
+            made is None
+            or answer is None
+            or not answer.plan.moves
+            or (answer.verdict is not Verdict.RELEASED)
+        ):
             message = answer.message if answer is not None else event.error
             state = DecisionState.DONE if answer is not None else DecisionState.FAILED
             decision = msgspec.structs.replace(
                 self._new(kind, self.mode(kind), reason),
                 state=state,
                 outcome=f"nothing is moved: {message}",
-                inputs=event.prepared.inputs if event.prepared is not None else b"",
+                inputs=made.inputs if made is not None else b"",
                 ended_ms=self._wall_ms,
             )
             effects = self.book.tell(decision)
         else:
             story = Story(self._table, asked.view)
             reason = f"{reason}: {answer.message}{_how_good(answer)}"
-            recorded = dump.Decision(
-                Recorded.CONSOLIDATION, asked.view.snapshot, options=asked.options
-            )
-            made = event.prepared or dump.prepare(recorded, answer.plan)
             effects = self._decide(kind, asked.view, story, made, reason)
             decision = next(reversed(self.book.decisions.values()))
         return effects + [

@@ -31,11 +31,15 @@ from snooze.groupmanager.manager.ordering import GiveOrder, Outcome
 from snooze.groupmanager.manager.vm_changes import VmChanges
 from snooze.scheduling import placement
 from snooze.scheduling.check import check_plan
+from snooze.scheduling.deciding import DecisionKind
+from snooze.scheduling.dump import Decision, pack
 from snooze.scheduling.snapshot import NONE, Snapshot
 from snooze.scheduling.validation import frozen
 
 MAX_TRIES: Final = 3
 """How often a start is ordered when no answer comes."""
+FIRST_GENERATION: Final = 1
+"""A VM of a later one is restarted; how its host was chosen is a part of that decision."""
 
 
 class Placing:
@@ -80,10 +84,17 @@ class Placing:
                 answers[request.spec.vm_id] = PlacedVm(request.spec.vm_id, "", away)
                 new.remove(request)
         orders: list[ManagerEffect] = []
+        inputs = b""
         if new:
             snapshot = self._snapshot(new)
             plan = placement.plan(snapshot, self._policy, cursor=self._cursor)
             violations = check_plan(snapshot, plan)
+            if any(
+                request.spec.generation > FIRST_GENERATION and host >= 0
+                for request, host in zip(new, plan.placement.tolist(), strict=True)
+            ):
+                decision = Decision(DecisionKind.PLACEMENT, snapshot, self._policy, self._cursor)
+                inputs = pack(decision, plan)
             self._cursor = plan.cursor
             for index, request in enumerate(new):
                 spec = request.spec
@@ -98,7 +109,7 @@ class Placing:
                 answers[spec.vm_id] = PlacedVm(spec.vm_id, host_id)
                 orders += self._start(spec, host_id, event.message.cause)
         listed = [answers[request.spec.vm_id] for request in event.message.vms]
-        return [AnswerLeader(event.request_id, PlacementAnswer(listed)), *orders]
+        return [AnswerLeader(event.request_id, PlacementAnswer(listed, inputs)), *orders]
 
     def _snapshot(self, requests: list[PlacementRequest]) -> Snapshot:
         """The hosts as they are now and the VMs to place."""

@@ -113,9 +113,11 @@ def none(kind: type[E], effects: Iterable[object]) -> bool:
 def must_replay(effects: Iterable[object]) -> None:
     """Each decision that begins carries what it is decided again from, and its alternatives."""
     for effect in effects:
-        if not isinstance(effect, Decided) or not effect.inputs:
+        if not isinstance(effect, Decided) or not effect.reason:
             continue
-        replayed = rulings.replay(zlib.decompress(effect.inputs).decode())
+        inputs = effect.inputs or effect.more
+        assert inputs, effect
+        replayed = rulings.replay(zlib.decompress(inputs).decode())
         assert replayed is not None
         assert replayed.is_same
         assert replayed.kind == effect.kind.value

@@ -36,6 +36,7 @@ from snooze.groupmanager.leader.energy_rules import EnergyPolicy
 from snooze.groupmanager.leader.registry import HostEntry, Hosts, ManagerEntry, Registry, VmEntry
 from snooze.scheduling import rulings
 from snooze.scheduling.energy_question import Choice
+from snooze.scheduling.takeover_question import Continuation
 
 E = TypeVar("E")
 
@@ -276,13 +277,16 @@ class House:
 
 
 def must_replay(decision: Decision) -> None:
-    """What was decided with inputs is decided again from them, and names this host."""
-    if not decision.inputs:
-        assert decision.reason.startswith(("goes on", "a person asked")), decision
-        return
+    """What was decided is decided again from its inputs, and names this host."""
     replayed = rulings.replay(zlib.decompress(decision.inputs).decode())
     assert replayed is not None
     assert replayed.is_same, (replayed.answer, replayed.recorded)
+    assert decision.alternatives == replayed.answer.others or len(decision.alternatives) > len(
+        replayed.answer.others
+    )
+    if isinstance(replayed.answer, Continuation):
+        assert replayed.answer.why == decision.reason
+        return
     assert isinstance(replayed.answer, Choice)
     assert (*decision.subjects, decision.reason) in replayed.answer.hosts
 

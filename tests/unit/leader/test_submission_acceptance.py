@@ -179,7 +179,7 @@ def test_what_is_being_recorded_cannot_be_destroyed() -> None:
 def test_the_order_of_the_request_is_kept() -> None:
     asked = Desk("gm1").submit("c", "a", "b")
     assert [request.spec.vm_id for request in asked[0].vms] == ["c", "a", "b"]
-    assert asked[0].task_id == "task"
+    assert asked[0].cause == "task"
 
 
 def test_what_is_sent_is_taken_out_of_the_view_until_the_next_summary() -> None:
