@@ -180,7 +180,7 @@ class SubmissionCore(Reports):
             if vm.state is not VmState.PENDING:
                 continue
             if placed.host_id:
-                effects += self.placed_again(vm, placed.host_id, event.answer.inputs)
+                effects += self.placed_again(vm, event.answer.inputs)
                 vm.state, vm.host_id = VmState.STARTING, placed.host_id
                 vm.lacks_room, vm.waits_for, vm.reason = False, "", ""
                 vm.was = vm.was if vm.plan is not Plan.NONE else VmState.STARTING

@@ -165,23 +165,13 @@ class Restarts(SubmissionState):
         )
         return [decided]
 
-    def placed_again(self, vm: VmEntry, host_id: str, inputs: bytes) -> list[SubmissionEffect]:
-        """A manager starts the VM on this host: how both were chosen is a part of the decision."""
+    def placed_again(self, vm: VmEntry, inputs: bytes) -> list[SubmissionEffect]:
+        """A manager starts the VM: how it and the host were chosen is a part of the decision."""
         dispatched = self.dispatched.pop(vm.vm_id, b"")
         if vm.plan is Plan.NONE:
             return []
-        host = self.registry.hosts.get(host_id)
-        where = host.description.hostname if host is not None else host_id
-        return [
-            Decided(
-                _key(vm),
-                DecisionKind.RESTART,
-                DecisionState.RUNNING,
-                (vm.vm_id,),
-                outcome=f"{vm.name} starts on {where}",
-                more=dispatched + inputs,
-            )
-        ]
+        kind, state, more = DecisionKind.RESTART, DecisionState.RUNNING, dispatched + inputs
+        return [Decided(_key(vm), kind, state, (vm.vm_id,), more=more)]
 
     def _keep(self, vm: VmEntry, reason: str) -> list[SubmissionEffect]:
         """Leave a VM as it is: out of sight, on the host it was on; and say why."""

@@ -10,7 +10,7 @@ import pytest
 from snooze.common.clock import SYSTEM_CLOCK
 from snooze.common.decisions import Decision, DecisionKind, DecisionMode
 from snooze.common.records import HostPower
-from snooze.common.settings_groupmanager import AutonomySettings
+from snooze.common.settings_autonomy import AutonomySettings
 from snooze.common.wire import PlacementAnswer, PlaceVms
 from snooze.groupmanager.leader.decision_log import DecisionLog
 from snooze.groupmanager.leader.drain_events import MaintenanceWritten, RecordMaintenance
