@@ -39,6 +39,7 @@ class Power(StrEnum):
     OFF = "off"
     CYCLE = "cycle"
     SOFT = "soft"
+    SUSPEND = "suspend"
 
 
 NameOption = Annotated[
@@ -92,6 +93,18 @@ def up(
             "--self-fencing", help="Hosts fence themselves, though they have BMCs (lease.enabled)."
         ),
     ] = False,
+    suspend: Annotated[
+        bool,
+        typer.Option(
+            "--suspend", help="Hosts go to sleep by suspending to RAM, and not by switching off."
+        ),
+    ] = False,
+    wake_on_lan: Annotated[
+        bool,
+        typer.Option(
+            "--wake-on-lan", help="The cluster wakes hosts so, and knows nothing of their BMCs."
+        ),
+    ] = False,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay, and take it down with Ctrl-C.")
     ] = False,
@@ -119,6 +132,8 @@ def up(
         zookeepers=zookeepers,
         host_settings={"lease": {"enabled": "always"}} if self_fencing else {},
         linux=linux,
+        suspend=suspend,
+        wake_on_lan=wake_on_lan,
     )
     if foreground:
         _keep(name, plan, output)
@@ -143,7 +158,11 @@ def status(output: OutputOption = Output.TABLE, name: NameOption = "lab") -> Non
 
 def power(
     action: Annotated[
-        Power, typer.Argument(help="off and cycle cut the power; soft presses the power button.")
+        Power,
+        typer.Argument(
+            help="off and cycle cut the power; soft presses the power button; suspend is to RAM, "
+            "and on wakes."
+        ),
     ],
     machines: MachinesArgument,
     with_bmc: Annotated[

@@ -2,7 +2,9 @@
 
 Each BMC has an address, a cable and a namespace of its own, so that its host can be silent while it
 answers, it can be silent while its host runs, and both can lose power together (``with_host``).
-What it tells of the power is what is: it asks the lab each time.
+What it tells of the power is what is: it asks the lab each time. A host that is suspended to RAM
+has power, and *power on* wakes it, as IPMI 2.0 says (28.2: *off* is S4, S5 or no mains).
+ipmi_sim does not know the optional Get ACPI Power State, which would tell S3 from S0.
 """
 
 import contextlib
@@ -11,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -19,11 +22,13 @@ from snooze.common.errors import InvalidRequest, PreconditionError
 from snooze.lab.control import Answer, ControlServer
 from snooze.lab.hosts import LabHost, LabNet
 from snooze.lab.processes import PREFIX, marked_environment, run, wait_for
+from snooze.lab.sleeping import CHASSIS, systemctl_script
 
 USER: Final = "admin"
 PASSWORD: Final = "labpass"
-_CHASSIS: Final = Path(__file__).with_name("chassis.py")
 _OFFSET: Final = 110
+_FALL_S: Final = 0.05
+"""From a host's order to suspend it until it stands still."""
 MAX_HOSTS: Final = 80
 """With higher numbers than that, addresses of hosts and of BMCs would run into others."""
 
@@ -97,7 +102,7 @@ class Chassis:
     def _set(host: LabHost, name: str, value: str) -> None:
         match name, value:
             case "power", "1":
-                host.power_on()
+                host.power_on()  # which wakes one that is suspended
             case "power", "0":
                 host.power_off()
             case "reset", _:
@@ -105,6 +110,10 @@ class Chassis:
                 host.power_on()
             case "shutdown", _:
                 host.shut_down()
+            case "suspend", _:  # asked from inside, which has to hear that it is done
+                falling = threading.Timer(_FALL_S, host.suspend)
+                falling.daemon = True
+                falling.start()
             case (("boot" | "identify"), _):
                 pass
             case _:
@@ -211,7 +220,7 @@ class LabBmc:
 
     def _write_settings(self, chassis: Chassis) -> None:
         (self._folder / "state").mkdir(parents=True)
-        command = f"{sys.executable} -I -S {_CHASSIS} {chassis.socket} {self.host.name}"
+        command = f"{sys.executable} -I -S {CHASSIS} {chassis.socket} {self.host.name}"
         (self._folder / "lan.conf").write_text(
             _LAN_CONF.format(
                 name=self.host.name,
@@ -235,7 +244,10 @@ class BmcRack:
         self.bmcs: dict[str, LabBmc] = {}
 
     def add(self, host: LabHost) -> LabBmc:
-        """A BMC for one more host, with power."""
+        """A BMC for one more host, with power; and what the host's system needs to suspend it."""
+        systemctl = host.folder / "bin" / "systemctl"
+        systemctl.write_text(systemctl_script(self.chassis.socket, host.name))
+        systemctl.chmod(0o755)
         bmc = self.bmcs[host.name] = LabBmc(host, self.chassis)
         bmc.start()
         return bmc

@@ -38,14 +38,8 @@ FORM_S: Final = 120.0
 CYCLE_S: Final = 1.0
 _POLL_S: Final = 0.1
 
-_POWER_OFF: Final = """\
-#!/bin/bash
-# Shut this lab host down from inside, as `systemctl poweroff` does a machine.
-exec kill -s RTMIN+4 1
-"""
-
 Say = Callable[[str], None]
-PowerAction = Literal["on", "off", "cycle", "soft"]
+PowerAction = Literal["on", "off", "cycle", "soft", "suspend"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +51,8 @@ class LabPlan:
         manager_settings: for group managers.
         host_settings: for local controllers.
         linux: whether there are Linux guests to be submitted, too.
+        suspend: whether hosts go to sleep by suspending to RAM, and not by switching off.
+        wake_on_lan: whether the cluster wakes them so, knowing nothing of their BMCs.
     """
 
     hosts: int = 4
@@ -66,6 +62,8 @@ class LabPlan:
     manager_settings: Tables = field(default_factory=dict[str, dict[str, object]])
     host_settings: Tables = field(default_factory=dict[str, dict[str, object]])
     linux: bool = False
+    suspend: bool = False
+    wake_on_lan: bool = False
 
     def check(self) -> None:
         """Refuse what cannot be built.
@@ -85,8 +83,9 @@ class LabPlan:
 class MachineView(msgspec.Struct, frozen=True):
     """One machine of a lab, as it is.
 
-    ``service``: ``ready``, or why not, in the words of what it runs. ``bmc`` and ``bmc_state`` are
-    empty for machines without one. ``guests``: the names of the domains that run there.
+    ``power``: ``on``, ``off`` or ``suspended``. ``service``: ``ready``, or why not, in the words of
+    what it runs. ``bmc`` and ``bmc_state`` are empty for machines without one. ``guests``: the
+    names of the domains that run there.
     """
 
     name: str
@@ -218,7 +217,7 @@ class LabCluster:
     # ------------------------------------------------------------ what can be done to it
 
     def power(self, name: str, action: PowerAction, *, with_bmc: bool = False) -> None:
-        """Switch a machine, at once and without asking it, but for ``soft``.
+        """Switch a machine, at once and without asking it, but for ``soft``; ``on`` wakes it, too.
 
         Args:
             with_bmc: its BMC loses power too, and gets it back with ``on``.
@@ -236,6 +235,8 @@ class LabCluster:
             host.power_on()
         if action == "soft":
             host.shut_down()
+        if action == "suspend":
+            host.suspend()
 
     def cable(self, name: str, *, plugged: bool, bmc: bool = False) -> None:
         """Pull a machine's cable, or its BMC's, or put it back."""
@@ -333,9 +334,13 @@ class LabCluster:
         return merged(own, self.plan.manager_settings)
 
     def _host_settings(self, host: LabHost) -> Tables:
-        script = host.folder / "power-off"
-        script.write_text(_POWER_OFF)
-        script.chmod(0o755)
+        wakeup: dict[str, object] = {
+            "driver": "IPMI",
+            "options": self.rack.bmcs[host.name].options,
+        }
+        if self.plan.wake_on_lan:
+            wakeup = {"driver": "WOL", "options": f"{host.mac} -i {self.net.subnet}.255"}
+        actions = ("suspend_to_ram", "shutdown") if self.plan.suspend else ("shutdown",)
         own: Tables = {
             "network": {"control_port": 5002},
             "hypervisor": {"migration_uri": "qemu+tcp://{address}/system"},
@@ -349,8 +354,8 @@ class LabCluster:
                 "bridges": {"*": "br0"},
                 "allowed_dangers": ("network-disks", "direct-boot", "host-channels"),
             },
-            "power": {"driver": "command", "command": str(script)},
-            "wakeup": {"driver": "IPMI", "options": self.rack.bmcs[host.name].options},
+            "power": {"driver": "systemd", "actions": actions},
+            "wakeup": wakeup,
         }
         return merged(own, self.plan.host_settings)
 
@@ -395,7 +400,7 @@ class LabCluster:
     def _view(self, host: LabHost) -> MachineView:
         bmc = self.rack.bmcs.get(host.name)
         daemons = [daemon for daemon in self.daemons if daemon.on is host]
-        if not host.is_on:
+        if not host.is_on or host.is_suspended:
             service = ""
         elif daemons:
             states = [service_state(daemon) for daemon in daemons]
@@ -407,7 +412,7 @@ class LabCluster:
             name=host.name,
             role="host" if host.runs_libvirtd else "manager" if daemons else "zookeeper",
             address=host.address,
-            power="on" if host.is_on else "off",
+            power="suspended" if host.is_suspended else "on" if host.is_on else "off",
             cable="in" if host.plugged else "cut",
             service=service,
             bmc=bmc.address if bmc else "",
@@ -441,7 +446,8 @@ def _port(number: int) -> Tables:
 
 
 def _guests(host: LabHost) -> tuple[str, ...]:
-    if not host.is_on:
+    """Those that run; of a suspended host none can be asked for."""
+    if not host.is_on or host.is_suspended:
         return ()
     listed = host.exec(["virsh", "-q", "list", "--name"], timeout_s=20)
     return tuple(listed.stdout.decode(errors="replace").split())

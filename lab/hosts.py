@@ -48,6 +48,7 @@ from snooze.lab.processes import (
     unshare_files,
     wait_for,
 )
+from snooze.lab.sleeping import Freezer, best_freezer, free_messengers, namespace_processes
 
 _INIT: Final = Path(__file__).with_name("host_init.sh")
 _LIBVIRT: Final = "etc/libvirt", "var/lib/libvirt", "var/cache/libvirt", "var/log/libvirt"
@@ -170,6 +171,8 @@ class LabHost:
             hosts, like network storage.
         number: the first host of a lab is 1.
         plugged: whether its cable is in; it may be put in and pulled while the host is off, too.
+        freezer: how it is suspended.
+        is_suspended: whether it is suspended to RAM; it has power then.
     """
 
     def __init__(self, net: LabNet, name: str, number: int, *, libvirtd: bool) -> None:
@@ -187,10 +190,13 @@ class LabHost:
         self._outer: subprocess.Popen[bytes] | None = None
         self._pid = 0
         self._switching = threading.RLock()
-        for path in (*_LIBVIRT, "etc", "run", "boot"):
+        self.freezer: Freezer = best_freezer(self._namespace)
+        self.is_suspended = False
+        for path in (*_LIBVIRT, "etc", "run", "boot", "bin"):
             (self.folder / path).mkdir(parents=True, exist_ok=True)
         if not libvirtd:
             (self.folder / "no-libvirtd").touch()
+        (self.folder / "sleep-states").write_text("mem\n")
         (self.folder / "etc/machine-id").write_text(self.uuid.replace("-", "") + "\n")
         self.configure(LIBVIRTD_CONF.format(uuid=self.uuid), QEMU_CONF.format(address=self.address))
 
@@ -226,7 +232,7 @@ class LabHost:
         Args:
             env: all of its environment; ours, unless it is given.
         """
-        variables = os.environ if env is None else env
+        variables = self._environment(env)
         line = shlex.join(["env", "-i", *(f"{k}={v}" for k, v in variables.items()), *command])
         script = (
             f"#!/bin/bash\n# {service} of {self.name}, as systemd would run it\n"
@@ -240,15 +246,19 @@ class LabHost:
     def power_on(self) -> None:
         """Boot; returns when the host's first process runs. On already: nothing happens.
 
+        A suspended host is woken instead, as by its power button.
+
         Raises:
             TimeoutError: if it does not come up.
         """
         with self._switching:
             if self.is_on:
+                self.wake()
                 return
             self._bury()
             shutil.rmtree(self.folder / "run", ignore_errors=True)  # does not outlive a boot
             (self.folder / "run/lock").mkdir(parents=True)  # libvirt locks consoles there
+            (self.folder / "run/systemd/system").mkdir(parents=True)  # systemd has booted it
             (self.folder / "state").unlink(missing_ok=True)
             reuse_capabilities(self.folder / CAPABILITIES)
             self._plug_into_switch()
@@ -275,21 +285,54 @@ class LabHost:
     def shut_down(self) -> None:
         """Ask its first process to go down, as the power button of a BMC does; it goes by itself.
 
-        From inside, ``kill -s RTMIN+4 1`` does the same. Off already: nothing happens.
+        From inside, ``kill -s RTMIN+4 1`` does the same. Off already: nothing happens. A suspended
+        host wakes at the button, and stays up.
         """
         with self._switching:
-            if self.is_on:
+            if self.is_suspended:
+                self.wake()
+            elif self.is_on:
                 os.kill(self._pid, _POWER_OFF_SIGNAL)
+
+    def suspend(self) -> None:
+        """Suspend it to RAM: all that runs on it stands still, and its network is silent.
+
+        From inside, ``systemctl suspend`` does the same. Off, or suspended: nothing happens.
+
+        Raises:
+            TimeoutError: something on it does not stand still; it runs on.
+        """
+        with self._switching:
+            if not self.is_on or self.is_suspended:
+                return
+            try:
+                self.freezer.freeze(self._pid)
+            except TimeoutError:
+                self.freezer.thaw()
+                raise
+            self.is_suspended = True
+            self._connect()
+
+    def wake(self) -> None:
+        """Let it go on where it stood. Not suspended: nothing happens."""
+        with self._switching:
+            if self.is_suspended:
+                self.is_suspended = False
+                self._connect()
+                self.freezer.thaw()
 
     def kill(self) -> None:
         """Lose power: cut from the switch, then dead, all of it; ``power_off`` waits for that."""
         with self._switching:
             run("ip", "-n", self.net.name, "link", "del", self._cable, check=False)
             if self.is_on:
+                doomed = namespace_processes(self._pid) if self._pid else []
                 for pid in (self._pid, self._outer.pid if self._outer else 0):
                     if pid:
                         with contextlib.suppress(ProcessLookupError):
                             os.kill(pid, signal.SIGKILL)
+                free_messengers(doomed)
+            self.is_suspended = False  # what it held is lost
 
     def power_off(self) -> None:
         """Lose power, and block until nothing of it runs. Off already: nothing happens."""
@@ -330,13 +373,19 @@ class LabHost:
     def exec(
         self, command: Sequence[str], *, timeout_s: float = 60.0
     ) -> "subprocess.CompletedProcess[bytes]":
-        """Run a command on the host and wait for it."""
+        """Run a command on the host and wait for it.
+
+        Raises:
+            RuntimeError: it is suspended.
+        """
+        self._check_awake()
         return subprocess.run(
             self._inside(command),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout_s,
             check=False,
+            env=self._environment(None),
         )
 
     def popen(
@@ -349,8 +398,12 @@ class LabHost:
 
         The process returned is a messenger outside, which ends when the command does; a signal to
         it does not reach the command: use ``signal``.
+
+        Raises:
+            RuntimeError: it is suspended.
         """
-        return popen_in(self._namespaces(), command, output, env)
+        self._check_awake()
+        return popen_in(self._namespaces(), command, output, self._environment(env))
 
     def signal(self, process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
         """Send a signal to a command started by ``popen``, if it still runs."""
@@ -388,9 +441,23 @@ class LabHost:
     def _set_cable(self, *, plugged: bool) -> None:
         with self._switching:
             self.plugged = plugged
-            if self.is_on:
-                state = "up" if plugged else "down"
-                run("ip", "-n", self.net.name, "link", "set", self._cable, state)
+            self._connect()
+
+    def _connect(self) -> None:
+        """Let its port be as it has to be."""
+        if self.is_on:
+            state = "up" if self.plugged and not self.is_suspended else "down"
+            run("ip", "-n", self.net.name, "link", "set", self._cable, state)
+
+    def _check_awake(self) -> None:
+        if self.is_suspended:
+            raise RuntimeError(f"host {self.name} is suspended: nothing runs on it")
+
+    def _environment(self, env: Mapping[str, str] | None) -> dict[str, str]:
+        """Variables of a command on the host: it has commands of its own, as ``systemctl``."""
+        variables = dict(os.environ if env is None else env)
+        usual = variables.get("PATH", os.defpath)
+        return {**variables, "PATH": f"{self.folder / 'bin'}:{usual}"}
 
     def _watch(self, outer: "subprocess.Popen[bytes]") -> None:
         """Clean up after a host that went down by itself: nothing answers in its name any more."""
@@ -408,6 +475,7 @@ class LabHost:
             pid = self._pid
             wait_for(lambda: not Path(f"/proc/{pid}").exists(), f"host {self.name} to die")
             self._pid = 0
+        self.freezer.forget()
         run("ip", "-n", self.net.name, "link", "del", self._cable, check=False)
         run("ip", "netns", "del", self._namespace, check=False)
 

@@ -57,9 +57,23 @@ def sweep() -> None:
         for path in Path("/run/netns").iterdir():
             if path.name.startswith(PREFIX) and not _is_owned(path.name.removeprefix(PREFIX)):
                 run("ip", "netns", "del", path.name, check=False)
+    root = cgroup_root()
+    for group in root.glob(f"{PREFIX}*") if root is not None else ():
+        if not _is_owned(group.name.removeprefix(PREFIX)):
+            with contextlib.suppress(OSError):
+                group.rmdir()
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         if not _is_owned(folder.name.removeprefix(PREFIX)):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def cgroup_root() -> Path | None:
+    """Where groups of processes (cgroups, version 2) can be made, to freeze them; None: nowhere."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, where, kind, options, *_ = line.split()
+        if kind == "cgroup2" and "rw" in options.split(",") and os.access(where, os.W_OK):
+            return Path(where)
+    return None
 
 
 def marked() -> dict[int, str]:
@@ -88,6 +102,11 @@ def _is_owned(tag: str) -> bool:
 def is_alive(pid: int) -> bool:
     """Whether a process can still do something: one that is dying or waits to be buried cannot."""
     return _stat(pid)[:1] not in ([], ["Z"], ["X"]) and bool(_read(pid, "cmdline"))
+
+
+def process_state(pid: int) -> str:
+    """One letter, as ``ps`` shows it: ``R``, ``S``, ``T`` (stopped), ``Z``; empty if it is gone."""
+    return "".join(_stat(pid)[:1])
 
 
 def _started(pid: int) -> int:

@@ -1,7 +1,8 @@
 """Wake-on-LAN for lab hosts: what a network card does while its machine sleeps.
 
 Magic packets are heard on the lab's switch, as Ethernet frames of type 0x0842 and as datagrams to
-UDP port 9, and the host whose card they name is switched on: if it has its cable.
+UDP port 9, and the host whose card they name is switched on, or woken if it is suspended: if it
+has its cable.
 """
 
 import contextlib
@@ -92,7 +93,8 @@ class WakeListener:
 
     def _wake(self, mac: str) -> None:
         for host in list(self._net.hosts.values()):
-            if host.mac == mac and host.plugged and not host.is_on:
+            sleeps = host.is_suspended or not host.is_on
+            if host.mac == mac and host.plugged and sleeps:
                 # one that does not come up stays off: who called it will see
                 with contextlib.suppress(OSError, RuntimeError):
                     host.power_on()

@@ -47,9 +47,14 @@ RECONCILE_INTERVAL_S = 30.0
 IMAGES_INTERVAL_S = 5.0
 LEAVE_PAUSE_S = 0.02
 REST_S = 120.0
-"""After an order to go down; a host that is still there then asks for a manager again."""
+"""After an order to shut down; a host that is still there then asks for a manager again."""
+SUSPEND_REST_S = 15.0
+"""Likewise, after an order to suspend: systemd lets nobody delay that for longer than 5 s."""
 SLEEP_LOOK_S = 0.5
 SLEPT_S = 1.0
+STOOD_STILL_S = 3.0
+"""More than a command to go down, and a look, take: a process that did not run for so long was
+frozen, as those of a virtual machine are that sleeps."""
 
 
 class Agent:
@@ -251,28 +256,21 @@ class Agent:
     async def _go_down(self, action: PowerAction) -> None:
         """Go down; who orders it learns from the link's end, and its reason, what became of it."""
         logger.warning("going down", extra={"action": action.value})
+        before = SleepWatch(self._clock)  # it may sleep before the command has told that it will
         try:
             await self._power.go_down(action)
         except SnoozeError as error:
             logger.error("this host cannot go down: %s", error.message)
             self._runner.feed(core.GoingDown(f"it cannot {action}: {error.message}", 0.0))
             return
-        self._runner.feed(core.GoingDown(f"it goes down ({action})", REST_S))
-        await self._watch_sleep()
-
-    async def _watch_sleep(self) -> None:
-        """Come back at once when the machine has slept: timers stood still meanwhile."""
-        before_s = self._asleep_s()
-        for _ in range(round(REST_S / SLEEP_LOOK_S)):
-            await asyncio.sleep(SLEEP_LOOK_S)
-            if self._asleep_s() - before_s > SLEPT_S:
+        rest_s = REST_S if action is PowerAction.SHUTDOWN else SUSPEND_REST_S
+        self._runner.feed(core.GoingDown(f"it goes down ({action})", rest_s))
+        for _ in range(round(rest_s / SLEEP_LOOK_S)):
+            if before.slept():
                 logger.info("this host is awake again")
                 self._runner.feed(core.WokenEarly())
                 return
-
-    def _asleep_s(self) -> float:
-        """How long the machine has been suspended since its start."""
-        return self._clock.boottime_s() - self._clock.monotonic_s()
+            await asyncio.sleep(SLEEP_LOOK_S)
 
     def tell(self, notice: HostNotice) -> None:
         """Tell the manager; without one, the next hello has it all."""
@@ -339,6 +337,25 @@ class Agent:
             await self._orders.reconcile()
         except SnoozeError as error:
             logger.warning("the hypervisor was not read: %s", error.message)
+
+
+class SleepWatch:
+    """Tells when the machine has slept: timers stood still meanwhile, or this process did."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._suspended_s = self._suspended()
+        self._looked_s = clock.boottime_s()
+
+    def slept(self) -> bool:
+        """Whether it has: altogether, or since it was looked last."""
+        now_s = self._clock.boottime_s()
+        away_s, self._looked_s = now_s - self._looked_s, now_s
+        return self._suspended() - self._suspended_s > SLEPT_S or away_s > STOOD_STILL_S
+
+    def _suspended(self) -> float:
+        """How long the machine has been suspended since its start."""
+        return self._clock.boottime_s() - self._clock.monotonic_s()
 
 
 def _bracketed(host: str) -> str:

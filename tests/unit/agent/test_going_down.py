@@ -37,9 +37,13 @@ PATIENCE_S = 30.0
 
 
 class SleepyClock(SystemClock):
-    """A machine that can have been suspended."""
+    """A machine that can have been suspended, or frozen by the machine that it is part of."""
 
     asleep_s = 0.0
+    frozen_s = 0.0
+
+    def monotonic_s(self) -> float:
+        return super().monotonic_s() + self.frozen_s
 
     def boottime_s(self) -> float:
         return self.monotonic_s() + self.asleep_s
@@ -112,6 +116,7 @@ class Host:
     def __init__(self, manager: Manager, folder: Path, power: dict[str, object]) -> None:
         self.clock = SleepyClock()
         self.fallen: list[PowerAction] = []
+        self.nap_s = 0.0
         tables: dict[str, object] = {
             "node": {"hostname": "h1", "state_directory": str(folder)},
             "network": {"control_port": 0, "listen_address": "127.0.0.1"},
@@ -125,7 +130,12 @@ class Host:
             "power": power,
         }
         settings = parse("", LocalControllerSettings, overrides=tables)
-        self.daemon = LocalController(settings, "id-1", clock=self.clock, fall=self.fallen.append)
+        self.daemon = LocalController(settings, "id-1", clock=self.clock, fall=self.fall)
+
+    def fall(self, action: PowerAction) -> None:
+        """What the machine does; it may sleep before the command to do so has ended."""
+        self.fallen.append(action)
+        self.clock.asleep_s += self.nap_s
 
 
 Start = Callable[..., Awaitable[Host]]
@@ -166,6 +176,22 @@ async def test_it_answers_acts_leaves_and_comes_back_at_once_when_it_slept(
     host.clock.asleep_s = 3600.0
     again = await manager.next_link()
     await manager.order(again, StartVm(2, "c", spec()))
+
+
+async def test_a_frozen_one_comes_back_at_once_and_one_that_slept_within_its_command(
+    manager: Manager, start: Start
+) -> None:
+    host = await start(driver="test", actions=("suspend_to_ram",))
+    link = await manager.next_link()
+    await manager.order(link, PowerDown(1, "c", "suspend_to_ram"))
+    async with asyncio.timeout(PATIENCE_S):
+        await link.closed
+    host.clock.frozen_s = 60.0
+    link = await manager.next_link()
+    host.nap_s = 60.0
+    await manager.order(link, PowerDown(2, "c", "suspend_to_ram"))
+    await manager.next_link()
+    assert len(host.fallen) == 2
 
 
 async def test_one_that_cannot_says_why_and_serves_on(
