@@ -304,8 +304,10 @@ class ManagerSummary(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
     ``room``: packed ``float64[K, R]``, the least free capacity of the hosts of each bucket;
     ``count``: how many hosts each bucket has; ``idle``: hosts without VM or order, and for how
-    many seconds; ``cores``: how many each host's CPUs use, and ``watts``: what
-    their RAPL counts, in some summaries only.
+    many seconds; in a ``partial`` one only what changed since the last, below 0: no longer.
+    ``cores``: how many each host's CPUs use, and ``watts``: what their RAPL counts, of all hosts,
+    in some summaries only; ``stirred``, ``stirred_watts``: the same of hosts that differ much from
+    what was told of them (watts below 0: no longer counted).
     """
 
     taken_ms: int
@@ -319,6 +321,9 @@ class ManagerSummary(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     idle: dict[str, float] = {}
     cores: dict[str, float] = {}
     watts: dict[str, float] = {}
+    partial: bool = False
+    stirred: dict[str, float] = {}
+    stirred_watts: dict[str, float] = {}
 
 
 class Happened(msgspec.Struct, frozen=True, tag=True):

@@ -7,7 +7,7 @@ next leader goes on from it. What if an order timed out and happened: the core a
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import assert_never
 
 import numpy as np
@@ -34,7 +34,7 @@ from snooze.common.transport.link import was_sent
 from snooze.common.wire import Accepted, PowerDescription, SleepHost
 from snooze.groupmanager.leader import energy_events as events
 from snooze.groupmanager.leader.energy_core import EnergyCore
-from snooze.groupmanager.leader.energy_meter_core import EnergyMeter, join, same, split
+from snooze.groupmanager.leader.energy_meter_core import FRESH_S, EnergyMeter, join, same, split
 from snooze.groupmanager.leader.energy_rules import EnergyPolicy
 from snooze.groupmanager.leader.journal import Done, Journal
 from snooze.groupmanager.leader.manager_links import ManagerLinks
@@ -51,13 +51,21 @@ METER_S = 1.0
 METER_HOSTS_PER_S = 1000.0
 """With very many hosts they are metered less often, as often as managers tell how busy they are."""
 READ_S = 30.0
-"""Between two readings of one BMC."""
+"""Between two readings of one BMC, at least."""
+READINGS_PER_S = 20.0
+"""Of more BMCs than are read at this rate in ``READ_S`` each is read less often, in turn: the
+leader's work does not grow with hosts. In between the host's model follows its load."""
 MAX_READINGS = 16
 """BMCs that are asked at the same time."""
+FRESH_ROUNDS = 3.0
+"""A measurement counts for so many rounds of readings, and ``FRESH_S`` at least."""
 EXPECT_S = 60.0
 HOSTS_EACH = 1000
 SLOTS_EACH = 288
 """Records of about 60 kB each; a transaction holds 400 kB."""
+RECORDS_EACH = 2
+"""Records of hosts that are written at a time, in turn: with more than two thousand hosts each is
+written less often, so that what is written a second does not grow."""
 J_PER_KWH = 3.6e6
 
 
@@ -114,6 +122,7 @@ class Energy:
         self._runner = CoreRunner(self.core, self._perform, clock)
         self.meter = EnergyMeter(registry, settings.power_curve)
         self._written: dict[str, EnergyRecord] = {}
+        self._next_part = 0
         self._requests = itertools.count(1)
         self._answers: dict[int, asyncio.Future[str]] = {}
         self._expects: FloatArray = np.zeros(R)
@@ -159,7 +168,7 @@ class Energy:
             self.meter.step(now_s, self._clock.wall_ms())
         if settled and now_s - self._recorded_s >= self._settings.record_s:
             self._recorded_s = now_s
-            self.write_record()
+            self.write_record(RECORDS_EACH)
 
     def host_seen(self, host_id: str) -> None:
         """A host joined a manager."""
@@ -169,12 +178,17 @@ class Energy:
         """A host's link to its manager closed."""
         self._runner.feed(events.HostWent(host_id, self._clock.wall_ms()))
 
-    def write_record(self) -> None:
-        """Have the record keep what was metered; only what changed is written."""
+    def write_record(self, most: int = 1_000_000) -> None:
+        """Have the record keep what was metered; only what changed, at most so many of hosts."""
         operations: list[Operation] = []
-        wake_times_s = self.core.power.wake_times_s
-        for name, part in split(self.meter.record(wake_times_s), HOSTS_EACH, SLOTS_EACH).items():
-            if same(part, self._written.get(name)):
+        record = self.meter.record(self.core.power.wake_times_s)
+        parts = split(record, HOSTS_EACH, SLOTS_EACH)
+        hosts = sorted(name for name in parts if name.startswith("hosts-"))
+        turn = self._next_part % max(1, len(hosts))
+        left = {*(hosts[turn:] + hosts[:turn])[most:]}
+        self._next_part = turn + most
+        for name, part in parts.items():
+            if name in left or same(part, self._written.get(name)):
                 continue
             path, data = f"{energy_records.ENERGY}/{name}", records.encode(part)
             known = name in self._written
@@ -374,35 +388,46 @@ class Energy:
     # ------------------------------------------------------------ metering
 
     async def _read_meters(self) -> None:
-        """Ask every BMC for watts, a few at a time; one that measures none is not asked again."""
+        """Ask every BMC for watts in turn; one that measures none is not asked again."""
         silent: dict[str, PowerDescription] = {}
-        slots = asyncio.Semaphore(MAX_READINGS)
+        next_s = 0.0
 
-        async def read(host: HostEntry) -> None:
-            description = host.description
-            async with slots:
-                watts: list[float | None] = []
-
-                async def ask(controller: PowerController) -> None:
-                    watts.append(await controller.power_w())
-
-                await self._tried(description.host_id, ask)
-            if watts and watts[0] is not None:
+        async def read(turns: Iterator[HostEntry]) -> None:
+            nonlocal next_s
+            for host in turns:
                 now_s = self._clock.monotonic_s()
-                self.meter.measured(description.host_id, watts[0], now_s)
-            elif watts:
-                silent[description.host_id] = description.power
+                next_s = max(now_s, next_s) + 1.0 / READINGS_PER_S
+                await asyncio.sleep(next_s - now_s)
+                await self._read_meter(host, silent)
 
         while True:
-            await asyncio.gather(
-                *(
-                    read(host)
-                    for host_id, host in list(self._registry.hosts.items())
-                    if self._registry.can_wake(host.description)
-                    and silent.get(host_id) != host.description.power
-                )
-            )
-            await asyncio.sleep(READ_S)
+            began_s = self._clock.monotonic_s()
+            hosts = [
+                host
+                for host_id, host in self._registry.hosts.items()
+                if self._registry.can_wake(host.description)
+                and silent.get(host_id) != host.description.power
+            ]
+            round_s = max(READ_S, len(hosts) / READINGS_PER_S)
+            self.meter.fresh_s = max(FRESH_S, FRESH_ROUNDS * round_s)
+            turns = iter(hosts)
+            await asyncio.gather(*(read(turns) for _ in hosts[:MAX_READINGS]))
+            await asyncio.sleep(max(1.0, began_s + READ_S - self._clock.monotonic_s()))
+
+    async def _read_meter(self, host: HostEntry, silent: dict[str, PowerDescription]) -> None:
+        """Ask one BMC for watts; ``silent``: those that measure none."""
+        description = host.description
+        watts: list[float | None] = []
+
+        async def ask(controller: PowerController) -> None:
+            watts.append(await controller.power_w())
+
+        await self._tried(description.host_id, ask)
+        if watts and watts[0] is not None:
+            now_s = self._clock.monotonic_s()
+            self.meter.measured(description.host_id, watts[0], now_s)
+        elif watts:
+            silent[description.host_id] = description.power
 
 
 def policy_of(settings: EnergySettings) -> EnergyPolicy:

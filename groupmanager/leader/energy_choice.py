@@ -22,7 +22,6 @@ from snooze.groupmanager.leader.energy_rules import (
     fits,
     is_wakeable,
     may_be_on,
-    occupied,
     reserve_of,
     room_of,
     waiting_vms,
@@ -108,9 +107,8 @@ def choose_sleepers(
     ``barred`` are left alone; ``proposed`` too, and the reserve is to hold without them already.
     ``ha_lacks`` is told which hosts would stay.
     """
-    taken = occupied(registry)
-    waiting = [vm for vm in registry.vms.values() if vm.state is VmState.PENDING and not vm.host_id]
-    idle_s = _idle_times_s(registry)
+    waiting = [vm for vm in registry.vms.on("") if vm.state is VmState.PENDING]
+    idle_s = _idle_times_s(registry, now_s)
     rows: list[int] = []
     others: list[str] = []
     for row, host in enumerate(fleet.hosts):
@@ -118,7 +116,7 @@ def choose_sleepers(
         if (
             host_id in barred
             or host_id in proposed
-            or host_id in taken
+            or registry.vms.is_any_on(host_id)
             or not host.joined
             or host_id not in idle_s
             or not is_wakeable(registry, host)
@@ -158,7 +156,7 @@ def choose_asked(
 ) -> Chosen:
     """Whether a host on which there is nothing goes to sleep because a person wants it to."""
     room = room_of([host], limit)
-    idle_s = _idle_times_s(registry)
+    idle_s = _idle_times_s(registry, now_s)
     idle = _idle_hosts([host], room, idle_s, policy, wake_times_s, now_s, now_ms)
     question = msgspec.structs.replace(
         _sleep_question(policy, fleet, expected, idle, proposed - {_id(host)}),
@@ -169,10 +167,10 @@ def choose_asked(
     return _answered(registry, fleet, question, ha_lacks)
 
 
-def _idle_times_s(registry: Registry) -> dict[str, float]:
+def _idle_times_s(registry: Registry, now_s: float) -> dict[str, float]:
     idle_s: dict[str, float] = {}
     for manager in registry.managers.values():
-        idle_s.update(manager.idle)
+        idle_s.update((host_id, now_s - since_s) for host_id, since_s in manager.idle.items())
     return idle_s
 
 

@@ -244,16 +244,19 @@ class EnergyCore:
         """Wake what VMs wait for, and what the reserve lacks (rule 4)."""
         if not self.registry.hosts.in_state(SLEEPERS):
             return []
+        sleepers = {
+            host.description.host_id: host for host in self.registry.hosts.in_state(SLEEPERS)
+        }
         willing = {
             host_id
-            for host_id, host in self.registry.hosts.items()
+            for host_id, host in sleepers.items()
             if is_wakeable(self.registry, host)
             and not host.maintenance
             and self.mode_of(DecisionKind.WAKE, host_id) is not DecisionMode.OFF
         }
         coming = {
             host_id
-            for host_id, host in self.registry.hosts.items()
+            for host_id, host in sleepers.items()
             if host.state is HostPower.WAKING or host_id in self.power.wake_after
         }
         up = frozenset(host.description.host_id for host in fleet.hosts)

@@ -2,9 +2,10 @@
 
 Rules:
 
-1. A host draws what its BMC measured, if that is fresh; else what its RAPL counts (processors and
-   memory: a lower bound); else what its curve says at its load (``scheduling.power_curves``). Where
-   the figure came from is told with it.
+1. A host draws what its BMC measured, if that is fresh, and what its curve at its load
+   (``scheduling.power_curves``) has risen or fallen by since; else what its RAPL counts (processors
+   and memory: a lower bound); else what its curve says. Where the figure came from is told with it.
+   A measurement is of the state the host was in: it is forgotten when that changes.
 2. One that sleeps, was fenced or failed draws what a sleeping one draws; one that is being woken
    what it draws under full load.
 3. *Saved* is the difference to a cluster whose sleepers idle instead; waking costs some of it back.
@@ -12,13 +13,15 @@ Rules:
    that long: nobody knows what was in between.
 5. The past is kept in slots of ``SLOT_S``, ``SLOTS`` of them, means; hosts at most ``MAX_HOSTS``.
 
+A step costs a few array operations, and a look at each host that changed since the last one.
+
 Invariant: the totals are the sums over all hosts ever metered.
 """
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
@@ -28,34 +31,41 @@ import numpy as np
 from snooze.common.energy_records import EnergyRecord, EnergySlot, HostEnergy
 from snooze.common.records import HostPower
 from snooze.common.resources import Capacity, FloatArray, R
-from snooze.common.vm_lifecycle import HOLDS_CAPACITY
-from snooze.common.wire import PowerDescription
+from snooze.groupmanager.leader.energy_meter_table import (
+    ASLEEP_S,
+    COUNTED,
+    SAVED_J,
+    SOURCES,
+    UP_S,
+    USED_J,
+    WATTS,
+    MeterTable,
+    Mode,
+    PowerSource,
+)
 from snooze.groupmanager.leader.registry import HostEntry, Registry
+from snooze.groupmanager.leader.registry_loads import Ledger
 from snooze.scheduling.anticipation import SLOT_S, DayHistory
 from snooze.scheduling.power_curves import GENERIC, asleep_w, curve_w
 
 MAX_STEP_S: Final = 30.0
 SLOTS: Final = 2016
 """A week of five minutes."""
-MAX_HOSTS: Final = 20_000
 FRESH_S: Final = 120.0
-"""A measurement counts for so long."""
+"""A measurement counts for so long; longer where BMCs are so many that they are read less often."""
 DEMAND_S: Final = 30.0
 """How often the demand of all VMs is summed up."""
 
 _NONE: Final[Mapping[str, float]] = MappingProxyType({})
-_DOWN: Final = frozenset({HostPower.ASLEEP, HostPower.FENCED, HostPower.FAILED})
+_MODES: Final = {
+    HostPower.ASLEEP: Mode.ASLEEP,
+    HostPower.FENCED: Mode.DEAD,
+    HostPower.FAILED: Mode.DEAD,
+    HostPower.WAKING: Mode.WAKING,
+}
 
 
-class PowerSource(StrEnum):
-    """Where a figure came from."""
-
-    BMC = "bmc"
-    RAPL = "rapl"
-    MODEL = "model"
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class HostMeter:
     """One host: joules and seconds since the record began, and watts now."""
 
@@ -65,10 +75,6 @@ class HostMeter:
     asleep_s: float = 0.0
     watts: float = 0.0
     source: PowerSource = PowerSource.MODEL
-    reading_w: float = 0.0
-    read_s: float = -1e18
-    key: tuple[PowerDescription, float] | None = None
-    curve: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -77,21 +83,42 @@ class EnergyMeter:
 
     registry: Registry
     power_curve: str = GENERIC
-    hosts: dict[str, HostMeter] = field(default_factory=dict[str, HostMeter])
     slots: deque[EnergySlot] = field(default_factory=lambda: deque(maxlen=SLOTS))
     demand: DayHistory = field(default_factory=DayHistory)
     began_ms: int = 0
+    fresh_s: float = FRESH_S
     stepped_s: float = -1.0
     current: EnergySlot | None = None
     demanded: FloatArray = field(default_factory=lambda: np.zeros(R))
     demanded_s: float = -1e18
     samples: int = 0
+    table: MeterTable = field(default_factory=MeterTable)
+    _ledger: Ledger = field(default_factory=Ledger)
+
+    @property
+    def hosts(self) -> dict[str, HostMeter]:
+        """All hosts ever metered, as they are now."""
+        table = self.table
+        return {
+            host_id: HostMeter(*numbers, SOURCES[source])
+            for host_id, *numbers, source in zip(
+                table.ids,
+                table.column(USED_J).tolist(),
+                table.column(SAVED_J).tolist(),
+                table.column(UP_S).tolist(),
+                table.column(ASLEEP_S).tolist(),
+                table.column(WATTS).tolist(),
+                table.source.tolist(),
+                strict=True,
+            )
+        }
 
     def measured(self, host_id: str, watts: float, now_s: float) -> None:
         """A BMC says what its host draws."""
-        meter = self._meter(host_id)
-        if meter is not None and 0 <= watts < 1e6:
-            meter.reading_w, meter.read_s = watts, now_s
+        self._take_changes()
+        row = self.table.row_of(host_id)
+        if row is not None and 0 <= watts < 1e6:
+            self.table.measured(row, watts, now_s)
 
     def step(self, now_s: float, now_ms: int) -> None:
         """Count what was drawn since the last step."""
@@ -99,75 +126,39 @@ class EnergyMeter:
             self.began_ms = now_ms
         passed_s = min(max(now_s - self.stepped_s, 0.0), MAX_STEP_S) if self.stepped_s >= 0 else 0.0
         self.stepped_s = now_s
-        cores: dict[str, float] = {}
-        rapl: dict[str, float] = {}
-        for manager in self.registry.managers.values():
-            cores.update(manager.cores)
-            rapl.update(manager.watts)
-        total_w = saved_w = 0.0
-        up = asleep = 0
-        for host_id, host in self.registry.hosts.items():
-            meter = self._meter(host_id)
-            if meter is None:
-                continue
-            watts, saved = self._draws(
-                host, meter, cores.get(host_id, 0.0), rapl.get(host_id), now_s
-            )
-            meter.watts = watts
-            meter.used_j += watts * passed_s
-            meter.saved_j += saved * passed_s
-            if host.state in _DOWN:
-                meter.asleep_s += passed_s
-                asleep += 1
-            else:
-                meter.up_s += passed_s
-                up += 1
-            total_w, saved_w = total_w + watts, saved_w + saved
+        self._take_changes()
+        sums = self.table.step(passed_s, now_s, self.fresh_s)
         if now_s - self.demanded_s >= DEMAND_S:
-            self.demanded_s, self.demanded = now_s, self._demand()
+            self.demanded_s, self.demanded = now_s, self.registry.loads.held.sum(axis=0)
             self.demand.observe(now_ms / 1000, self.demanded)
         used = self.demanded
-        self._remember(EnergySlot(now_ms, total_w, saved_w, up, asleep, Capacity.of(used)))
+        self._remember(
+            EnergySlot(now_ms, sums.watts, sums.saved_w, sums.up, sums.asleep, Capacity.of(used))
+        )
 
-    def _meter(self, host_id: str) -> HostMeter | None:
-        meter = self.hosts.get(host_id)
-        if meter is None and len(self.hosts) < MAX_HOSTS:
-            meter = self.hosts[host_id] = HostMeter()
-        return meter
+    def _take_changes(self) -> None:
+        """Take in which hosts changed, and how busy managers say that hosts are."""
+        table = self.table
+        for host_id in self._ledger.take(self.registry):
+            host = self.registry.hosts.get(host_id)
+            row = table.row_of(host_id) if host is not None else None
+            if host is not None and row is not None:
+                self._set_host(row, host)
+        for manager in self.registry.managers.values():
+            for host_id in manager.take_stirred():
+                row = table.row_of(host_id)
+                if row is not None:
+                    table.set_load(
+                        row, manager.cores.get(host_id, 0.0), manager.watts.get(host_id, math.nan)
+                    )
 
-    def _draws(
-        self, host: HostEntry, meter: HostMeter, cores: float, rapl_w: float | None, now_s: float
-    ) -> tuple[float, float]:
-        """Watts now, and watts saved (negative while it is woken)."""
+    def _set_host(self, row: int, host: HostEntry) -> None:
         description = host.description
         key = (description.power, description.capacity.cpu_cores)
-        if meter.key != key:
-            meter.key, meter.curve = key, curve_w(*key, self.power_curve)
-        curve, idle_w = meter.curve, meter.curve[0]
-        measured = now_s - meter.read_s <= FRESH_S
-        meter.source = PowerSource.BMC if measured else PowerSource.MODEL
-        if host.state in _DOWN:
-            watts = meter.reading_w if measured else asleep_w(description.power)
-            return watts, max(0.0, idle_w - watts) if host.state is HostPower.ASLEEP else 0.0
-        if measured:
-            saved = idle_w - meter.reading_w if host.state is HostPower.WAKING else 0.0
-            return meter.reading_w, saved
-        if host.state is HostPower.WAKING:
-            return curve[-1], idle_w - curve[-1]
-        if rapl_w is not None and host.joined:
-            meter.source = PowerSource.RAPL
-            return rapl_w, 0.0
-        load = min(max(cores / max(key[1], 1e-9), 0.0), 1.0) * (len(curve) - 1)
-        below = min(int(load), len(curve) - 2)
-        return curve[below] + (curve[below + 1] - curve[below]) * (load - below), 0.0
-
-    def _demand(self) -> FloatArray:
-        """``[R]``: what all VMs that hold room were promised."""
-        held = [
-            vm.demand.as_tuple() for vm in self.registry.vms.values() if vm.state in HOLDS_CAPACITY
-        ]
-        total: FloatArray = np.array(held, dtype=np.float64).reshape(-1, R).sum(axis=0)
-        return total
+        table = self.table
+        if table.key[row] != key:
+            table.set_curve(row, key, curve_w(*key, self.power_curve), asleep_w(description.power))
+        table.set_state(row, _MODES.get(host.state, Mode.UP), is_joined=host.joined)
 
     def _remember(self, now: EnergySlot) -> None:
         """Into the slot of this moment, as a mean."""
@@ -201,14 +192,12 @@ class EnergyMeter:
         return EnergyRecord(
             self.began_ms,
             {
-                host_id: HostEnergy(
-                    round(meter.used_j, 1),
-                    round(meter.saved_j, 1),
-                    round(meter.up_s, 1),
-                    round(meter.asleep_s, 1),
-                    round(wake_times_s.get(host_id, 0.0), 1),
+                host_id: HostEnergy(*numbers, round(wake_times_s.get(host_id, 0.0), 1))
+                for host_id, *numbers in zip(
+                    self.table.ids,
+                    *(np.round(self.table.column(c), 1).tolist() for c in COUNTED),
+                    strict=True,
                 )
-                for host_id, meter in self.hosts.items()
             },
             self.past(),
         )
@@ -217,9 +206,11 @@ class EnergyMeter:
         """What the last leader knew."""
         self.began_ms = record.began_ms
         for host_id, energy in record.hosts.items():
-            self.hosts[host_id] = HostMeter(
-                energy.used_j, energy.saved_j, energy.up_s, energy.asleep_s
-            )
+            row = self.table.row_of(host_id)
+            if row is not None:
+                counted = (energy.used_j, energy.saved_j, energy.up_s, energy.asleep_s)
+                for column, number in zip(COUNTED, counted, strict=True):
+                    self.table.column(column)[row] = number
         for slot in sorted(record.slots, key=lambda slot: slot.at_ms):
             self.slots.append(slot)
             self.demand.observe(slot.at_ms / 1000, slot.demand.as_array())

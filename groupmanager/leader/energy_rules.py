@@ -19,7 +19,7 @@ import numpy as np
 
 from snooze.common.records import HostPower
 from snooze.common.resources import ZERO, Capacity, FloatArray, R
-from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
+from snooze.common.vm_lifecycle import VmState
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 from snooze.scheduling.energy_question import SLACK, Reserve, amounts
 from snooze.scheduling.power_curves import GENERIC
@@ -78,24 +78,16 @@ def room_of(hosts: Iterable[HostEntry], limit: FloatArray) -> FloatArray:
 
 def fleet_of(registry: Registry, limit: FloatArray) -> Fleet:
     """What is up (rule 3), by id."""
-    hosts = tuple(
-        host
-        for _, host in sorted(registry.hosts.items())
-        if host.state is HostPower.ACTIVE
-        and not host.maintenance
-        and (host.joined or not host.given_up)
-    )
-    index = {host.description.host_id: row for row, host in enumerate(hosts)}
-    room = room_of(hosts, limit)
-    held = [
-        (index[vm.host_id], vm.demand.as_tuple())
-        for vm in registry.vms.values()
-        if vm.host_id in index and vm.state in HOLDS_CAPACITY
-    ]
-    free = room.copy()
-    if held:
-        np.subtract.at(free, [row for row, _ in held], np.array([demand for _, demand in held]))
+    loads = registry.loads
+    away = [host for host in registry.hosts.away() if _may_be_up(host)]
+    hosts, rows = loads.up(registry, away)
+    room = loads.capacity[rows] * limit
+    free = room - loads.held[rows]
     return Fleet(hosts, room, np.maximum(free, 0.0))
+
+
+def _may_be_up(host: HostEntry) -> bool:
+    return host.state is HostPower.ACTIVE and not host.maintenance and not host.given_up
 
 
 def reserve_of(policy: EnergyPolicy, fleet: Fleet, expected: FloatArray) -> Reserve:
@@ -127,11 +119,6 @@ def is_wakeable(registry: Registry, host: HostEntry) -> bool:
 def occupant(registry: Registry, host_id: str) -> VmEntry | None:
     """Some VM that is on the host, in whatever state, or may be."""
     return next(registry.vms_of_host(host_id), None)
-
-
-def occupied(registry: Registry) -> set[str]:
-    """The hosts that have a VM of any kind, in one pass."""
-    return {vm.host_id for vm in registry.vms.values() if vm.host_id}
 
 
 def forbids_sleep(registry: Registry, policy: EnergyPolicy, host: HostEntry) -> str:

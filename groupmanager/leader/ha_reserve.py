@@ -5,19 +5,22 @@ hosts that are up. That is what placement would do after a failure, and errs on 
 cleverer packing may still fit.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from snooze.common.records import HostPower
 from snooze.common.resources import TOLERANCE, FloatArray, R
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY
 from snooze.groupmanager.leader.registry import Registry, VmEntry
+from snooze.groupmanager.leader.registry_loads import moves
 
 MOST: Final = 8
 """Hosts that are looked at: those with the most to bring elsewhere."""
+
+AT_ONCE: Final = 256
+"""Hosts that are asked for room together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,64 +42,52 @@ class Shortfall:
 
 
 def shortfall(
-    registry: Registry, limit: FloatArray, without: Set[str] = frozenset()
+    registry: Registry, limit: FloatArray, staying: frozenset[str] | None = None
 ) -> Shortfall | None:
     """The first host whose loss could not be absorbed; None if every loss could.
 
     Args:
         limit: ``[R]``, scales the hosts' capacity (overcommit, headroom).
-        without: hosts to leave out, as if they were asleep.
+        staying: the hosts that stay up; None: all that are.
     """
-    hosts = [
-        host
-        for host_id, host in sorted(registry.hosts.items())
-        if host.joined
-        and not host.maintenance
-        and host.state is HostPower.ACTIVE
-        and host_id not in without
-    ]
-    if not hosts:
+    loads = registry.loads
+    rows = np.flatnonzero(loads.takes)
+    if staying is not None:
+        rows = rows[np.isin(rows, np.array(loads.rows_of(staying), dtype=np.int64))]
+    if len(rows) == 0:
         return None
-    row = {host.description.host_id: index for index, host in enumerate(hosts)}
-    free = np.array([host.description.capacity.as_tuple() for host in hosts]) * limit
-    needs: list[list[VmEntry]] = [[] for _ in hosts]
-    held = [
-        (row[vm.host_id], vm.demand.as_tuple(), vm)
-        for vm in registry.vms.values()
-        if vm.host_id in row and vm.state in HOLDS_CAPACITY
-    ]
-    loads = np.zeros(len(hosts))
+    free = loads.capacity[rows] * limit - loads.held[rows]
     scale = np.maximum(free.max(axis=0), 1.0)
-    if held:
-        rows = np.array([index for index, _, _ in held])
-        demand = np.array([needed for _, needed, _ in held])
-        np.subtract.at(free, rows, demand)
-        scale = np.maximum(free.max(axis=0), 1.0)
-        moving = np.array([vm.managed and vm.policy.is_highly_available for _, _, vm in held])
-        np.add.at(loads, rows[moving], (demand[moving] / scale).max(axis=1))
-        for index, _, vm in held:
-            if vm.managed and vm.policy.is_highly_available:
-                needs[index].append(vm)
-    for index in sorted(range(len(hosts)), key=lambda i: (-loads[i], i))[:MOST]:
-        left = _unplaced(needs[index], np.delete(free, index, axis=0), scale)
+    heavy = (loads.moving[rows] / scale).max(axis=1)
+    for index in np.argsort(-heavy, kind="stable")[:MOST]:
+        host_id = loads.ids[rows[index]]
+        needs = [vm for vm in registry.vms_of_host(host_id) if vm.state in HOLDS_CAPACITY]
+        left = _unplaced([vm for vm in needs if moves(vm)], free, int(index), scale)
         if left:
-            description = hosts[index].description
-            return Shortfall(description.host_id, description.hostname, left)
+            return Shortfall(host_id, registry.hosts[host_id].description.hostname, left)
     return None
 
 
-def _unplaced(vms: Sequence[VmEntry], free: FloatArray, scale: FloatArray) -> list[str]:
-    """The names of VMs that do not fit into ``free[H, R]``, the largest placed first."""
+def _unplaced(vms: Sequence[VmEntry], free: FloatArray, lost: int, scale: FloatArray) -> list[str]:
+    """The names of VMs that do not fit into ``free[H, R]`` but row ``lost``, the largest first.
+
+    Each goes to the first host that has room: only as many rows as that takes are looked at.
+    """
+    if not vms:
+        return []
     rest = free.copy()
-    slack = TOLERANCE * np.maximum(1.0, np.abs(rest))
+    slack = TOLERANCE * np.maximum(1.0, np.abs(free))
+    rest[lost] = slack[lost] = -np.inf
     left: list[str] = []
     for vm in sorted(vms, key=lambda v: (-float((v.demand.as_array() / scale).max()), v.name)):
         demand = vm.demand.as_array()
         assert demand.shape == (R,)
-        fits = (rest + slack >= demand).all(axis=1)
-        if not fits.any():
+        for start in range(0, len(rest), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            fits = (rest[part] + slack[part] >= demand).all(axis=1)
+            if fits.any():
+                rest[start + int(np.argmax(fits))] -= demand
+                break
+        else:
             left.append(vm.name)
-            continue
-        target = int(np.argmax(fits))
-        rest[target] -= demand
     return left

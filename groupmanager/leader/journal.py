@@ -184,11 +184,12 @@ class Journal:
         are never used twice. While the store cannot be read, they stay as they are.
         """
         try:
-            entries = await asyncio.gather(*(self._coordinator.read(o.path) for o in operations))
+            entries = await self._coordinator.read_many([o.path for o in operations])
         except (Unavailable, OutcomeUnknown):
             return operations
         settled: list[Operation] = []
-        for operation, entry in zip(operations, entries, strict=True):
+        for operation in operations:
+            entry = entries.get(operation.path)
             match operation:
                 case Create() if entry is not None:
                     settled.append(Put(operation.path, operation.data))

@@ -229,7 +229,7 @@ class MembershipCore:
             case SummaryArrived():
                 entry = self.registry.managers.get(event.manager_id)
                 if entry is not None:
-                    entry.take_summary(event.summary)
+                    entry.take_summary(event.summary, now_s)
                 return []
             case RecordsLoaded():
                 return self._records_loaded(event, now_s)
@@ -385,7 +385,7 @@ class MembershipCore:
 
     def _load(self, manager: ManagerEntry) -> int:
         """Hosts that the manager has or was promised."""
-        return len(manager.hosts) + sum(h not in manager.hosts for h in manager.promised)
+        return len(manager.hosts) + len(manager.promised - manager.hosts)
 
     def _promise(self, host_id: str, manager: ManagerEntry | None) -> None:
         """Count the host as on its way to ``manager``, and to no other."""

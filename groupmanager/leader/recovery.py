@@ -34,9 +34,6 @@ from snooze.groupmanager.power.port import PowerState
 logger = logging.getLogger(__name__)
 
 RESERVE_EVERY_S = 5.0
-RESERVE_VMS_PER_S = 2000.0
-"""All VMs are looked at each time: with very many, so much less often that the work a second stays
-the same."""
 DIRECTIVES = 500
 """Hosts in one message with directives."""
 
@@ -99,8 +96,7 @@ class Recovery:
         self._runner.feed(events.Ticked(self._clock.wall_ms()))
         now_s = self._clock.monotonic_s()
         if self._settings.reserve == "largest_host" and now_s >= self._reserve_due_s:
-            rest_s = len(self._registry.vms) / RESERVE_VMS_PER_S
-            self._reserve_due_s = now_s + max(RESERVE_EVERY_S, rest_s)
+            self._reserve_due_s = now_s + RESERVE_EVERY_S
             self._look_at_reserve()
 
     def _look_at_reserve(self) -> None:
@@ -118,7 +114,7 @@ class Recovery:
         """Why the hosts that stay up could not take in the VMs of one that fails; or nothing."""
         if self._settings.reserve != "largest_host":
             return ""
-        found = shortfall(self._registry, self._limit, self._registry.hosts.keys() - staying)
+        found = shortfall(self._registry, self._limit, staying)
         return found.message if found is not None else ""
 
     def heard(self, manager_id: str, host_ids: list[str]) -> None:

@@ -16,7 +16,8 @@ from snooze.common.resources import ZERO, Capacity, R
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import DEFAULT_POLICY, IMAGE_SUFFIXES, VmErrorCode, VmPolicy
 from snooze.common.wire import HostDescription, ManagerDescription, ManagerSummary, VmStatus
-from snooze.groupmanager.leader.registry_index import Groups, Table, watched
+from snooze.groupmanager.leader.registry_index import Groups, Images, Table, watched
+from snooze.groupmanager.leader.registry_loads import HostLoads
 from snooze.scheduling.dispatching import ManagerView
 
 
@@ -45,7 +46,7 @@ class Plan(StrEnum):
 class ManagerEntry:
     """A group manager; it is in the registry as long as its link to the leader stands.
 
-    ``idle``: its hosts without VM or order, and for how many seconds; ``cores``: how many each of
+    ``idle``: its hosts without VM or order, and since when; ``cores``: how many each of
     them uses; ``watts``: what their RAPL counts.
     """
 
@@ -57,16 +58,18 @@ class ManagerEntry:
     reserved: Capacity = ZERO
     used: Capacity = ZERO
     view: ManagerView | None = None
-    idle: Mapping[str, float] = field(default_factory=dict[str, float])
-    cores: Mapping[str, float] = field(default_factory=dict[str, float])
-    watts: Mapping[str, float] = field(default_factory=dict[str, float])
+    idle: dict[str, float] = field(default_factory=dict[str, float])
+    cores: dict[str, float] = field(default_factory=dict[str, float])
+    watts: dict[str, float] = field(default_factory=dict[str, float])
+    _stirred: dict[str, None] = field(default_factory=dict[str, None])
+    _whole: object = None
 
     @property
     def manager_id(self) -> str:
         """Its id."""
         return self.description.manager_id
 
-    def take_summary(self, summary: ManagerSummary) -> None:
+    def take_summary(self, summary: ManagerSummary, now_s: float) -> None:
         """Note what it has and what is free.
 
         Raises:
@@ -74,10 +77,38 @@ class ManagerEntry:
         """
         room = np.frombuffer(summary.room, dtype="<f8").reshape(len(summary.count), R)
         self.capacity, self.reserved, self.used = summary.capacity, summary.reserved, summary.used
-        self.idle = summary.idle
+        if not summary.partial:
+            self.idle = {host_id: now_s - idle_s for host_id, idle_s in summary.idle.items()}
+        else:
+            for host_id, idle_s in summary.idle.items():
+                _note(self.idle, host_id, idle_s, now_s - idle_s)
         if summary.cores:
             self.cores, self.watts = summary.cores, summary.watts
+        for host_id, cores in summary.stirred.items():
+            self.cores[host_id] = cores
+            self._stirred[host_id] = None
+        for host_id, watts in summary.stirred_watts.items():
+            _note(self.watts, host_id, watts, watts)
+            self._stirred[host_id] = None
         self.view = ManagerView(self.manager_id, room, np.array(summary.count, dtype=np.int64))
+
+    def take_stirred(self) -> list[str]:
+        """The hosts of which it said since the last call how busy they are."""
+        if self._whole is self.cores and not self._stirred:
+            return []
+        stirred = self._stirred
+        if self._whole is not self.cores:
+            stirred = dict.fromkeys((*self.cores, *self.watts))
+        self._whole, self._stirred = self.cores, {}
+        return list(stirred)
+
+
+def _note(known: dict[str, float], host_id: str, told: float, value: float) -> None:
+    """What is told below 0 is no longer so."""
+    if told < 0:
+        known.pop(host_id, None)
+    else:
+        known[host_id] = value
 
 
 @watched("joined", "state", "maintenance", "description")
@@ -190,7 +221,7 @@ class HostEntry:
         )
 
 
-@watched("host_id")
+@watched("host_id", "state", "demand", "policy")
 @dataclass(slots=True)
 class VmEntry:
     """A VM as the leader knows it.
@@ -264,13 +295,17 @@ class Hosts(dict[str, HostEntry]):
     """Hosts by id, with an index of those that need to be looked at.
 
     ``odd``: those that are away, not simply active, or in maintenance. ``version`` grows with each
-    change of what a host is or can do.
+    change of what a host is or can do; the ids of those that changed go into each of ``heard``.
     """
 
     def __init__(self, hosts: Mapping[str, HostEntry] | None = None) -> None:
         super().__init__()
         self.odd: dict[str, HostEntry] = {}
         self.version = 0
+        self.heard: list[dict[str, None]] = []
+        self.images = Images()
+        self._named = Groups()
+        self._name: dict[str, str] = {}
         for host_id, host in (hosts or {}).items():
             self[host_id] = host
 
@@ -283,12 +318,25 @@ class Hosts(dict[str, HostEntry]):
         """See ``Table``."""
         self.version += 1
         host_id = entry.description.host_id
+        for each in self.heard:
+            each[host_id] = None
         if self.get(host_id) is not entry:
             return
+        description = entry.description
+        listed = description.images if entry.joined else None
+        self.images.note(host_id, listed, lists=description.lists_images)
+        if self._name.get(host_id) != description.hostname:
+            self._named.remove(self._name.get(host_id, ""), host_id)
+            self._named.add(description.hostname, host_id)
+            self._name[host_id] = description.hostname
         if entry.joined and entry.state is HostPower.ACTIVE and not entry.maintenance:
             self.odd.pop(host_id, None)
         else:
             self.odd[host_id] = entry
+
+    def named(self, hostname: str) -> list[HostEntry]:
+        """Those of this hostname."""
+        return [self[host_id] for host_id in self._named.of(hostname)]
 
     def away(self) -> list[HostEntry]:
         """Those that have no manager now."""
@@ -300,11 +348,13 @@ class Hosts(dict[str, HostEntry]):
 
 
 class Vms(dict[str, VmEntry]):
-    """VMs by key, with an index by host."""
+    """VMs by key, with an index by host; hosts whose VMs changed go into each of ``heard``."""
 
     def __init__(self, vms: Mapping[str, VmEntry] | None = None) -> None:
         super().__init__()
         self._on = Groups()
+        self._unmanaged = Groups()
+        self.heard: list[dict[str, None]] = []
         for key, vm in (vms or {}).items():
             self[key] = vm
 
@@ -315,6 +365,10 @@ class Vms(dict[str, VmEntry]):
         super().__setitem__(key, vm)
         vm.table = self
         self._on.add(vm.host_id, key)
+        if not vm.managed:
+            self._unmanaged.add(vm.name, key)
+            self._unmanaged.add(vm.vm_id, key)
+        self._tell(vm.host_id)
 
     def pop(self, key: str, default: object = None) -> VmEntry | None:  # type: ignore[override]
         """Take a VM out, if it is here."""
@@ -322,10 +376,23 @@ class Vms(dict[str, VmEntry]):
         if vm is not None:
             vm.table = None
             self._on.remove(vm.host_id, key)
+            if not vm.managed:
+                self._unmanaged.remove(vm.name, key)
+                self._unmanaged.remove(vm.vm_id, key)
+            self._tell(vm.host_id)
         return vm
 
-    def changed(self, entry: VmEntry, name: str, former: str) -> None:
+    def _tell(self, host_id: str) -> None:
+        for each in self.heard:
+            each[host_id] = None
+
+    def changed(self, entry: VmEntry, name: str, former: object) -> None:
         """See ``Table``; the key of an unmanaged VM names its host, which it never leaves."""
+        self._tell(entry.host_id)
+        if name != "host_id":
+            return
+        assert isinstance(former, str)
+        self._tell(former)
         key = entry.key if entry.managed else vm_key(entry.vm_id, former, managed=False)
         self._on.remove(former, key)
         self._on.add(entry.host_id, key)
@@ -333,6 +400,15 @@ class Vms(dict[str, VmEntry]):
     def on(self, host_id: str) -> Iterator[VmEntry]:
         """The VMs of a host, as they are now."""
         return (self[key] for key in self._on.of(host_id) if key in self)
+
+    def is_any_on(self, host_id: str) -> bool:
+        """Whether a host has a VM of any kind."""
+        return self._on.has(host_id)
+
+    def unmanaged(self, name_or_id: str) -> VmEntry | None:
+        """The first unmanaged domain of this name or id."""
+        key = next(self._unmanaged.of(name_or_id), None)
+        return self.get(key) if key is not None else None
 
 
 def _tells_driver(host: HostDescription) -> bool:
@@ -356,6 +432,13 @@ class Registry:
     copies: dict[str, dict[str, VmStatus]] = field(default_factory=dict[str, dict[str, VmStatus]])
     graves: dict[str, int] = field(default_factory=dict[str, int])
     can_wake: Callable[[HostDescription], bool] = _tells_driver
+    _loads: HostLoads = field(default_factory=HostLoads, repr=False, compare=False)
+
+    @property
+    def loads(self) -> HostLoads:
+        """What VMs need, by host, as of now."""
+        self._loads.refresh(self)
+        return self._loads
 
     def add_vm(self, vm: VmEntry) -> None:
         """Put a VM in; a managed one takes its name."""
@@ -376,20 +459,13 @@ class Registry:
         if found is not None:
             return found
         dashless = name_or_id.replace("-", "")
-        return self.vms.get(dashless) or next(
-            (
-                vm
-                for vm in self.vms.values()
-                if not vm.managed and name_or_id in {vm.name, vm.vm_id}
-            ),
-            None,
-        )
+        return self.vms.get(dashless) or self.vms.unmanaged(name_or_id)
 
     def find_host(self, id_or_name: str) -> HostEntry | None:
         """A host by its id or hostname; a hostname that two hosts share finds none."""
         if id_or_name in self.hosts:
             return self.hosts[id_or_name]
-        named = [h for h in self.hosts.values() if h.description.hostname == id_or_name]
+        named = self.hosts.named(id_or_name)
         return named[0] if len(named) == 1 else None
 
     def has_image(self, name: str) -> bool:
@@ -400,11 +476,7 @@ class Registry:
         """
         if self.hosts.in_state({HostPower.ASLEEP}):
             return True
-        joined = [host.description for host in self.hosts.values() if host.joined]
-        if not joined or any(not host.lists_images for host in joined):
-            return True
-        names = {name + suffix for suffix in IMAGE_SUFFIXES}
-        return any(image.name in names for host in joined for image in host.images)
+        return self.hosts.images.may_have(name + suffix for suffix in IMAGE_SUFFIXES)
 
     def vms_of_host(self, host_id: str) -> Iterator[VmEntry]:
         """The VMs on a host."""

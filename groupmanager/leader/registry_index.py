@@ -8,8 +8,11 @@ at the VMs of one host, not at all VMs.
 that the entry is in; everything else, the constructor too, is as before.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
+
+from snooze.common.api import ImageView
 
 T = TypeVar("T")
 
@@ -72,3 +75,41 @@ class Groups:
     def of(self, group: str) -> Iterator[str]:
         """The keys of a group, as they are now."""
         return iter(tuple(self._members.get(group, ())))
+
+    def has(self, group: str) -> bool:
+        """Whether a group has a key."""
+        return group in self._members
+
+
+class Images:
+    """Which images hosts in reach have, by name, as they come and go."""
+
+    def __init__(self) -> None:
+        self._listed: dict[str, Sequence[ImageView]] = {}
+        self._silent: dict[str, None] = {}
+        self._count: Counter[str] = Counter()
+
+    def note(self, host_id: str, images: Sequence[ImageView] | None, *, lists: bool) -> None:
+        """What a host has; None: it is out of reach. ``lists``: whether it says all it has."""
+        if lists or images is None:
+            self._silent.pop(host_id, None)
+        else:
+            self._silent[host_id] = None
+        former = self._listed.get(host_id)
+        if former is images:
+            return
+        for image in former or ():
+            self._count[image.name] -= 1
+            if not self._count[image.name]:
+                del self._count[image.name]
+        if images is None:
+            del self._listed[host_id]
+            return
+        self._listed[host_id] = images
+        self._count.update(image.name for image in images)
+
+    def may_have(self, names: Iterable[str]) -> bool:
+        """Whether a host has one of these, or may have; without any host nobody knows yet."""
+        if not self._listed or self._silent:
+            return True
+        return any(name in self._count for name in names)

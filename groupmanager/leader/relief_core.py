@@ -196,7 +196,7 @@ class ReliefCore:
         self, host: HostEntry, question: ReliefQuestion, manager_id: str
     ) -> list[ReliefEffect]:
         """Rule 3."""
-        sleeps = any(h.state is HostPower.ASLEEP for h in self.registry.hosts.values())
+        sleeps = bool(self.registry.hosts.in_state({HostPower.ASLEEP}))
         if not question.vms or not sleeps:
             return []
         host_id = host.description.host_id

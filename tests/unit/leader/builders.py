@@ -156,7 +156,7 @@ class Desk:
     def add_manager(self, manager_id: str, *rooms: Capacity, hosts: bool = True) -> None:
         """A member with one host, ``MANAGER-host``."""
         entry = ManagerEntry(manager_of(manager_id), self.now_s)
-        entry.take_summary(summary_of(*(rooms or (ROOM,))))
+        entry.take_summary(summary_of(*(rooms or (ROOM,))), 0.0)
         self.registry.managers[manager_id] = entry
         if hosts:
             self.add_host(f"{manager_id}-host", manager_id)

@@ -179,9 +179,7 @@ class House:
                 self.idle_since_s.pop(host_id, None)
             else:
                 self.idle_since_s.setdefault(host_id, self.now_s)
-        self.registry.managers[MANAGER].idle = {
-            host_id: self.now_s - since for host_id, since in self.idle_since_s.items()
-        }
+        self.registry.managers[MANAGER].idle = dict(self.idle_since_s)
 
     def join(self, host_id: str) -> None:
         """It has booted and joined."""

@@ -68,7 +68,7 @@ def test_it_is_placed_as_soon_as_the_host_has_joined() -> None:
     host.join(host.description, "gm1", 2, desk.now_s)
     assert asked(desk.tick(0.25)) == [], "its manager has not told of its room yet"
     assert desk.state("a") is VmState.PENDING
-    desk.registry.managers["gm1"].take_summary(summary_of(ROOM))
+    desk.registry.managers["gm1"].take_summary(summary_of(ROOM), 0.0)
     assert asked(desk.tick(0.25)) == ["a"]
     desk.answered("gm1", "a", "h2")
     assert desk.state("a") is VmState.STARTING
@@ -79,18 +79,18 @@ def test_it_is_placed_as_soon_as_the_host_has_joined() -> None:
 def test_room_that_comes_up_elsewhere_is_taken() -> None:
     desk, _ = full_desk()
     desk.submit("a")
-    desk.registry.managers["gm1"].take_summary(summary_of(SMALL))
+    desk.registry.managers["gm1"].take_summary(summary_of(SMALL), 0.0)
     assert asked(desk.tick(0.25)) == ["a"]
 
 
 def test_a_manager_that_refused_is_not_asked_at_every_tick() -> None:
     desk, _ = full_desk()
-    desk.registry.managers["gm1"].take_summary(summary_of(SMALL))
+    desk.registry.managers["gm1"].take_summary(summary_of(SMALL), 0.0)
     desk.submit("a")
     desk.answered("gm1", "a")
     times = 0
     for _ in range(40):
-        desk.registry.managers["gm1"].take_summary(summary_of(SMALL))
+        desk.registry.managers["gm1"].take_summary(summary_of(SMALL), 0.0)
         if asked(desk.tick(0.25)):
             times += 1
             desk.answered("gm1", "a")

@@ -1,0 +1,152 @@
+"""What the VMs of each host need together, kept up to date a host at a time.
+
+Whoever asks pays for the hosts that changed since it was asked last, not for all hosts and VMs: the
+HA reserve, the demand of all VMs and the energy saver look every few seconds.
+
+The sums of a host are made anew from its VMs whenever one of them changes, never added to: they are
+exact for however long a leader leads. VMs without a host are in the row of the host ``""``.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snooze.common.records import HostPower
+from snooze.common.resources import FloatArray, R
+from snooze.common.vm_lifecycle import HOLDS_CAPACITY
+
+if TYPE_CHECKING:
+    from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+
+_FIRST_ROWS: Final = 64
+
+
+class Ledger:
+    """Keys that changed in the tables of a registry since they were taken."""
+
+    def __init__(self) -> None:
+        self._hosts: object = None
+        self._vms: object = None
+        self._hosts_changed: dict[str, None] = {}
+        self._vms_changed: dict[str, None] = {}
+
+    def take(self, registry: "Registry") -> list[str]:
+        """The hosts that changed, or whose VMs did; of tables not seen before, all of them."""
+        if self._hosts is not registry.hosts:
+            self._hosts = registry.hosts
+            self._hosts_changed.update(dict.fromkeys(registry.hosts))
+            registry.hosts.heard.append(self._hosts_changed)
+        if self._vms is not registry.vms:
+            self._vms = registry.vms
+            self._vms_changed.update(dict.fromkeys(vm.host_id for vm in registry.vms.values()))
+            registry.vms.heard.append(self._vms_changed)
+        if not self._hosts_changed and not self._vms_changed:
+            return []
+        changed = list(self._hosts_changed | self._vms_changed)
+        self._hosts_changed.clear()
+        self._vms_changed.clear()
+        return changed
+
+
+class HostLoads:
+    """One row a host, in the order in which they were first seen; see the module.
+
+    ``capacity[N, R]``: of the host; ``held[N, R]``: what its VMs were promised; ``moving[N, R]``:
+    what those of them need that are restarted elsewhere if it fails. ``takes[N]``: it is joined,
+    active and not in maintenance.
+    """
+
+    def __init__(self) -> None:
+        self._ledger = Ledger()
+        self._row: dict[str, int] = {}
+        self.ids: list[str] = []
+        self._capacity: FloatArray = np.zeros((_FIRST_ROWS, R))
+        self._held: FloatArray = np.zeros((_FIRST_ROWS, R))
+        self._moving: FloatArray = np.zeros((_FIRST_ROWS, R))
+        self._takes: NDArray[np.bool_] = np.zeros(_FIRST_ROWS, dtype=np.bool_)
+        self._up: (
+            tuple[tuple[int, int, list[str]], tuple[HostEntry, ...], NDArray[np.int64]] | None
+        ) = None
+
+    @property
+    def capacity(self) -> FloatArray:
+        """See the class."""
+        return self._capacity[: len(self.ids)]
+
+    @property
+    def held(self) -> FloatArray:
+        """See the class."""
+        return self._held[: len(self.ids)]
+
+    @property
+    def moving(self) -> FloatArray:
+        """See the class."""
+        return self._moving[: len(self.ids)]
+
+    @property
+    def takes(self) -> NDArray[np.bool_]:
+        """See the class."""
+        return self._takes[: len(self.ids)]
+
+    def refresh(self, registry: "Registry") -> None:
+        """Take in what changed."""
+        for host_id in self._ledger.take(registry):
+            row = self._row_of(host_id)
+            host = registry.hosts.get(host_id)
+            if host is not None:
+                self._capacity[row] = host.description.capacity.as_tuple()
+            self._takes[row] = host is not None and takes_vms(host)
+            held = [vm for vm in registry.vms.on(host_id) if vm.state in HOLDS_CAPACITY]
+            self._held[row] = _sum(held)
+            self._moving[row] = _sum([vm for vm in held if moves(vm)])
+
+    def up(
+        self, registry: "Registry", away: "list[HostEntry]"
+    ) -> "tuple[tuple[HostEntry, ...], NDArray[np.int64]]":
+        """The hosts that take VMs, and these besides, by id; and their rows."""
+        key = (id(registry.hosts), registry.hosts.version, [host.description.host_id for host in away])
+        if self._up is None or self._up[0] != key:
+            ids = [self.ids[row] for row in np.flatnonzero(self.takes)]
+            ids = sorted({*ids, *key[2]})
+            rows = np.array([self._row[host_id] for host_id in ids], dtype=np.int64)
+            self._up = key, tuple(registry.hosts[host_id] for host_id in ids), rows
+        return self._up[1:]
+
+    def rows_of(self, host_ids: frozenset[str]) -> list[int]:
+        """The rows of these hosts, in the order of the rows."""
+        return sorted(self._row[host_id] for host_id in host_ids if host_id in self._row)
+
+    def _row_of(self, host_id: str) -> int:
+        row = self._row.get(host_id)
+        if row is not None:
+            return row
+        row = self._row[host_id] = len(self.ids)
+        self.ids.append(host_id)
+        if row >= len(self._takes):
+            self._capacity = _doubled(self._capacity)
+            self._held = _doubled(self._held)
+            self._moving = _doubled(self._moving)
+            self._takes = np.concatenate([self._takes, np.zeros_like(self._takes)])
+        return row
+
+
+def takes_vms(host: "HostEntry") -> bool:
+    """Whether VMs may be placed on a host."""
+    return host.joined and not host.maintenance and host.state is HostPower.ACTIVE
+
+
+def moves(vm: "VmEntry") -> bool:
+    """Whether a VM is restarted elsewhere if its host fails."""
+    return vm.managed and vm.policy.is_highly_available
+
+
+def _sum(vms: "list[VmEntry]") -> FloatArray:
+    if not vms:
+        return np.zeros(R)
+    total: FloatArray = np.array([vm.demand.as_tuple() for vm in vms]).sum(axis=0)
+    return total
+
+
+def _doubled(array: FloatArray) -> FloatArray:
+    return np.concatenate([array, np.zeros_like(array)])
