@@ -292,9 +292,9 @@ def scale(
     else:
         _write(
             f"{hosts} hosts, {vms} VMs, {managers} managers: {result.virtual_s / 60:.0f} virtual "
-            f"minutes in {result.wall_s:.0f} s; {result.faults} faults, {result.elections} "
-            f"elections, {result.accepted} accepted submissions, {result.restarted} VMs restarted; "
-            f"whole again after {result.converged_s:.0f} s"
+            f"minutes in {result.wall_s:.0f} s ({result.cpu_s:.0f} s CPU); {result.faults} faults, "
+            f"{result.elections} elections, {result.accepted} accepted submissions, "
+            f"{result.restarted} VMs restarted; whole again after {result.converged_s:.0f} s"
         )
         for name, work in (
             ("forming", result.forming),

@@ -32,19 +32,18 @@ from snooze.common.energy_records import EnergyRecord, EnergySlot, HostEnergy
 from snooze.common.records import HostPower
 from snooze.common.resources import Capacity, FloatArray, R
 from snooze.groupmanager.leader.energy_meter_table import (
-    ASLEEP_S,
+    ASLEEP,
     COUNTED,
-    SAVED_J,
+    DEAD,
     SOURCES,
-    UP_S,
-    USED_J,
+    UP,
+    WAKING,
     WATTS,
     MeterTable,
-    Mode,
     PowerSource,
 )
 from snooze.groupmanager.leader.registry import HostEntry, Registry
-from snooze.groupmanager.leader.registry_loads import Ledger
+from snooze.groupmanager.leader.registry_loads import Ledger, loads_of
 from snooze.scheduling.anticipation import SLOT_S, DayHistory
 from snooze.scheduling.power_curves import GENERIC, asleep_w, curve_w
 
@@ -58,10 +57,10 @@ DEMAND_S: Final = 30.0
 
 _NONE: Final[Mapping[str, float]] = MappingProxyType({})
 _MODES: Final = {
-    HostPower.ASLEEP: Mode.ASLEEP,
-    HostPower.FENCED: Mode.DEAD,
-    HostPower.FAILED: Mode.DEAD,
-    HostPower.WAKING: Mode.WAKING,
+    HostPower.ASLEEP: ASLEEP,
+    HostPower.FENCED: DEAD,
+    HostPower.FAILED: DEAD,
+    HostPower.WAKING: WAKING,
 }
 
 
@@ -99,16 +98,13 @@ class EnergyMeter:
     def hosts(self) -> dict[str, HostMeter]:
         """All hosts ever metered, as they are now."""
         table = self.table
+        sources: list[int] = table.source.tolist()
         return {
-            host_id: HostMeter(*numbers, SOURCES[source])
-            for host_id, *numbers, source in zip(
+            host_id: HostMeter(used, saved, up, asleep, watts, SOURCES[source])
+            for host_id, used, saved, up, asleep, watts, source in zip(
                 table.ids,
-                table.column(USED_J).tolist(),
-                table.column(SAVED_J).tolist(),
-                table.column(UP_S).tolist(),
-                table.column(ASLEEP_S).tolist(),
-                table.column(WATTS).tolist(),
-                table.source.tolist(),
+                *(table.column(c).tolist() for c in (*COUNTED, WATTS)),
+                sources,
                 strict=True,
             )
         }
@@ -129,7 +125,7 @@ class EnergyMeter:
         self._take_changes()
         sums = self.table.step(passed_s, now_s, self.fresh_s)
         if now_s - self.demanded_s >= DEMAND_S:
-            self.demanded_s, self.demanded = now_s, self.registry.loads.held.sum(axis=0)
+            self.demanded_s, self.demanded = now_s, loads_of(self.registry).held.sum(axis=0)
             self.demand.observe(now_ms / 1000, self.demanded)
         used = self.demanded
         self._remember(
@@ -139,7 +135,7 @@ class EnergyMeter:
     def _take_changes(self) -> None:
         """Take in which hosts changed, and how busy managers say that hosts are."""
         table = self.table
-        for host_id in self._ledger.take(self.registry):
+        for host_id in self._ledger.take(self.registry.hosts, self.registry.vms):
             host = self.registry.hosts.get(host_id)
             row = table.row_of(host_id) if host is not None else None
             if host is not None and row is not None:
@@ -158,7 +154,7 @@ class EnergyMeter:
         table = self.table
         if table.key[row] != key:
             table.set_curve(row, key, curve_w(*key, self.power_curve), asleep_w(description.power))
-        table.set_state(row, _MODES.get(host.state, Mode.UP), is_joined=host.joined)
+        table.set_state(row, _MODES.get(host.state, UP), is_joined=host.joined)
 
     def _remember(self, now: EnergySlot) -> None:
         """Into the slot of this moment, as a mean."""
@@ -192,8 +188,10 @@ class EnergyMeter:
         return EnergyRecord(
             self.began_ms,
             {
-                host_id: HostEnergy(*numbers, round(wake_times_s.get(host_id, 0.0), 1))
-                for host_id, *numbers in zip(
+                host_id: HostEnergy(
+                    used, saved, up, asleep, round(wake_times_s.get(host_id, 0.0), 1)
+                )
+                for host_id, used, saved, up, asleep in zip(
                     self.table.ids,
                     *(np.round(self.table.column(c), 1).tolist() for c in COUNTED),
                     strict=True,

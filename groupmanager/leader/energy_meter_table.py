@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from typing import Final
 
 import numpy as np
@@ -34,14 +34,8 @@ class PowerSource(StrEnum):
 SOURCES: Final = (PowerSource.MODEL, PowerSource.RAPL, PowerSource.BMC)
 
 
-class Mode(IntEnum):
-    """What a host does, as far as its watts depend on it; ``GONE``: it is not in the registry."""
-
-    GONE = 0
-    UP = 1
-    WAKING = 2
-    ASLEEP = 3
-    DEAD = 4
+GONE, UP, WAKING, ASLEEP, DEAD = range(5)
+"""What a host does, as far as its watts depend on it; ``GONE``: it is not in the registry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +97,9 @@ class MeterTable:
         self._read_s_of(row, _NEVER_S)
         self._set_model(row)
 
-    def set_state(self, row: int, mode: Mode, *, is_joined: bool) -> None:
+    def set_state(self, row: int, mode: int, *, is_joined: bool) -> None:
         """What a host does now."""
-        if self._mode[row] not in {mode, Mode.GONE}:
+        if int(self._mode[row]) not in {mode, GONE}:
             self._read_s_of(row, _NEVER_S)
         self._mode[row], self._joined[row] = mode, is_joined
         self._set_model(row)
@@ -130,10 +124,10 @@ class MeterTable:
         curve, key = self._curves[row], self.key[row]
         if not curve or key is None:
             return
-        mode = self._mode[row]
-        if mode in {Mode.ASLEEP, Mode.DEAD}:
+        mode = int(self._mode[row])
+        if mode in {ASLEEP, DEAD}:
             watts = float(self._numbers[_ASLEEP_W, row])
-        elif mode == Mode.WAKING:
+        elif mode == WAKING:
             watts = curve[-1]
         else:
             cores = self._cores[row] if self._joined[row] else 0.0
@@ -147,15 +141,18 @@ class MeterTable:
         count = len(self.ids)
         numbers, mode = self._numbers[:, :count], self._mode[:count]
         model_w, rapl_w, idle_w = numbers[_MODEL_W], numbers[_RAPL_W], numbers[_IDLE_W]
-        here, is_up = mode != Mode.GONE, mode == Mode.UP
-        asleep, waking = mode == Mode.ASLEEP, mode == Mode.WAKING
-        down = asleep | (mode == Mode.DEAD)
+        here, is_up = mode != GONE, mode == UP
+        asleep, waking = mode == ASLEEP, mode == WAKING
+        down = asleep | (mode == DEAD)
         measured = here & (now_s - numbers[_READ_S] <= fresh_s)
         counted = is_up & ~measured & self._joined[:count] & ~np.isnan(rapl_w)
-        now_w = numbers[_READING_W] + (model_w - numbers[_MODEL_THEN_W])
-        watts = np.where(measured, np.maximum(now_w, 0.0), np.where(counted, rapl_w, model_w))
+        now_w: FloatArray = np.maximum(
+            numbers[_READING_W] + (model_w - numbers[_MODEL_THEN_W]), 0.0
+        )
+        unread_w: FloatArray = np.where(counted, rapl_w, model_w)
+        watts: FloatArray = np.where(measured, now_w, unread_w)
         watts[~here] = 0.0
-        saved = np.where(asleep, np.maximum(idle_w - watts, 0.0), 0.0)
+        saved: FloatArray = np.where(asleep, np.maximum(idle_w - watts, 0.0), 0.0)
         saved = np.where(waking, idle_w - watts, saved)
         numbers[WATTS] = watts
         numbers[USED_J] += watts * passed_s

@@ -21,6 +21,7 @@ from snooze.common.records import HostPower
 from snooze.common.resources import ZERO, Capacity, FloatArray, R
 from snooze.common.vm_lifecycle import VmState
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+from snooze.groupmanager.leader.registry_loads import loads_of
 from snooze.scheduling.energy_question import SLACK, Reserve, amounts
 from snooze.scheduling.power_curves import GENERIC
 
@@ -78,9 +79,9 @@ def room_of(hosts: Iterable[HostEntry], limit: FloatArray) -> FloatArray:
 
 def fleet_of(registry: Registry, limit: FloatArray) -> Fleet:
     """What is up (rule 3), by id."""
-    loads = registry.loads
+    loads = loads_of(registry)
     away = [host for host in registry.hosts.away() if _may_be_up(host)]
-    hosts, rows = loads.up(registry, away)
+    hosts, rows = loads.up(registry.hosts, away)
     room = loads.capacity[rows] * limit
     free = room - loads.held[rows]
     return Fleet(hosts, room, np.maximum(free, 0.0))

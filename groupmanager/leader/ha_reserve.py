@@ -14,7 +14,7 @@ import numpy as np
 from snooze.common.resources import TOLERANCE, FloatArray, R
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY
 from snooze.groupmanager.leader.registry import Registry, VmEntry
-from snooze.groupmanager.leader.registry_loads import moves
+from snooze.groupmanager.leader.registry_loads import loads_of, moves
 
 MOST: Final = 8
 """Hosts that are looked at: those with the most to bring elsewhere."""
@@ -50,7 +50,7 @@ def shortfall(
         limit: ``[R]``, scales the hosts' capacity (overcommit, headroom).
         staying: the hosts that stay up; None: all that are.
     """
-    loads = registry.loads
+    loads = loads_of(registry)
     rows = np.flatnonzero(loads.takes)
     if staying is not None:
         rows = rows[np.isin(rows, np.array(loads.rows_of(staying), dtype=np.int64))]

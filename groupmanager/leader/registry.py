@@ -17,7 +17,6 @@ from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import DEFAULT_POLICY, IMAGE_SUFFIXES, VmErrorCode, VmPolicy
 from snooze.common.wire import HostDescription, ManagerDescription, ManagerSummary, VmStatus
 from snooze.groupmanager.leader.registry_index import Groups, Images, Table, watched
-from snooze.groupmanager.leader.registry_loads import HostLoads
 from snooze.scheduling.dispatching import ManagerView
 
 
@@ -422,7 +421,7 @@ class Registry:
     ``copies``: by host in reach and VM, domains with a lower generation than their VM's.
     ``graves``: VMs that are gone and were restarted in their life, with their highest generation:
     a host that was lost may come back with a copy, which is no VM any more. The oldest first.
-    ``can_wake``: whether there is a way to switch a host on.
+    ``can_wake``: whether there is a way to switch a host on. ``loads``: see ``registry_loads``.
     """
 
     managers: dict[str, ManagerEntry] = field(default_factory=dict[str, ManagerEntry])
@@ -432,13 +431,7 @@ class Registry:
     copies: dict[str, dict[str, VmStatus]] = field(default_factory=dict[str, dict[str, VmStatus]])
     graves: dict[str, int] = field(default_factory=dict[str, int])
     can_wake: Callable[[HostDescription], bool] = _tells_driver
-    _loads: HostLoads = field(default_factory=HostLoads, repr=False, compare=False)
-
-    @property
-    def loads(self) -> HostLoads:
-        """What VMs need, by host, as of now."""
-        self._loads.refresh(self)
-        return self._loads
+    loads: object = field(default=None, repr=False, compare=False)
 
     def add_vm(self, vm: VmEntry) -> None:
         """Put a VM in; a managed one takes its name."""

@@ -7,7 +7,7 @@ The sums of a host are made anew from its VMs whenever one of them changes, neve
 exact for however long a leader leads. VMs without a host are in the row of the host ``""``.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from snooze.common.records import HostPower
 from snooze.common.resources import FloatArray, R
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY
-
-if TYPE_CHECKING:
-    from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+from snooze.groupmanager.leader.registry import HostEntry, Hosts, Registry, VmEntry, Vms
 
 _FIRST_ROWS: Final = 64
 
@@ -31,16 +29,16 @@ class Ledger:
         self._hosts_changed: dict[str, None] = {}
         self._vms_changed: dict[str, None] = {}
 
-    def take(self, registry: "Registry") -> list[str]:
+    def take(self, hosts: Hosts, vms: Vms) -> list[str]:
         """The hosts that changed, or whose VMs did; of tables not seen before, all of them."""
-        if self._hosts is not registry.hosts:
-            self._hosts = registry.hosts
-            self._hosts_changed.update(dict.fromkeys(registry.hosts))
-            registry.hosts.heard.append(self._hosts_changed)
-        if self._vms is not registry.vms:
-            self._vms = registry.vms
-            self._vms_changed.update(dict.fromkeys(vm.host_id for vm in registry.vms.values()))
-            registry.vms.heard.append(self._vms_changed)
+        if self._hosts is not hosts:
+            self._hosts = hosts
+            self._hosts_changed.update(dict.fromkeys(hosts))
+            hosts.heard.append(self._hosts_changed)
+        if self._vms is not vms:
+            self._vms = vms
+            self._vms_changed.update(dict.fromkeys(vm.host_id for vm in vms.values()))
+            vms.heard.append(self._vms_changed)
         if not self._hosts_changed and not self._vms_changed:
             return []
         changed = list(self._hosts_changed | self._vms_changed)
@@ -89,28 +87,32 @@ class HostLoads:
         """See the class."""
         return self._takes[: len(self.ids)]
 
-    def refresh(self, registry: "Registry") -> None:
+    def refresh(self, hosts: Hosts, vms: Vms) -> None:
         """Take in what changed."""
-        for host_id in self._ledger.take(registry):
+        for host_id in self._ledger.take(hosts, vms):
             row = self._row_of(host_id)
-            host = registry.hosts.get(host_id)
+            host = hosts.get(host_id)
             if host is not None:
                 self._capacity[row] = host.description.capacity.as_tuple()
             self._takes[row] = host is not None and takes_vms(host)
-            held = [vm for vm in registry.vms.on(host_id) if vm.state in HOLDS_CAPACITY]
+            held = [vm for vm in vms.on(host_id) if vm.state in HOLDS_CAPACITY]
             self._held[row] = _sum(held)
             self._moving[row] = _sum([vm for vm in held if moves(vm)])
 
     def up(
-        self, registry: "Registry", away: "list[HostEntry]"
-    ) -> "tuple[tuple[HostEntry, ...], NDArray[np.int64]]":
+        self, hosts: Hosts, away: list[HostEntry]
+    ) -> tuple[tuple[HostEntry, ...], NDArray[np.int64]]:
         """The hosts that take VMs, and these besides, by id; and their rows."""
-        key = (id(registry.hosts), registry.hosts.version, [host.description.host_id for host in away])
+        key = (
+            id(hosts),
+            hosts.version,
+            [host.description.host_id for host in away],
+        )
         if self._up is None or self._up[0] != key:
             ids = [self.ids[row] for row in np.flatnonzero(self.takes)]
             ids = sorted({*ids, *key[2]})
             rows = np.array([self._row[host_id] for host_id in ids], dtype=np.int64)
-            self._up = key, tuple(registry.hosts[host_id] for host_id in ids), rows
+            self._up = key, tuple(hosts[host_id] for host_id in ids), rows
         return self._up[1:]
 
     def rows_of(self, host_ids: frozenset[str]) -> list[int]:
@@ -131,17 +133,26 @@ class HostLoads:
         return row
 
 
-def takes_vms(host: "HostEntry") -> bool:
+def loads_of(registry: Registry) -> HostLoads:
+    """What the VMs of a registry need, by host, as of now."""
+    loads = registry.loads
+    if not isinstance(loads, HostLoads):
+        loads = registry.loads = HostLoads()
+    loads.refresh(registry.hosts, registry.vms)
+    return loads
+
+
+def takes_vms(host: HostEntry) -> bool:
     """Whether VMs may be placed on a host."""
     return host.joined and not host.maintenance and host.state is HostPower.ACTIVE
 
 
-def moves(vm: "VmEntry") -> bool:
+def moves(vm: VmEntry) -> bool:
     """Whether a VM is restarted elsewhere if its host fails."""
     return vm.managed and vm.policy.is_highly_available
 
 
-def _sum(vms: "list[VmEntry]") -> FloatArray:
+def _sum(vms: list[VmEntry]) -> FloatArray:
     if not vms:
         return np.zeros(R)
     total: FloatArray = np.array([vm.demand.as_tuple() for vm in vms]).sum(axis=0)

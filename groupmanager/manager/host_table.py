@@ -102,7 +102,7 @@ class HostTable:
     """Hosts in the order in which they joined, VMs by key, and the arrays that placement needs.
 
     ``capacity`` and ``reserved`` are ``float64[H, R]``, one row a host, in the order of ``order``.
-    ``version`` changes whenever hosts do (not when only reservations do).
+    ``version`` changes whenever hosts do (not when only reservations do), ``reservations`` then.
     """
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class HostTable:
         self.capacity: FloatArray = np.zeros((0, R))
         self.reserved: FloatArray = np.zeros((0, R))
         self._row: dict[str, int] = {}
-        self.version = 0
+        self.version = self.reservations = 0
 
     def add_host(self, host: HostEntry) -> None:
         """A host joined; it must not be here already."""
@@ -206,6 +206,7 @@ class HostTable:
             self._reserve(host_id, demand, sign)
 
     def _reserve(self, host_id: str, demand: Capacity, sign: float) -> None:
+        self.reservations += 1
         self.reserved[self._row[host_id]] += sign * demand.as_array()
 
     def fits(self, host_id: str, demand: Capacity, limit: FloatArray) -> bool:

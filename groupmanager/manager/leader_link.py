@@ -185,7 +185,7 @@ class LeaderLink:
     async def _stay(self, link: Link, hello: ManagerHello, welcome: ManagerWelcome) -> CloseCause:
         """Be with a leader until the link ends; returns why it did.
 
-        What changed between the making of the hello and the welcome is told again, whole.
+        What changed between the making of the hello and the welcome is told again.
         """
         self._link, self.epoch = link, welcome.epoch
         logger.info("joined leader %s, epoch %d", welcome.leader_id, welcome.epoch)
@@ -197,10 +197,13 @@ class LeaderLink:
         for host_id in table.order:
             if table.is_outdated(told.get(host_id), host_id):
                 link.notify(HostJoined(table.state_of(host_id)))
+        heard = [vm for state in hello.hosts for vm in state.vms]
+        known = {(vm.vm_id, vm.host_id): vm for vm in heard}
         statuses = [vm.status() for vm in table.vms.values()]
         statuses += [vm.status() for host in table.hosts.values() for vm in host.copies.values()]
-        if statuses:
-            link.notify(VmsChanged(statuses))
+        changed = [vm for vm in statuses if known.get((vm.vm_id, vm.host_id)) != vm]
+        if changed:
+            link.notify(VmsChanged(changed))
         self._joined()
         try:
             reason = await link.closed

@@ -24,6 +24,9 @@ from snooze.groupmanager.manager.host_table import HostTable
 from snooze.groupmanager.manager.leader_link import LeaderLink
 
 TICK_S = 0.1
+"""How often is looked for a link while there is none."""
+REST_S = 1.0
+"""How long nothing is looked at, at most."""
 DIRECTIVE_WAIT_S = 5.0
 """A host that asks before the leader has spoken of it is answered when it has, or then."""
 
@@ -50,9 +53,15 @@ class Leases:
                     self._link = link
                     self._feed(LinkClosed() if link is None else LinkOpened())
                 self._feed(Ticked())
-                await asyncio.sleep(TICK_S)
+                await asyncio.sleep(self._pause_s())
         finally:
             await self._tasks.close()
+
+    def _pause_s(self) -> float:
+        if self._link is None:
+            return TICK_S
+        due_s = self._core.next_s - self._clock.boottime_s()
+        return min(max(due_s, TICK_S), REST_S)
 
     def _feed(self, event: LeaseEvent) -> None:
         for effect in self._core.handle(event, self._clock.boottime_s()):

@@ -109,7 +109,7 @@ class Sleeping:
         """For how long each host has had nothing on it, in seconds; only those that have not."""
         result: dict[str, float] = {}
         for host_id, host in self.table.hosts.items():
-            if host_id in self.going or self._hindrance(host):
+            if host.vms or host_id in self.going or self._hindrance(host):
                 self.quiet_since_s.pop(host_id, None)
             else:
                 since_s = self.quiet_since_s.setdefault(host_id, now_s)

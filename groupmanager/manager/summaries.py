@@ -3,11 +3,13 @@
 import asyncio
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
 from snooze.common.clock import Clock
-from snooze.common.resources import Capacity, FloatArray
+from snooze.common.resources import ZERO, Capacity, FloatArray
+from snooze.common.transport.link import Link
 from snooze.common.wire import ManagerSummary
 from snooze.groupmanager.manager.host_table import HostTable
 from snooze.groupmanager.manager.leader_link import LeaderLink
@@ -21,7 +23,31 @@ SHARE = 0.05
 """Summaries take at most this part of the manager's time: many unlike hosts take longer."""
 
 CORES_S = 10.0
-"""How often the leader is told how busy each host is: it meters power by it."""
+"""How often the leader is told which hosts are much busier or less busy than it was told: it meters
+power by it, and chooses where an overload goes."""
+IDLE_STEP_S = 0.5
+"""A host that is idle since a time that differs so much was busy meanwhile."""
+CORES_SHARE = 0.05
+WATTS_SHARE = 0.05
+"""What is much: a part of a host's cores, and of the watts told last."""
+MOST_STIRRED = 32
+"""Of so many hosts at a time, the most changed first; the others' turn comes next."""
+WHOLE_S = 300.0
+"""How often it is told of all hosts: should it have missed something, or be of a version that takes
+in nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Free:
+    """What a manager's hosts have and what is free of it."""
+
+    capacity: Capacity
+    reserved: Capacity
+    room: bytes
+    count: list[int]
+
+
+_NOTHING = _Free(ZERO, ZERO, b"", [])
 
 
 class Summaries:
@@ -48,9 +74,13 @@ class Summaries:
         self._due = False
         self._cost_s = 0.0
         self._sent_s = -math.inf
-        self._cores_told_s = -math.inf
-        self._free_key: bytes | None = None
-        self._buckets: tuple[FloatArray, IntArray] = dispatching.histogram([])
+        self._link: Link | None = None
+        self._whole_due_s = self._stirred_due_s = -math.inf
+        self._idle_told: dict[str, float] = {}
+        self._cores_told: dict[str, float] = {}
+        self._watts_told: dict[str, float] = {}
+        self._free_of = (-1, -1)
+        self._free = _NOTHING
         self._after: list[tuple[asyncio.Future[msgspec.Struct], msgspec.Struct]] = []
 
     def answer_after(self, future: asyncio.Future[msgspec.Struct], answer: msgspec.Struct) -> None:
@@ -88,11 +118,77 @@ class Summaries:
             if not future.done():
                 future.set_result(answer)
 
-    def _busy(self, now_s: float) -> tuple[dict[str, float], dict[str, float]]:
-        """What each host's CPUs do and what its RAPL counts, told every ``CORES_S`` only."""
-        if now_s - self._cores_told_s < CORES_S:
-            return {}, {}
-        self._cores_told_s = now_s
+    def _tell_what_is_free(self) -> None:
+        link = self._leader.link
+        if link is None:
+            return
+        now_s = self._clock.monotonic_s()
+        if link is not self._link:
+            self._link, self._whole_due_s = link, now_s
+        is_whole = now_s >= self._whole_due_s
+        free = self._what_is_free()
+        idle = self._idle(now_s)
+        cores, watts = self._busy() if is_whole or now_s >= self._stirred_due_s else ({}, {})
+        summary = ManagerSummary(
+            taken_ms=self._clock.wall_ms(),
+            capacity=free.capacity,
+            reserved=free.reserved,
+            used=self._monitoring.total_used(),
+            room=free.room,
+            count=free.count,
+            hosts=len(self._table.order),
+            vms=len(self._table.vms),
+            idle=idle if is_whole else self._changes_of(idle, now_s),
+            cores=cores if is_whole else {},
+            watts=watts if is_whole else {},
+            partial=not is_whole,
+            stirred={} if is_whole else self._stirred(cores),
+            stirred_watts={} if is_whole else self._stirred_watts(watts),
+        )
+        if not link.notify(summary, droppable=True):
+            return
+        if is_whole:
+            self._whole_due_s = now_s + WHOLE_S
+            self._cores_told, self._watts_told = dict(cores), dict(watts)
+        if cores:
+            self._stirred_due_s = now_s + CORES_S
+        self._idle_told = {host_id: now_s - idle_s for host_id, idle_s in idle.items()}
+        self._cores_told.update(summary.stirred)
+        for host_id, told_w in summary.stirred_watts.items():
+            if told_w < 0:
+                del self._watts_told[host_id]
+            else:
+                self._watts_told[host_id] = told_w
+
+    def _what_is_free(self) -> _Free:
+        """Reckoned anew when hosts or reservations have changed."""
+        table = self._table
+        of = (table.version, table.reservations)
+        if of != self._free_of:
+            started_s = self._clock.monotonic_s()
+            room, count = dispatching.histogram(table.free(self._limit))
+            self._free = _Free(
+                Capacity.of(table.capacity.sum(axis=0)),
+                Capacity.of(table.reserved.sum(axis=0).clip(min=0.0)),
+                room.astype("<f8").tobytes(),
+                [int(number) for number in count],
+            )
+            self._free_of = of
+            self._cost_s = self._clock.monotonic_s() - started_s
+        return self._free
+
+    def _changes_of(self, idle: dict[str, float], now_s: float) -> dict[str, float]:
+        told_s = self._idle_told
+        changes = {
+            host_id: idle_s
+            for host_id, idle_s in idle.items()
+            if abs(told_s.get(host_id, math.inf) - (now_s - idle_s)) > IDLE_STEP_S
+        }
+        changes.update((host_id, -1.0) for host_id in told_s if host_id not in idle)
+        return changes
+
+    def _busy(self) -> tuple[dict[str, float], dict[str, float]]:
+        """What each host's CPUs do and what its RAPL counts."""
         cores: dict[str, float] = {}
         watts: dict[str, float] = {}
         for host_id in self._table.order:
@@ -103,35 +199,32 @@ class Summaries:
                 watts[host_id] = round(machine.power_w, 1)
         return cores, watts
 
-    def _histogram(self, free: FloatArray) -> tuple[FloatArray, IntArray]:
-        """The buckets of what is free; worked out anew only when that has changed."""
-        key = free.tobytes()
-        if key != self._free_key:
-            self._free_key, self._buckets = key, dispatching.histogram(free)
-        return self._buckets
+    def _stirred(self, cores: dict[str, float]) -> dict[str, float]:
+        """The hosts that are much busier, or less, than was told."""
+        if cores:
+            told = self._cores_told.items()
+            self._cores_told = {host_id: was for host_id, was in told if host_id in cores}
+        stirred: list[tuple[float, str]] = []
+        for host_id, now in cores.items():
+            has = self._table.hosts[host_id].description.capacity.cpu_cores
+            share = abs(now - self._cores_told.get(host_id, 0.0)) / max(has, 1.0)
+            if share > CORES_SHARE:
+                stirred.append((share, host_id))
+        return {host_id: cores[host_id] for host_id in _most(stirred)}
 
-    def _tell_what_is_free(self) -> None:
-        link = self._leader.link
-        if link is None:
-            return
-        table = self._table
-        started_s = self._clock.monotonic_s()
-        room, count = self._histogram(table.free(self._limit))
-        self._cost_s = self._clock.monotonic_s() - started_s
-        cores, watts = self._busy(started_s)
-        link.notify(
-            ManagerSummary(
-                taken_ms=self._clock.wall_ms(),
-                capacity=Capacity.of(table.capacity.sum(axis=0)),
-                reserved=Capacity.of(table.reserved.sum(axis=0).clip(min=0.0)),
-                used=self._monitoring.total_used(),
-                room=room.astype("<f8").tobytes(),
-                count=[int(number) for number in count],
-                hosts=len(table.order),
-                vms=len(table.vms),
-                idle=self._idle(started_s),
-                cores=cores,
-                watts=watts,
-            ),
-            droppable=True,
-        )
+    def _stirred_watts(self, watts: dict[str, float]) -> dict[str, float]:
+        stirred: list[tuple[float, str]] = []
+        for host_id, now in watts.items():
+            told = self._watts_told.get(host_id, 0.0)
+            share = abs(now - told) / max(told, 1.0)
+            if share > WATTS_SHARE:
+                stirred.append((share, host_id))
+        changes = {host_id: watts[host_id] for host_id in _most(stirred)}
+        if watts:
+            gone = [host_id for host_id in self._watts_told if host_id not in watts]
+            changes.update((host_id, -1.0) for host_id in gone)
+        return changes
+
+
+def _most(stirred: list[tuple[float, str]]) -> list[str]:
+    return [host_id for _, host_id in sorted(stirred, reverse=True)[:MOST_STIRRED]]

@@ -9,10 +9,10 @@ from snooze.groupmanager.leader.energy_meter_core import (
     MAX_STEP_S,
     SLOTS,
     EnergyMeter,
-    PowerSource,
     join,
     split,
 )
+from snooze.groupmanager.leader.energy_meter_table import PowerSource
 from tests.unit.leader.energy_house import MANAGER, House, power_host
 
 T0 = 1_700_000_000_000
@@ -88,6 +88,19 @@ def test_a_measurement_counts_while_it_is_fresh() -> None:
     meter.step(200.0, T0 + 200_000)
     assert source_of(meter) == PowerSource.MODEL
     assert meter.hosts["h1"].watts == 100.0
+
+
+def test_between_two_measurements_the_model_follows_the_load() -> None:
+    house, meter = meter_of()
+    meter.step(0.0, T0)
+    meter.measured("h1", 300.0, 0.0)
+    house.registry.managers[MANAGER].cores = {"h1": 2.0}
+    meter.step(10.0, T0 + 10_000)
+    assert meter.hosts["h1"].watts == pytest.approx(350.0), "half of its cores: 50 W more"
+    assert source_of(meter) == PowerSource.BMC
+    house.host("h1").state = HostPower.ASLEEP
+    meter.step(20.0, T0 + 20_000)
+    assert meter.hosts["h1"].watts == pytest.approx(5.0), "that was measured while it was up"
 
 
 def test_rapl_counts_where_no_bmc_measures() -> None:
