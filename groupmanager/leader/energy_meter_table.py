@@ -140,7 +140,9 @@ class MeterTable:
         """Add up what was drawn in this time."""
         count = len(self.ids)
         numbers, mode = self._numbers[:, :count], self._mode[:count]
-        model_w, rapl_w, idle_w = numbers[_MODEL_W], numbers[_RAPL_W], numbers[_IDLE_W]
+        model_w: FloatArray = numbers[_MODEL_W]
+        rapl_w: FloatArray = numbers[_RAPL_W]
+        idle_w: FloatArray = numbers[_IDLE_W]
         here, is_up = mode != GONE, mode == UP
         asleep, waking = mode == ASLEEP, mode == WAKING
         down = asleep | (mode == DEAD)
@@ -149,8 +151,9 @@ class MeterTable:
         now_w: FloatArray = np.maximum(
             numbers[_READING_W] + (model_w - numbers[_MODEL_THEN_W]), 0.0
         )
-        unread_w: FloatArray = np.where(counted, rapl_w, model_w)
-        watts: FloatArray = np.where(measured, now_w, unread_w)
+        watts = model_w.copy()
+        watts[counted] = rapl_w[counted]
+        watts[measured] = now_w[measured]
         watts[~here] = 0.0
         saved: FloatArray = np.where(asleep, np.maximum(idle_w - watts, 0.0), 0.0)
         saved = np.where(waking, idle_w - watts, saved)
