@@ -15,7 +15,6 @@ from snooze.groupmanager.manager.host_table import HostTable
 from snooze.groupmanager.manager.leader_link import LeaderLink
 from snooze.groupmanager.manager.monitoring import Monitoring
 from snooze.scheduling import dispatching
-from snooze.scheduling.snapshot import IntArray
 
 DELAY_S = 0.02
 """Changes within this time go up in one summary, at least."""
