@@ -98,14 +98,12 @@ class EnergyMeter:
     def hosts(self) -> dict[str, HostMeter]:
         """All hosts ever metered, as they are now."""
         table = self.table
+        columns = [table.column(number).tolist() for number in (*COUNTED, WATTS)]
         sources: list[int] = table.source.tolist()
         return {
-            host_id: HostMeter(used, saved, up, asleep, watts, SOURCES[source])
-            for host_id, used, saved, up, asleep, watts, source in zip(
-                table.ids,
-                *(table.column(c).tolist() for c in (*COUNTED, WATTS)),
-                sources,
-                strict=True,
+            host_id: HostMeter(used, saved, up, asleep, watts, SOURCES[sources[row]])
+            for row, (host_id, used, saved, up, asleep, watts) in enumerate(
+                zip(table.ids, *columns, strict=True)
             )
         }
 

@@ -60,6 +60,11 @@ class WireClock:
         return round(self.wire.now_s * 1000)
 
 
+def leader_entry() -> ManagerEntry:
+    manager = ManagerDescription("gm", "gm", Address("m", 1), Address("m", 2))
+    return ManagerEntry(manager, 1000.0)
+
+
 class Rig:
     """A manager of ``HOSTS`` hosts and what its leader knows of them."""
 
@@ -72,7 +77,8 @@ class Rig:
             capacity = Capacity(CORES, 1024.0, 1.0, 1.0)
             description = HostDescription(host_id, host_id, Address("h", 1), capacity)
             self.table.add_host(HostEntry(description, 1, directed=True, schedulable=True))
-        self.connect()
+        self.wire = Wire(leader_entry())
+        self.leader = Leader(self.wire)
         self.clock = WireClock(self.wire)
         self.summaries = Summaries(
             self.table,
@@ -86,14 +92,7 @@ class Rig:
 
     def connect(self) -> None:
         """Join a leader that knows nothing."""
-        manager = ManagerDescription("gm", "gm", Address("m", 1), Address("m", 2))
-        now_s = self.wire.now_s if hasattr(self, "wire") else 1000.0
-        self.wire = Wire(ManagerEntry(manager, now_s), now_s)
-        if hasattr(self, "leader"):
-            self.leader.link = self.wire
-            self.clock.wire = self.wire
-        else:
-            self.leader = Leader(self.wire)
+        self.wire = self.leader.link = self.clock.wire = Wire(leader_entry(), self.wire.now_s)
 
     def use(self, host_id: str, cores: float, watts: float | None = None) -> None:
         machine = None if watts is None else MachineUsage(Capacity(cores, 1.0), power_w=watts)
