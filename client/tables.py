@@ -151,6 +151,14 @@ def host_details(host: HostView) -> RenderableType:
         ),
         ("memory", pair_text(host.reserved.memory_kib, host.capacity.memory_kib)),
     ]
+    rows += [
+        (
+            "orphaned disk" if disk.orphan else "disk without VM",
+            f"{disk.vm_id}, {disk.size_bytes // 2**20} MiB, last written "
+            f"{moment(disk.changed_ms)}: {disk.verdict}",
+        )
+        for disk in host.loose_disks
+    ]
     return plain_table(("", ""), rows, "")
 
 

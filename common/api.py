@@ -234,6 +234,20 @@ class VmView(msgspec.Struct, frozen=True):
     restarts: int = 0
 
 
+class LooseDiskView(msgspec.Struct, frozen=True):
+    """A disk that was made for a VM and lies on a host without it; ``verdict``: is it needed.
+
+    ``orphan``: nobody needs it, which is proven; it is removed when ``recovery.orphan_disk_s`` is
+    over since it was written last (``changed_ms``).
+    """
+
+    vm_id: str
+    size_bytes: int
+    changed_ms: int
+    verdict: str
+    orphan: bool = False
+
+
 class HostView(msgspec.Struct, frozen=True):
     """One host; ``reserved`` is what its VMs were promised, ``used`` what they consume.
 
@@ -253,6 +267,7 @@ class HostView(msgspec.Struct, frozen=True):
     power: str = "active"
     power_since_ms: int = 0
     note: str = ""
+    loose_disks: list[LooseDiskView] = []
 
 
 class ManagerView(msgspec.Struct, frozen=True):

@@ -80,6 +80,16 @@ class RecoverySettings(Section, frozen=True, kw_only=True):
         ),
     ] = "largest_host"
 
+    orphan_disk_s: Annotated[
+        float,
+        Meta(ge=0, le=31_536_000),
+        Doc(
+            "A disk that was made for a VM and that nobody needs any more, which the record "
+            "proves, is removed when a leader has known so, and it has not been written, for this "
+            "long. 0: never."
+        ),
+    ] = 604_800.0
+
     def complaints(self) -> Iterator[Complaint]:
         """Patience is at least what silence gets."""
         if self.patience_s < self.fence_after_s:

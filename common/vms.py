@@ -126,6 +126,21 @@ class VmSpec(msgspec.Struct, frozen=True, omit_defaults=True):
         return round(self.demand.memory_kib)
 
 
+class LooseDisk(msgspec.Struct, frozen=True, array_like=True):
+    """A disk that was made for a VM, seen by a host that has no domain of that VM.
+
+    ``generation``, ``host_id``: of the VM's last start on it, as the note beside it says; 0 and
+    empty without one. ``changed_ms``: when it was last written. ``used``: a guest may have been.
+    """
+
+    vm_id: str
+    generation: int
+    host_id: str
+    changed_ms: int
+    size_bytes: int
+    used: bool = True
+
+
 class VmReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a host says of one domain it has.
 

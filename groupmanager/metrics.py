@@ -81,6 +81,15 @@ def leader_metrics(leader: LeaderService | None) -> Iterator[Metric]:
     yield counter("snooze_leader_transactions", "Writes to the store.", journal.transactions)
     yield counter("snooze_leader_written_bytes", "Written to the store.", journal.bytes_written)
     yield gauge("snooze_leader_changes_waiting", "Changes to be written.", journal.waiting)
+    yield gauges(
+        "snooze_cluster_loose_disks",
+        "Disks on hosts that have not their VM, by whether somebody needs them.",
+        "verdict",
+        leader.disks.counts(),
+    )
+    yield counter(
+        "snooze_leader_disks_removed", "Disks that nobody needed.", leader.disks.core.removed
+    )
     yield from _energy(leader)
 
 

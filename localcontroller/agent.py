@@ -326,6 +326,13 @@ class Agent:
             await asyncio.sleep(RECONCILE_INTERVAL_S)
             if self._link is not None:
                 await self.look()
+                await self._look_at_disks()
+
+    async def _look_at_disks(self) -> None:
+        try:
+            await self._orders.look_at_disks()
+        except SnoozeError as error:
+            logger.warning("disks were not looked at: %s", error.message)
 
     def look_soon(self) -> None:
         """Look at the hypervisor as soon as possible."""

@@ -1,5 +1,6 @@
 """From the settings to a hypervisor's driver."""
 
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from snooze.common.identity import advertised_address
@@ -30,16 +31,24 @@ DEFAULT_LIBVIRT_PORT = 16509
 
 
 def make_hypervisor(
-    settings: LocalControllerSettings, hostname: str, world: SimulatedWorld | None = None
+    settings: LocalControllerSettings,
+    hostname: str,
+    world: SimulatedWorld | None = None,
+    host_id: str = "",
 ) -> Hypervisor:
-    """The driver that the settings name; ``world`` is shared by simulated hosts of one process."""
+    """The driver that the settings name; ``world`` is shared by simulated hosts of one process.
+
+    ``host_id``: what notes beside disks call this host.
+    """
     if settings.hypervisor.driver == "simulated":
-        return _simulated(settings, hostname, world)
-    return LibvirtHypervisor(libvirt_options(settings))
+        return _simulated(settings, hostname, world, host_id)
+    options = libvirt_options(settings)
+    images = replace(options.images, host_id=host_id or hostname)
+    return LibvirtHypervisor(replace(options, images=images))
 
 
 def _simulated(
-    settings: LocalControllerSettings, hostname: str, world: SimulatedWorld | None
+    settings: LocalControllerSettings, hostname: str, world: SimulatedWorld | None, host_id: str
 ) -> SimulatedHypervisor:
     wanted = settings.hypervisor.simulated
     capacity = Capacity(float(wanted.cpus), float(wanted.memory_kib))
@@ -58,7 +67,11 @@ def _simulated(
             )
         )
     return SimulatedHypervisor(
-        world, hostname, capacity, template_policy(settings.templates, settings.images.directories)
+        world,
+        hostname,
+        capacity,
+        template_policy(settings.templates, settings.images.directories),
+        host_id,
     )
 
 

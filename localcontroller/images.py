@@ -26,14 +26,16 @@ from snooze.common.errors import Conflict, ExecutionError, InvalidRequest, NotFo
 from snooze.common.template_policy import path_is_inside
 from snooze.common.vms import IMAGE_SUFFIXES
 from snooze.localcontroller.hypervisor.port import DiskOffer
+from snooze.localcontroller.loose_disks import (
+    DISK_PREFIX,
+    INCOMING_SUFFIX,
+    DiskNotes,
+    incoming_mark,
+)
 
 log = logging.getLogger(__name__)
 
-DISK_PREFIX: Final = "snooze-"
-"""Begins the file name of every disk made here."""
-
 _PROOF_PREFIX: Final = ".snooze-proof-"
-_INCOMING_SUFFIX: Final = ".snooze-incoming"
 _PROOF_KEPT_MS: Final = 3600 * 1000
 _MAX_CHAIN: Final = 16
 
@@ -74,12 +76,14 @@ class ImageOptions:
     Attributes:
         directories: of masters; templates' own disks lie in them or below, too.
         disk_directory: where disks of VMs are made, one of ``directories`` or below it.
+        host_id: in the notes beside disks.
         timeout_s: of one run of ``qemu-img``.
         max_images: listed at most.
     """
 
     directories: tuple[str, ...] = ("/var/lib/libvirt/images",)
     disk_directory: str = "/var/lib/libvirt/images"
+    host_id: str = "this-host"
     qemu_img: str = "qemu-img"
     timeout_s: float = 30.0
     max_images: int = 1000
@@ -91,6 +95,7 @@ class ImageStore:
     def __init__(self, options: ImageOptions, clock: Clock = SYSTEM_CLOCK) -> None:
         self.options = options
         self._clock = clock
+        self.notes = DiskNotes(options.disk_directory, options.host_id, clock)
         self._seen: dict[tuple[str, int, int], Image | None] = {}
 
     def list_images(self) -> list[Image]:
@@ -142,29 +147,57 @@ class ImageStore:
         """Whether a disk was made for a VM."""
         return Path(self.disk_path(vm_id)).exists()
 
-    def create_disk(self, vm_id: str, image_name: str) -> str:
+    def create_disk(self, vm_id: str, image_name: str, generation: int = 1) -> str:
         """Make a copy-on-write disk on a master, once; its path.
 
-        A disk that is already there is kept: it is this VM's, with what its guest wrote.
+        A disk that is already there is kept: it is this VM's, with what its guest wrote. Either way
+        the note beside it says first that it is this host's.
 
         Raises:
             NotFound, InvalidRequest: as ``find``.
-            ExecutionError: if ``qemu-img`` fails; nothing is left.
+            ExecutionError: if ``qemu-img`` fails, or the note cannot be written; nothing is left.
         """
         path = Path(self.disk_path(vm_id))
+        master = None if path.exists() else self.find(image_name)
+        self.claim(vm_id, generation, used=master is None)
         if path.exists():
             return str(path)
-        master = self.find(image_name)
+        master = master or self.find(image_name)
         arguments = ["-b", master.path, "-F", master.format]
-        self._create(path, "qcow2", arguments)
+        try:
+            self._create(path, "qcow2", arguments)
+        except BaseException:
+            self.notes.forget(vm_id)
+            raise
         return str(path)
+
+    def claim(self, vm_id: str, generation: int, *, used: bool) -> None:
+        """Note whose a disk is, before it is made, and before a guest is started on it.
+
+        Raises:
+            ExecutionError: it cannot be noted.
+        """
+        try:
+            Path(self.options.disk_directory).mkdir(parents=True, exist_ok=True)
+            self.notes.claim(vm_id, generation, used=used)
+        except OSError as error:
+            raise ExecutionError(f"cannot write beside disk of VM {vm_id}: {error}") from error
+
+    def check_free(self, path: str) -> None:
+        """Refuse a disk that a guest has open, here or on any host that shares qemu's locks.
+
+        Raises:
+            ExecutionError: it is in use, or no image.
+        """
+        self._run(["info", "--", path], f"open {path} alone")
 
     def remove_disk(self, vm_id: str) -> bool:
         """Remove the disk made for a VM and what a dead try left; True if there was one."""
         path = Path(self.disk_path(vm_id))
         present = path.exists()
-        for leftover in (path, _unfinished(path), _incoming_mark(path)):
+        for leftover in (path, _unfinished(path), incoming_mark(path)):
             leftover.unlink(missing_ok=True)
+        self.notes.forget(vm_id)
         return present
 
     def check_disks(self, paths: Iterable[str]) -> None:
@@ -247,7 +280,7 @@ class ImageStore:
             InvalidRequest: if the path is outside or the master is missing.
         """
         path = Path(offer.path)
-        mark = _incoming_mark(path)
+        mark = incoming_mark(path)
         if not self._is_inside(path):
             raise InvalidRequest(f"{path} is in no image directory of this host")
         if path.exists() and not _is_marked(mark, vm_id):
@@ -264,16 +297,16 @@ class ImageStore:
     def room_is_taken(self, paths: Iterable[str], vm_id: str) -> None:
         """The content has arrived: from now on these are the VM's disks."""
         for path in paths:
-            mark = _incoming_mark(Path(path))
+            mark = incoming_mark(Path(path))
             if _is_marked(mark, vm_id):
                 mark.unlink(missing_ok=True)
 
     def give_room_back(self, vm_id: str) -> None:
         """Remove the images made for a migration of this VM that did not arrive; no others."""
         for directory in {*self.options.directories, self.options.disk_directory}:
-            for mark in Path(directory).rglob(f"*{_INCOMING_SUFFIX}"):
+            for mark in Path(directory).rglob(f"*{INCOMING_SUFFIX}"):
                 if _is_marked(mark, vm_id):
-                    mark.with_name(mark.name.removesuffix(_INCOMING_SUFFIX)).unlink(missing_ok=True)
+                    mark.with_name(mark.name.removesuffix(INCOMING_SUFFIX)).unlink(missing_ok=True)
                     mark.unlink(missing_ok=True)
 
     def remove_moved(self, paths: Iterable[str]) -> None:
@@ -281,6 +314,9 @@ class ImageStore:
         for path in paths:
             if self._is_inside(Path(path)):
                 Path(path).unlink(missing_ok=True)
+                name = Path(path).name.removeprefix(DISK_PREFIX).removesuffix(".qcow2")
+                if path == self.disk_path(name):
+                    self.notes.forget(name)
 
     def _candidates(self) -> Iterator[Path]:
         for directory in self.options.directories:
@@ -290,7 +326,7 @@ class ImageStore:
                 continue
             for path in entries:
                 hidden = path.name.startswith((".", DISK_PREFIX)) or path.name.endswith(
-                    _INCOMING_SUFFIX
+                    INCOMING_SUFFIX
                 )
                 if not hidden and path.is_file() and self._is_inside(path):
                     yield path
@@ -404,10 +440,6 @@ def check_image_name(name: str) -> None:
 
 def _unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.unfinished")
-
-
-def _incoming_mark(path: Path) -> Path:
-    return path.with_name(path.name + _INCOMING_SUFFIX)
 
 
 def _is_marked(mark: Path, vm_id: str) -> bool:

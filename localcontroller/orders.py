@@ -26,6 +26,7 @@ from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand, VmState
 from snooze.common.vms import (
     DEFAULT_POLICY,
+    LooseDisk,
     MigrationProgress,
     MigrationTicket,
     VmPolicy,
@@ -36,6 +37,8 @@ from snooze.common.wire import (
     AbortIncoming,
     CommandVm,
     DiscardVm,
+    DisksSeen,
+    DropDisk,
     FinishIncoming,
     HostAnswer,
     HostNotice,
@@ -117,6 +120,7 @@ class Orders:
         self._waiting: Counter[str] = Counter()
         self._moving: Counter[str] = Counter()
         self._refreshing = False
+        self._loose: tuple[LooseDisk, ...] = ()
         self._goes_down = False
         self._tasks: set[asyncio.Task[object]] = set()
 
@@ -295,6 +299,9 @@ class Orders:
             case DiscardVm():
                 async with self._turn(order.vm_id):
                     return await self._discard(order)
+            case DropDisk():
+                async with self._turn(order.disk.vm_id):
+                    return await self._drop_disk(order)
             case MoveToManager() | PowerDown():
                 raise InvalidRequest("a host moves by its agent, not by its hypervisor")
             case _:
@@ -395,6 +402,24 @@ class Orders:
         if gone is not None and order.epoch != self.epoch:
             self._tell(VmChanged(gone, gone=True))
         return OrderDone()
+
+    async def _drop_disk(self, order: DropDisk) -> HostAnswer:
+        vm_id = order.disk.vm_id
+        if any(vm_id in busy for busy in (self._starting, self._arriving, self._moving)):
+            raise Conflict(f"VM {vm_id} is on its way here")
+        await self._hypervisor.drop_disk(order.disk, order.idle_s)
+        return OrderDone()
+
+    async def look_at_disks(self) -> None:
+        """Tell of the disks that are here without their VM, and once more when none is left.
+
+        Raises:
+            SnoozeError: the hypervisor does not answer.
+        """
+        disks = tuple(await self._hypervisor.loose_disks())
+        if disks or self._loose:
+            self._tell(DisksSeen(disks))
+        self._loose = disks
 
     async def _resize(self, order: ResizeVm) -> HostAnswer:
         demand = order.demand

@@ -65,7 +65,9 @@ class LocalController:
         self.settings = settings
         self.node_id = node_id
         self.hostname = node_hostname(settings.node)
-        self.hypervisor = hypervisor or drivers.make_hypervisor(settings, self.hostname, world)
+        self.hypervisor = hypervisor or drivers.make_hypervisor(
+            settings, self.hostname, world, node_id
+        )
         self.orders = Orders(
             self.hypervisor,
             drivers.migration_options(settings),

@@ -30,6 +30,7 @@ from snooze.common.wire import (
     AssignmentRequest,
     CommandVm,
     DiscardVm,
+    DropDisk,
     FinishIncoming,
     HostAnswer,
     HostDescription,
@@ -278,6 +279,8 @@ class FleetHost:
                 if order.only_off and present.state is VmState.RUNNING:
                     return OrderDone(present)
                 fleet.drop(self, order.vm_id)
+                return OrderDone()
+            case DropDisk():
                 return OrderDone()
             case MoveToManager():
                 self.sent_to = order.assignment

@@ -6,7 +6,7 @@ from snooze.common.api import ImageView
 from snooze.common.resources import Capacity
 from snooze.common.usage import HostSamples
 from snooze.common.vm_lifecycle import VmCommand
-from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport, VmSpec
+from snooze.common.vms import LooseDisk, MigrationProgress, MigrationTicket, VmReport, VmSpec
 from snooze.common.wire.basics import RenewLease
 from snooze.common.wire.joining import Assignment
 
@@ -131,6 +131,18 @@ class PowerDown(msgspec.Struct, frozen=True, tag=True):
     action: str
 
 
+class DropDisk(msgspec.Struct, frozen=True, tag=True):
+    """Remove a disk that was reported loose, if it is still so and ``idle_s`` old.
+
+    Answered by ``OrderDone``; refused if anything about it has changed.
+    """
+
+    epoch: int
+    cause: str
+    disk: LooseDisk
+    idle_s: float
+
+
 HostOrder = (
     StartVm
     | CommandVm
@@ -143,6 +155,7 @@ HostOrder = (
     | TakeInventory
     | MoveToManager
     | DiscardVm
+    | DropDisk
     | PowerDown
 )
 
@@ -200,7 +213,13 @@ class ImagesChanged(msgspec.Struct, frozen=True, tag=True):
     images: tuple[ImageView, ...]
 
 
-HostNotice = VmChanged | HostSamples | MigrationMoved | ImagesChanged
+class DisksSeen(msgspec.Struct, frozen=True, tag=True):
+    """The disks that are loose on the host; told again and again while there are any."""
+
+    disks: tuple[LooseDisk, ...]
+
+
+HostNotice = VmChanged | HostSamples | MigrationMoved | ImagesChanged | DisksSeen
 
 HostRequest = RenewLease
 """What a host asks of its manager."""

@@ -6,7 +6,7 @@ from snooze.common.api import ImageView
 from snooze.common.decisions import Decision
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand
-from snooze.common.vms import MigrationProgress, VmReport, VmSpec
+from snooze.common.vms import LooseDisk, MigrationProgress, VmReport, VmSpec
 from snooze.common.wire.basics import HostDescription, RenewLease, VmStatus
 from snooze.common.wire.host_link import HostAnswer, HostOrder
 from snooze.common.wire.joining import Assignment, HostState
@@ -350,8 +350,16 @@ class HostImages(msgspec.Struct, frozen=True, tag=True):
     images: tuple[ImageView, ...]
 
 
+class HostDisks(msgspec.Struct, frozen=True, tag=True):
+    """The disks that are loose on a host."""
+
+    host_id: str
+    disks: tuple[LooseDisk, ...]
+
+
 ManagerNotice = (
     HostImages
+    | HostDisks
     | VmsChanged
     | HostJoined
     | HostGone

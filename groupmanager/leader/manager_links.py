@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from snooze.common.errors import SnoozeError, TooBusy
+from snooze.common.errors import NotFound, SnoozeError, TooBusy
 from snooze.common.transport.link import Link, Service
 from snooze.common.transport.link_server import Accepted as LinkAccepted
 from snooze.common.wire import (
@@ -15,11 +15,14 @@ from snooze.common.wire import (
     DescribeHosts,
     HostDetail,
     HostDetails,
+    HostOrder,
     LeaderOrder,
     ManagerHello,
     ManagerNotice,
     ManagerRequest,
     ManagerWelcome,
+    RelayedAnswer,
+    RelayedOrder,
 )
 from snooze.groupmanager.leader.registry import Registry
 
@@ -27,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 PLACE_TIMEOUT_S = 10.0
 DESCRIBE_TIMEOUT_S = 3.0
+RELAY_TIMEOUT_S = 3600.0
 DESCRIBE_HOSTS = 32
 """Hosts in one answer with their VMs: of a hundred VMs each with their XML, about 10 MiB."""
 MAX_PAGE_HOSTS = 5000
@@ -110,6 +114,19 @@ class ManagerLinks:
         if link is None:
             raise TooBusy(f"group manager {manager_id} is not in reach", retry_after_s=1.0)
         return link
+
+    async def relay(self, epoch: int, cause: str, host_id: str, order: HostOrder) -> RelayedAnswer:
+        """Have a host carry out an order, by its manager.
+
+        Raises:
+            NotFound: the host is not in reach. Else as the host answers.
+        """
+        host = self._registry.hosts.get(host_id)
+        if host is None or not host.joined:
+            raise NotFound(f"host {host_id} is not in reach")
+        link = self.require(host.manager_id)
+        message = RelayedOrder(epoch, cause, host_id, order)
+        return await link.request(message, RelayedAnswer, RELAY_TIMEOUT_S)
 
     async def tell(self, manager_id: str, message: LeaderOrder) -> None:
         """Order what needs no answer; a manager that does not take it is logged."""

@@ -149,6 +149,7 @@ class Queries:
             power=host.state.value,
             power_since_ms=host.state_since_ms,
             note=host.note,
+            loose_disks=self._leader.disks.of_host(description.host_id),
         )
 
     # ------------------------------------------------------------ managers and the tree

@@ -35,6 +35,7 @@ from snooze.common.wire import (
     DecisionMade,
     ForgetHost,
     Happened,
+    HostDisks,
     HostGone,
     HostImages,
     HostJoined,
@@ -47,8 +48,6 @@ from snooze.common.wire import (
     ManagerSummary,
     ManagerWelcome,
     PauseEnergy,
-    RelayedAnswer,
-    RelayedOrder,
     RelayToHost,
     ReleaseHost,
     RenewLease,
@@ -72,6 +71,7 @@ from snooze.groupmanager.leader.energy import Energy
 from snooze.groupmanager.leader.events import EventLog
 from snooze.groupmanager.leader.journal import Done, Journal
 from snooze.groupmanager.leader.manager_links import ManagerLinks
+from snooze.groupmanager.leader.orphan_disks import OrphanDisks
 from snooze.groupmanager.leader.record_writes import updates
 from snooze.groupmanager.leader.recovery import Recovery
 from snooze.groupmanager.leader.registry import Registry
@@ -93,7 +93,6 @@ SETTLE_S = 3.0
 COMMAND_TIMEOUT_S = 900.0
 MIGRATION_TIMEOUT_S = 86_400.0
 """A manager gives up much earlier: by its hosts' own limits."""
-RELAY_TIMEOUT_S = 3600.0
 FLUSH_S = 0.4
 MAX_COMMAND_KEYS = 10_000
 
@@ -235,6 +234,9 @@ class LeaderService:
             ),
             announce=self._announce,
         )
+        self.disks = OrphanDisks(
+            self.registry, settings.recovery, epoch, clock, self.links, self._announce
+        )
         self.recovery.core.may_fence = self.autonomy.may_fence
         self.tasks.may_restart = self.autonomy.may_restart
         self._effects = SubmissionEffects(
@@ -280,8 +282,8 @@ class LeaderService:
     async def close(self, *, flush: bool) -> None:
         """Stop leading; with ``flush`` (a clean stop), queued records are written first."""
         self.ready = False
-        closing = (self.commands, self.drains, self.reliefs, self.energy, self.planner)
-        for part in (*closing, self.recovery):
+        closing = (self.commands, self.drains, self.reliefs, self.energy, self.disks)
+        for part in (*closing, self.planner, self.recovery):
             await part.close()
         await self.journal.close(FLUSH_S if flush else 0.0)
         self._membership.stop()  # that all managers are gone is nothing to decide upon
@@ -324,6 +326,7 @@ class LeaderService:
                 self.drains.tick(settled=self.settled)
                 self.reliefs.tick()
                 self.energy.tick(settled=self.settled)
+                self.disks.tick(settled=self.settled)
 
     # ------------------------------------------------------------ managers
 
@@ -368,6 +371,8 @@ class LeaderService:
             case HostGone():
                 self._membership.feed(membership.HostLeft(manager_id, notice))
                 self.energy.host_went(notice.host_id)
+            case HostDisks():
+                self.disks.told(notice)
             case HostImages():
                 self._membership.feed(membership.ImagesArrived(manager_id, notice))
             case ManagerSummary():
@@ -391,24 +396,17 @@ class LeaderService:
 
     async def _answer_manager(self, message: ManagerRequest) -> msgspec.Struct:
         match message:
-            case RelayToHost():
-                return await self._relay(message)
+            case RelayToHost():  # a manager's migration takes a step on another manager's host
+                self.require()
+                return await self.links.relay(
+                    self.epoch, message.cause, message.host_id, message.order
+                )
             case PauseEnergy():
                 self.require()
                 await self.autonomy.pause_sleep(message.manager_id, paused=message.paused)
                 return Accepted()
             case RenewLease():
                 return LeaseGranted(self._authority.left_s() if self._is_leader() else 0.0)
-
-    async def _relay(self, message: RelayToHost) -> msgspec.Struct:
-        """A manager's migration takes a step on another manager's host."""
-        self.require()
-        host = self.registry.hosts.get(message.host_id)
-        if host is None or not host.joined:
-            raise NotFound(f"host {message.host_id} is not in reach")
-        order = RelayedOrder(self.epoch, message.cause, message.host_id, message.order)
-        link = self.links.require(host.manager_id)
-        return await link.request(order, RelayedAnswer, RELAY_TIMEOUT_S)
 
     async def _ask_command(self, manager_id: str, order: VmOrder) -> VmStatus:
         # The answer is not taken as news of the VM: what the manager noticed later may already be

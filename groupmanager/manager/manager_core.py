@@ -28,14 +28,16 @@ from typing import Final, assert_never
 import msgspec
 
 from snooze.common.autonomy import Control
-from snooze.common.errors import ErrorReport
+from snooze.common.errors import Conflict, ErrorReport
 from snooze.common.resources import Capacity, FloatArray
 from snooze.common.vm_lifecycle import TRANSITIONS, VmEvent, VmState
-from snooze.common.wire import HostGone as HostGoneNotice
 from snooze.common.wire import (
+    DropDisk,
     HostImages,
     MoveToManager,
+    RelayedAnswer,
 )
+from snooze.common.wire import HostGone as HostGoneNotice
 from snooze.common.wire import HostJoined as HostJoinedNotice
 from snooze.groupmanager.manager.autonomy_core import Autonomy
 from snooze.groupmanager.manager.autonomy_events import (
@@ -53,6 +55,7 @@ from snooze.groupmanager.manager.deciding_core import Realm
 from snooze.groupmanager.manager.directives import Directives, put_report
 from snooze.groupmanager.manager.host_table import HostEntry, HostTable, VmEntry
 from snooze.groupmanager.manager.manager_events import (
+    AnswerLeader,
     CloseHost,
     Directed,
     HostAnswered,
@@ -143,6 +146,9 @@ class ManagerCore:
             case OrderAsked():
                 return self._commands.asked(event)
             case RelayAsked():
+                order = event.message.order
+                if isinstance(order, DropDisk):
+                    return self._drop_disk(event, order)
                 return self.migrations.relayed(event, now_s)
             case ReleaseAsked():
                 return self._release(event)
@@ -286,6 +292,23 @@ class ManagerCore:
             return []
         host.description = msgspec.structs.replace(host.description, images=event.images)
         return [TellLeader(HostImages(event.host_id, event.images))]
+
+    def _drop_disk(self, event: RelayAsked, order: DropDisk) -> list[ManagerEffect]:
+        """The leader wants a disk gone that lies on a host without its VM."""
+        host_id, request_id = event.message.host_id, event.request_id
+        host = self.table.hosts.get(host_id)
+        vm = self.table.vms.get(order.disk.vm_id)
+        if host is None or (vm is not None and vm.host_id == host_id):
+            error = Conflict(f"host {host_id} is not here, or has that VM")
+            return [AnswerLeader(request_id, ErrorReport.of(error))]
+
+        def done(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
+            answer = outcome if isinstance(outcome, ErrorReport) else RelayedAnswer(outcome)
+            return [AnswerLeader(request_id, answer)]
+
+        return self.orders.give(
+            host_id, lambda epoch: DropDisk(epoch, order.cause, order.disk, order.idle_s), done
+        )
 
     def _new_vm(self, event: VmNoticed) -> list[ManagerEffect]:
         """Somebody made a domain on the host."""

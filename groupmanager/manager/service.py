@@ -39,10 +39,12 @@ from snooze.common.wire import (
     DecisionMade,
     DescribeHosts,
     DirectHosts,
+    DisksSeen,
     ForgetHost,
     HostAnswer,
     HostDetail,
     HostDetails,
+    HostDisks,
     HostHello,
     HostNotice,
     HostOrder,
@@ -269,6 +271,8 @@ class ManagerService:
                     logger.warning("samples refused", extra={"host": host_id, "error": str(error)})
             case ImagesChanged():
                 self._runner.feed(events.ImagesNoticed(host_id, notice.images))
+            case DisksSeen():
+                self.leader.tell(HostDisks(host_id, notice.disks), droppable=True)
             case MigrationMoved():
                 self.leader.tell(VmMigrationMoved(notice.cause, notice.progress), droppable=True)
 

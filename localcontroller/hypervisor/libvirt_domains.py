@@ -252,6 +252,7 @@ def start(connection: libvirt.virConnect, workshop: Workshop, spec: VmSpec) -> V
         if present.state in ACTIVE_STATES:
             return present
         if present.generation == spec.generation:
+            claim_disk(workshop, present)
             domain.create()
             return present_report(domain)
         undefine(domain)  # of an earlier life on this host
@@ -299,6 +300,8 @@ def _start_new(connection: libvirt.virConnect, workshop: Workshop, spec: VmSpec)
         if workshop.has_real_disks:
             workshop.images.check_disks(read_domain(xml).files)
         domain = connection.defineXML(xml)
+        if spec.image and workshop.has_real_disks:
+            workshop.images.claim(spec.vm_id, spec.generation, used=True)
         domain.create()
         return present_report(domain)
     except (libvirt.libvirtError, SnoozeError) as error:
@@ -341,7 +344,7 @@ def definition(workshop: Workshop, spec: VmSpec) -> str:
         message = "; ".join(problem.message for problem in problems)
         raise InvalidRequest(f"the template is not allowed: {message}", problems=problems)
     if spec.image and workshop.has_real_disks:
-        workshop.images.create_disk(spec.vm_id, spec.image)
+        workshop.images.create_disk(spec.vm_id, spec.image, spec.generation)
     return adapt(template, spec, workshop.description, workshop.options.adapt, disk_path)
 
 
@@ -360,8 +363,19 @@ def start_again(connection: libvirt.virConnect, workshop: Workshop, vm_id: str) 
         return present
     if workshop.has_real_disks:
         workshop.images.check_disks(read_domain(present.xml).files)
+    claim_disk(workshop, present)
     domain.create()
     return present_report(domain)
+
+
+def claim_disk(workshop: Workshop, present: VmReport) -> None:
+    """Have the note beside the disk made for a VM, if it has one, say that it is started here.
+
+    Raises:
+        ExecutionError: it cannot be noted: then it must not be started.
+    """
+    if workshop.has_real_disks and workshop.images.has_disk(present.vm_id):
+        workshop.images.claim(present.vm_id, present.generation, used=True)
 
 
 def suspend(connection: libvirt.virConnect, vm_id: str) -> VmReport:

@@ -7,6 +7,7 @@ has returned, further orders on that VM are refused, not run beside it.
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 import weakref
@@ -22,6 +23,7 @@ from snooze.common.resources import Capacity
 from snooze.common.usage import HostUsage
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import (
+    LooseDisk,
     MigrationProgress,
     MigrationTicket,
     SlowMigration,
@@ -29,6 +31,7 @@ from snooze.common.vms import (
     VmSpec,
 )
 from snooze.localcontroller.hypervisor import (
+    libvirt_disks,
     libvirt_domains,
     libvirt_events,
     libvirt_migration,
@@ -309,6 +312,29 @@ class LibvirtHypervisor:
         """See the port."""
         return await self._connection.call(
             f"ask how VM {vm_id} came", lambda c: libvirt_migration.arrival(c, vm_id)
+        )
+
+    async def loose_disks(self) -> list[LooseDisk]:
+        """See the port."""
+        workshop = await self._make_workshop()
+        found = await self._connection.call(
+            "look at disks", lambda c: libvirt_disks.loose_disks(c, workshop)
+        )
+        unborn = [disk for disk in found if self.images.notes.is_unborn(disk)]
+        for disk in unborn:
+            with contextlib.suppress(SnoozeError):  # it is reported, and looked at again
+                await self.drop_disk(disk, 0.0)
+                found.remove(disk)
+        return found
+
+    async def drop_disk(self, disk: LooseDisk, idle_s: float) -> None:
+        """See the port."""
+        workshop = await self._make_workshop()
+        await self._order(
+            disk.vm_id,
+            f"remove the disk of VM {disk.vm_id}",
+            lambda connection: libvirt_disks.drop_disk(connection, workshop, disk, idle_s),
+            self.options.start_timeout_s,
         )
 
     async def usage(self) -> HostUsage:

@@ -43,6 +43,7 @@ from snooze.common.resources import Capacity
 from snooze.common.usage import HostUsage
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import (
+    LooseDisk,
     MigrationProgress,
     MigrationTicket,
     SlowMigration,
@@ -372,6 +373,26 @@ class Hypervisor(Protocol):
         """How the migration went by which this VM came: its real downtime is known only here.
 
         None if the driver does not say.
+        """
+        ...
+
+    async def loose_disks(self) -> list[LooseDisk]:
+        """The disks that we made for VMs of which no domain is here, defined or on.
+
+        One on which no guest was ever started is removed by the way: a start of here died. Those of
+        domains that are here are noted as this host's.
+        """
+        ...
+
+    async def drop_disk(self, disk: LooseDisk, idle_s: float) -> None:
+        """Remove a loose disk that is still as it was reported; already gone is fine.
+
+        Args:
+            idle_s: it has to have been left alone for so long.
+
+        Raises:
+            Conflict: its VM is here, or it changed, or was written of late; it stays.
+            ExecutionError: a guest has it open, somewhere, or it cannot be removed; it stays.
         """
         ...
 

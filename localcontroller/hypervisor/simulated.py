@@ -22,7 +22,7 @@ from snooze.common.resources import KIB_PER_MIB, Capacity
 from snooze.common.template_policy import DEFAULT_POLICY, TemplatePolicy, judge
 from snooze.common.usage import HostUsage, VmUsage
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import MigrationProgress, MigrationTicket, VmReport, VmSpec
+from snooze.common.vms import LooseDisk, MigrationProgress, MigrationTicket, VmReport, VmSpec
 from snooze.localcontroller.domain_xml import check_spec
 from snooze.localcontroller.hypervisor.port import (
     ChangeCallback,
@@ -57,8 +57,11 @@ class SimulatedHypervisor(HostListener):
         hostname: str,
         capacity: Capacity | None = None,
         policy: TemplatePolicy = DEFAULT_POLICY,
+        host_id: str = "",
     ) -> None:
+        """``host_id``: what notes beside disks call this host."""
         self.world = world
+        self._host_id = host_id or hostname
         self.host: SimulatedHost = world.host(hostname, capacity)
         self._policy = policy
         self._open = False
@@ -122,6 +125,7 @@ class SimulatedHypervisor(HostListener):
             vm, former = self._make_vm(spec), None
             self.host.drop(spec.vm_id)
             self.host.put(vm)
+            self._claim_disk(spec, used=False)
         else:
             vm, former = present, present.state
             vm.state = VmState.STARTING
@@ -139,6 +143,9 @@ class SimulatedHypervisor(HostListener):
             return
         if former is None or former is VmState.STARTING:
             self.host.drop(vm.spec.vm_id)
+            disk = self.host.disks.get(vm.spec.vm_id)
+            if disk is not None and not disk.used:
+                del self.host.disks[vm.spec.vm_id]
         else:
             vm.state = former
 
@@ -146,6 +153,7 @@ class SimulatedHypervisor(HostListener):
         """The guest runs, unless somebody was quicker."""
         if self.host.vms.get(vm.spec.vm_id) is not vm:
             raise ExecutionError(f"VM {vm.spec.name!r} was removed while it started")
+        self._claim_disk(vm.spec, used=True)
         if vm.state not in _ACTIVE:
             self._enter(vm, VmState.RUNNING, ChangeKind.STARTED, "booted")
         return self._answer("start", vm)
@@ -190,6 +198,7 @@ class SimulatedHypervisor(HostListener):
         """See the port."""
         self._check_connected()
         if vm_id not in self.host.vms:
+            self.host.disks.pop(vm_id, None)
             return
         vm = self._managed(vm_id)
         self._check_settled(vm, "destroy")
@@ -199,6 +208,7 @@ class SimulatedHypervisor(HostListener):
             if vm.state in _ACTIVE:
                 self._enter(vm, VmState.STOPPED, ChangeKind.STOPPED, "destroyed")
             self.host.drop(vm_id)
+            self.host.disks.pop(vm_id, None)
             vm.state = VmState.DESTROYED
             self._tell(vm, ChangeKind.GONE, "undefined")
         self._answer("destroy", vm)
@@ -309,6 +319,7 @@ class SimulatedHypervisor(HostListener):
         if vm is None or vm.state not in _ACTIVE:
             raise ExecutionError(f"VM {vm_id} has not arrived on {self.host.name}")
         self.host.incoming.pop(ticket.token, None)
+        self._claim_disk(vm.spec, used=True)
         return self._answer("finish_incoming", vm)
 
     async def abort_incoming(self, vm_id: str, ticket: MigrationTicket) -> None:
@@ -320,6 +331,35 @@ class SimulatedHypervisor(HostListener):
         """See the port."""
         self._check_connected()
         return self.host.arrivals.get(vm_id)
+
+    async def loose_disks(self) -> list[LooseDisk]:
+        """See the port."""
+        self._check_connected()
+        loose = [d for vm_id, d in self.host.disks.items() if vm_id not in self.host.vms]
+        for disk in loose:
+            if not disk.used:
+                del self.host.disks[disk.vm_id]
+        return [disk for disk in loose if disk.used]
+
+    async def drop_disk(self, disk: LooseDisk, idle_s: float) -> None:
+        """See the port."""
+        self._check_connected()
+        present = self.host.disks.get(disk.vm_id)
+        if present is None:
+            return
+        idle_ms = self.world.clock.wall_ms() - present.changed_ms
+        if disk.vm_id in self.host.vms or present != disk or idle_ms < idle_s * 1000:
+            raise Conflict(f"the disk of VM {disk.vm_id} is in use on {self.host.name}")
+        await self.world.work(self.host, "drop_disk")
+        self.host.disks.pop(disk.vm_id, None)
+
+    def _claim_disk(self, spec: VmSpec, *, used: bool) -> None:
+        if spec.image:
+            known = self.host.disks.get(spec.vm_id)
+            now_ms = self.world.clock.wall_ms()
+            used = used or (known is not None and known.used)
+            disk = LooseDisk(spec.vm_id, spec.generation, self._host_id, now_ms, 0, used)
+            self.host.disks[spec.vm_id] = disk
 
     async def usage(self) -> HostUsage:
         """See the port."""
@@ -470,6 +510,9 @@ class SimulatedHypervisor(HostListener):
         self.host.drop(vm.spec.vm_id)
         vm.state = state
         target.put(vm)
+        disk = self.host.disks.pop(vm.spec.vm_id, None)
+        if disk is not None:
+            target.disks[vm.spec.vm_id] = disk
         target.arrivals[vm.spec.vm_id] = last
         self._tell(vm, ChangeKind.MIGRATED_AWAY, "migrated")
         for listener in tuple(target.listeners):

@@ -15,7 +15,7 @@ from snooze.common.clock import SYSTEM_CLOCK, Clock
 from snooze.common.errors import ExecutionError, SnoozeError
 from snooze.common.resources import KIB_PER_GIB, Capacity
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import MigrationProgress, VmSpec
+from snooze.common.vms import LooseDisk, MigrationProgress, VmSpec
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -113,6 +113,7 @@ class SimulatedHost:
         up: whether its hypervisor answers.
         vms: by vm_id.
         arrivals: how the VMs that came by a migration came, by vm_id.
+        disks: those made for VMs from images, by vm_id, as their notes say.
         incoming: reservations of migrations, vm_id by token.
         listeners: drivers that want to hear of changes.
     """
@@ -121,6 +122,7 @@ class SimulatedHost:
         "_failures",
         "arrivals",
         "capacity",
+        "disks",
         "generator",
         "incoming",
         "listeners",
@@ -138,6 +140,7 @@ class SimulatedHost:
         self.vms: dict[str, SimulatedVm] = {}
         self.names: dict[str, str] = {}
         self.arrivals: dict[str, MigrationProgress] = {}
+        self.disks: dict[str, LooseDisk] = {}
         self.incoming: dict[str, str] = {}
         self.listeners: list[HostListener] = []
         self._failures: dict[str, list[_Failure]] = {}

@@ -1,6 +1,7 @@
 """The drivers under one contract: each gives a bench of two hosts."""
 
 import asyncio
+import os
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -13,7 +14,7 @@ from snooze.common.domain_template import compose
 from snooze.common.resources import Capacity
 from snooze.common.template_policy import TemplatePolicy
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import VmSpec
+from snooze.common.vms import LooseDisk, VmSpec
 from snooze.lab.guests import MEMORY_KIB, assemble, make_disk, micro_guest_xml
 from snooze.lab.hosts import LabHost, LabNet
 from snooze.lab.libvirtd import LabLibvirtd
@@ -65,6 +66,9 @@ class Bench:
         make_again: another driver object for the first host.
         add_unmanaged: a domain on the first host that is not ours; its vm_id.
         pull_plug: switches a guest off, by name; None where guests obey a shutdown.
+        image: of which disks can be made; empty: it makes none.
+        leave_unborn: makes what a start leaves that dies after it made the disk.
+        disk_is_there: whether the first host has a disk of this VM.
         many: VMs that may be started at once on this bench.
     """
 
@@ -77,8 +81,24 @@ class Bench:
     features: frozenset[Feature]
     many: int = 20
     pull_plug: Callable[[str], Awaitable[None]] | None = None
+    image: str = ""
+    leave_unborn: Callable[[VmSpec], None] | None = None
+    disk_is_there: Callable[[str], bool] | None = None
     ear: Ear = field(default_factory=Ear)
     second_ear: Ear = field(default_factory=Ear)
+
+    @property
+    def makes_disks(self) -> bool:
+        return bool(self.image)
+
+    async def leave_unborn_disk(self, spec: VmSpec) -> None:
+        assert self.leave_unborn is not None
+        await asyncio.to_thread(self.leave_unborn, spec)
+        assert self.has_disk(spec.vm_id)
+
+    def has_disk(self, vm_id: str) -> bool:
+        assert self.disk_is_there is not None
+        return self.disk_is_there(vm_id)
 
     def has(self, feature: Feature) -> bool:
         return feature in self.features
@@ -116,6 +136,10 @@ def _simulated() -> Bench:
         first.host.put(SimulatedVm(spec, VmState.RUNNING, "<domain/>", 0.0, managed=False))
         return spec.vm_id
 
+    def leave_unborn(spec: VmSpec) -> None:
+        disk = LooseDisk(spec.vm_id, spec.generation, "one", 0, 0, used=False)
+        first.host.disks[spec.vm_id] = disk
+
     return Bench(
         "simulated",
         first,
@@ -124,6 +148,9 @@ def _simulated() -> Bench:
         lambda: SimulatedHypervisor(world, "one"),
         add_unmanaged,
         frozenset({Feature.LIVE_MIGRATION, Feature.MEASURED_USAGE, Feature.SHARED_STATE}),
+        image="master.raw",
+        leave_unborn=leave_unborn,
+        disk_is_there=lambda vm_id: vm_id in first.host.disks,
     )
 
 
@@ -230,6 +257,11 @@ def _qemu(lab: Lab) -> Bench:
         done = lab.hosts[0].exec(["virsh", "destroy", name])
         assert done.returncode == 0, done.stderr
 
+    def leave_unborn(spec: VmSpec) -> None:
+        path = Path(first.images.create_disk(spec.vm_id, spec.image, spec.generation))
+        os.utime(path, (0, 0))
+
+    make_disk(lab.storage / "master.raw", lab.sector)
     return Bench(
         "qemu",
         first,
@@ -240,6 +272,9 @@ def _qemu(lab: Lab) -> Bench:
         frozenset(Feature),
         many=4,
         pull_plug=pull_plug,
+        image="master.raw",
+        leave_unborn=leave_unborn,
+        disk_is_there=first.images.has_disk,
     )
 
 
