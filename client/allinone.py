@@ -21,6 +21,7 @@ from pathlib import Path
 import uvloop
 
 from snooze.bootstrap.service import Bootstrap
+from snooze.client.machines import Fall, Machine
 from snooze.common.config import parse
 from snooze.common.coordination.memory import MemoryCoordinator, MemoryStore
 from snooze.common.errors import InvalidRequest, SnoozeError
@@ -29,6 +30,8 @@ from snooze.common.logging_setup import configure_logging, speaking_as
 from snooze.common.settings import BootstrapSettings, LogSettings
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.settings_localcontroller import LocalControllerSettings
+from snooze.groupmanager.power.factory import PowerDrivers
+from snooze.groupmanager.power.simulated import SimulatedPower
 from snooze.groupmanager.service import GroupManager
 from snooze.lab.guests import kvm_works
 from snooze.localcontroller.hypervisor.libvirt_options import host_file
@@ -43,6 +46,17 @@ MAX_HOSTS = 2000
 FORM_TIMEOUT_S = 60.0
 POLL_S = 0.02
 
+BOOT_S = 3.0
+"""What a machine takes from power on until its local controller starts."""
+QUICK_SLEEP = {
+    "enabled": True,
+    "idle_s": 20.0,
+    "min_on_s": 10.0,
+    "min_off_s": 10.0,
+    "record_s": 5.0,
+}
+"""So that hosts are seen to go to sleep and to be woken while somebody watches."""
+
 LAB_BRIDGE = "br0"
 TEST_HOST_CPUS = 16
 TEST_HOST_MEMORY_KIB = 64 * 1024 * 1024
@@ -55,6 +69,8 @@ class Options:
     ``images`` are the directories of disk images, absolute.
     ``overrides`` are tables of settings of the managers, ``host_overrides`` of the hosts.
     ``uris`` are the libvirt URIs of the hosts, for a cluster on hypervisors that exist already.
+    ``sleep``: idle hosts go to sleep, and are woken: by simulated power, unless ``wakeup`` has the
+    table of settings of a host of that name.
     """
 
     managers: int = 2
@@ -65,6 +81,8 @@ class Options:
     subnets: tuple[str, ...] = ("192.168.122.0/24", "10.122.0.0/16")
     images: tuple[str, ...] = ()
     uris: tuple[str, ...] = ()
+    sleep: bool = False
+    wakeup: dict[str, dict[str, object]] = field(default_factory=dict[str, dict[str, object]])
     overrides: dict[str, object] = field(default_factory=dict[str, object])
     host_overrides: dict[str, object] = field(default_factory=dict[str, object])
 
@@ -115,10 +133,16 @@ class AllInOne:
         self._directory = directory
         self._store = MemoryStore()
         self.world = SimulatedWorld()
+        self.power = SimulatedPower()
         self._coordinator_of: dict[str, MemoryCoordinator] = {}
         self.bootstrap = self._make_bootstrap()
         self.managers = [self._make_manager(index) for index in range(options.managers)]
-        self.hosts: list[LocalController] = []
+        self.machines = [self._machine(index) for index in range(options.hosts)]
+
+    @property
+    def hosts(self) -> list[LocalController]:
+        """The local controllers that run."""
+        return [machine.daemon for machine in self.machines if machine.daemon is not None]
 
     @property
     def url(self) -> str:
@@ -137,10 +161,8 @@ class AllInOne:
         for manager in self.managers:
             with speaking_as(manager.node_id, "groupmanager"):
                 await manager.start()
-        self.hosts = [self._make_host(index) for index in range(self.options.hosts)]
-        for host in self.hosts:
-            with speaking_as(host.node_id, "localcontroller"):
-                await host.start()
+        for machine in self.machines:
+            await machine.start()
         await self.formed()
 
     async def formed(self, timeout_s: float = FORM_TIMEOUT_S) -> None:
@@ -183,11 +205,12 @@ class AllInOne:
 
     async def close(self) -> None:
         """Stop everything, hosts first."""
-        for host in self.hosts:
-            await host.close()
+        for machine in self.machines:
+            await machine.close()
         for manager in self.managers:
             await manager.close()
         await self.bootstrap.close()
+        await self.power.close()
 
     async def kill_leader(self) -> GroupManager:
         """Let the leader vanish, as if its process had died; the one that it was.
@@ -231,15 +254,28 @@ class AllInOne:
         tables["addresses"] = {"subnets": self.options.subnets}
         if self.options.images:
             tables["templates"] = {"image_directories": self.options.images}
+        if self.options.sleep:
+            tables["energy"] = QUICK_SLEEP
         tables.update(self.options.overrides)
         settings = parse("", GroupManagerSettings, overrides=tables)
         node_id = node_identity(settings)
         coordinator = MemoryCoordinator(self._store)
         self._coordinator_of[node_id] = coordinator
-        return GroupManager(settings, coordinator, node_id)
+        power = PowerDrivers.of(settings.power, self.power)
+        return GroupManager(settings, coordinator, node_id, power=power)
 
-    def _make_host(self, index: int) -> LocalController:
-        name = f"host{index + 1}"
+    def _machine(self, index: int) -> Machine:
+        name = _host_name(index)
+        simulated = self.options.hypervisor == "simulated"
+        return Machine(
+            self.power.machine(name),
+            lambda fall: self._make_host(index, fall),
+            lambda: self.world.host(name).power_off() if simulated else None,
+            BOOT_S,
+        )
+
+    def _make_host(self, index: int, fall: Fall) -> LocalController:
+        name = _host_name(index)
         tables = self._common(name, self._port(1 + len(self.managers) + index))
         tables["join"] = {"bootstrap_nodes": (f"{self.options.address}:{self.bootstrap.port}",)}
         tables["hypervisor"] = self._hypervisor(name, index)
@@ -255,9 +291,14 @@ class AllInOne:
         if self.options.hypervisor == "qemu":
             kind = "kvm" if self._kvm else "qemu"
             tables["templates"] = {"domain_type": kind, "bridges": {"*": LAB_BRIDGE}}
+        if self.options.sleep:
+            tables["wakeup"] = self.options.wakeup.get(name, {"driver": "test", "options": name})
+            tables["power"] = {"driver": "test", "actions": ("shutdown",)}
         tables.update(self.options.host_overrides)
         settings = parse("", LocalControllerSettings, overrides=tables)
-        return LocalController(settings, node_identity(settings), world=self.world)
+        if self.options.hypervisor == "simulated":
+            self.world.host(name).up = True
+        return LocalController(settings, node_identity(settings), world=self.world, fall=fall)
 
     def _hypervisor(self, name: str, index: int) -> dict[str, object]:
         if self.options.hypervisor == "simulated":
@@ -269,6 +310,10 @@ class AllInOne:
         path = self._directory / f"{name}.xml"
         path.write_text(host_file(TEST_HOST_CPUS, TEST_HOST_MEMORY_KIB))
         return {"uri": f"test://{path}", "workers": 2}
+
+
+def _host_name(index: int) -> str:
+    return f"host{index + 1}"
 
 
 @contextlib.asynccontextmanager
@@ -307,14 +352,20 @@ def _qemu_hosts(count: int, stack: contextlib.ExitStack) -> tuple[str, ...]:
 
 
 def run(
-    *, managers: int, hosts: int, hypervisor: str, port: int, images: tuple[str, ...] = ()
+    *,
+    managers: int,
+    hosts: int,
+    hypervisor: str,
+    port: int,
+    images: tuple[str, ...] = (),
+    sleep: bool = False,
 ) -> int:
     """Keep a cluster in the foreground until Ctrl-C; the exit code.
 
     Raises:
         InvalidRequest: such a cluster cannot be built.
     """
-    options = Options(managers, hosts, hypervisor, port, images=images)
+    options = Options(managers, hosts, hypervisor, port, images=images, sleep=sleep)
     options.check()
     configure_logging(LogSettings(level="warning"), "", "up")
     return uvloop.run(_keep(options))

@@ -72,6 +72,13 @@ def up(
         list[Path] | None,
         typer.Option(help="A directory of disk images; may be given several times."),
     ] = None,
+    sleep: Annotated[
+        bool,
+        typer.Option(
+            "--sleep",
+            help="Idle hosts go to sleep after 20 s and are woken in 3 s, by simulated power.",
+        ),
+    ] = False,
 ) -> None:
     """Run a whole cluster here, until Ctrl-C."""
     from snooze.client.allinone import run
@@ -84,6 +91,7 @@ def up(
             hypervisor=hypervisor.value,
             port=port,
             images=directories,
+            sleep=sleep,
         )
     )
 

@@ -29,7 +29,7 @@ from snooze.groupmanager.power.port import PowerLimits, PowerState
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from tests.contract.power.conftest import IpmiSim
+    from tests.contract.ipmi_bmc import IpmiSim
 
 LIMITS = PowerLimits(call_timeout_s=15.0, off_timeout_s=25.0, poll_s=0.1)
 

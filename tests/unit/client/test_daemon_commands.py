@@ -18,14 +18,38 @@ Run = Callable[..., Result]
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((), {"managers": 2, "hosts": 4, "hypervisor": "test", "port": 5000, "images": ()}),
+        (
+            (),
+            {
+                "managers": 2,
+                "hosts": 4,
+                "hypervisor": "test",
+                "port": 5000,
+                "images": (),
+                "sleep": False,
+            },
+        ),
         (
             ("--managers", "3", "--hosts", "0", "--hypervisor", "simulated", "--port", "0"),
-            {"managers": 3, "hosts": 0, "hypervisor": "simulated", "port": 0, "images": ()},
+            {
+                "managers": 3,
+                "hosts": 0,
+                "hypervisor": "simulated",
+                "port": 0,
+                "images": (),
+                "sleep": False,
+            },
         ),
         (
             ("--hypervisor", "qemu"),
-            {"managers": 2, "hosts": 4, "hypervisor": "qemu", "port": 5000, "images": ()},
+            {
+                "managers": 2,
+                "hosts": 4,
+                "hypervisor": "qemu",
+                "port": 5000,
+                "images": (),
+                "sleep": False,
+            },
         ),
     ],
 )
