@@ -16,6 +16,8 @@ from snooze.common.vm_lifecycle import VmCommand
 from snooze.common.wire import VmOrder, VmStatus
 from snooze.groupmanager.leader import drain_events as events
 from snooze.groupmanager.leader.drain_core import DrainCore
+from snooze.groupmanager.leader.energy import Energy
+from snooze.groupmanager.leader.energy_events import WantRoom
 from snooze.groupmanager.leader.journal import Done
 from snooze.groupmanager.leader.membership_core import Announce
 from snooze.groupmanager.leader.registry import Registry
@@ -66,6 +68,11 @@ class Drains:
         self._answers: dict[int, asyncio.Future[DrainView]] = {}
         self._shown: set[str] = set()
         self._tasks = TaskSet()
+
+    def join(self, energy: Energy) -> None:
+        """Who wakes hosts for what finds no room."""
+        self._core.can_wake = energy.can_wake_for
+        self._want = energy.want_room
 
     async def drain(self, request: DrainRequest) -> DrainView:
         """Empty hosts, or only show how.
@@ -153,6 +160,8 @@ class Drains:
                 self._tasks.spawn(self._move(effect))
             case events.DrainMoved():
                 self._show(effect.task_id)
+            case WantRoom():
+                self._want(effect.name, effect.demand, effect.span_s)
             case Decided():
                 self._decided(effect)
             case Announce():

@@ -15,7 +15,8 @@ Rules:
 5. What is drained is what a hypervisor runs: a VM that is off stays defined where it is.
 6. A drain by a person moves VMs that the cluster does not move by itself (``movable``), too. The
    host that a submission named is where a VM starts first; it binds nobody afterwards.
-7. A host that is given back gets the VMs back that left it, if asked for, as far as they fit.
+7. What no host takes waits, at most ``WAKES_S``, for a sleeper that could, and has it woken.
+8. A host that is given back gets the VMs back that left it, if asked for, as far as they fit.
 
 Invariant: a VM has at most one move under way.
 
@@ -61,6 +62,7 @@ from snooze.groupmanager.leader.drain_events import (
     UndrainAsked,
 )
 from snooze.groupmanager.leader.drain_planning import (
+    COMES,
     drain_decision,
     drain_outcome,
     hostname,
@@ -68,6 +70,7 @@ from snooze.groupmanager.leader.drain_planning import (
     to_leave,
     why_it_stays,
 )
+from snooze.groupmanager.leader.energy_events import WantRoom
 from snooze.groupmanager.leader.membership_core import Announce
 from snooze.groupmanager.leader.registry import Registry, VmEntry
 from snooze.groupmanager.leader.submission_events import Decided
@@ -83,6 +86,10 @@ AT_ONCE: Final = 16
 MAX_TRIES: Final = 3
 REPLAN_S: Final = 5.0
 """Between two looks at VMs that could not leave."""
+WANT_S: Final = 60.0
+"""Longer than until the next look at a VM for which room is wanted."""
+WAKES_S: Final = 1800.0
+"""Longer than a host or two may take to wake."""
 MAX_EVACUATED: Final = 1000
 """VMs remembered per host that left it by a drain, the latest."""
 POLICY: Final = DrainPolicy(
@@ -111,7 +118,7 @@ class Job:
     ``open``: the VM of each order under way; ``stays``: why a VM is still there.
     ``decided``: the decision that it is, once its first plan is there.
     ``planning``: number of the plan that is being made; ``replan_s``: not looked at before then,
-    unless a move ends.
+    unless a move ends. ``wakes_until_s``: so long hosts may be woken for it.
     """
 
     task: Task
@@ -123,6 +130,7 @@ class Job:
     open: dict[int, _Open] = field(default_factory=dict[int, _Open])
     planning: int = 0
     replan_s: float = 0.0
+    wakes_until_s: float = 0.0
     stays: dict[str, str] = field(default_factory=dict[str, str])
     decided: Decided | None = None
 
@@ -152,6 +160,8 @@ class DrainCore:
         """``overcommit`` and ``headroom`` (``float64[R]``) are those of placement."""
         self.registry = registry
         self.tasks: dict[str, Task] = {}
+        self.can_wake: Callable[[VmEntry], bool] = lambda vm: False
+        """Whether there is a sleeper that could take a VM."""
         self._overcommit = overcommit
         self._headroom = headroom
         self._recording: dict[tuple[str, ...], _Asked] = {}
@@ -247,6 +257,7 @@ class DrainCore:
                 asked.host_ids,
                 asked.task_id,
                 event.inputs,
+                self.can_wake,
             )
             return self._answered(
                 asked.request_id, lambda: self._begin(asked, view, decided, now_s)
@@ -260,12 +271,17 @@ class DrainCore:
             job.stays.update({vm.vm_id: failed.message for vm in self._waiting(job)})
         else:
             if job.decided is None:
-                task_id, host_ids = job.task.task_id, job.host_ids
                 _, job.decided = drain_decision(
-                    self.registry, planning.snapshot, answer, host_ids, task_id, event.inputs
+                    self.registry,
+                    planning.snapshot,
+                    answer,
+                    job.host_ids,
+                    job.task.task_id,
+                    event.inputs,
+                    self.can_wake,
                 )
                 effects.append(job.decided)
-            self._fill_wave(job, planning.snapshot, answer)
+            effects += self._fill_wave(job, planning.snapshot, answer, now_s)
         return effects + self._advance(job, event.now_ms, now_s, planned=True)
 
     def _begin(
@@ -437,7 +453,7 @@ class DrainCore:
         """Whether each VM that waits was tried as often as may be."""
         limited = job.task.kind == RETURN or job.until_s == float("inf")
         return all(job.tries[vm.vm_id] >= MAX_TRIES for vm in waiting) or (
-            limited and all(vm.vm_id in job.stays for vm in waiting)
+            limited and all(job.stays.get(vm.vm_id, COMES) != COMES for vm in waiting)
         )
 
     def _waiting(self, job: Job) -> list[VmEntry]:
@@ -482,16 +498,25 @@ class DrainCore:
             effects.append(OrderMove(order_id, vm_id, destination, job.task.task_id))
         return effects
 
-    def _fill_wave(self, job: Job, snapshot: Snapshot, answer: Drain) -> None:
-        """What the first batch of a plan moves is the next wave."""
+    def _fill_wave(
+        self, job: Job, snapshot: Snapshot, answer: Drain, now_s: float
+    ) -> list[DrainEffect]:
+        """What the first batch of a plan moves is the next wave; room is wanted for the others."""
+        effects: list[DrainEffect] = []
+        job.wakes_until_s = job.wakes_until_s or now_s + WAKES_S
+        can_wake = self.can_wake if now_s < job.wakes_until_s else lambda _: False
         for reason in answer.plan.reasons:
             vm = self.registry.vms.get(snapshot.vm_ids[reason.vm])
-            if vm is not None:
-                job.stays[vm.vm_id] = why_it_stays(vm, reason.message)
+            if vm is None:
+                continue
+            why = job.stays[vm.vm_id] = why_it_stays(vm, reason, can_wake)
+            if why == COMES:
+                effects.append(WantRoom(f"VM {vm.name}", vm.demand.as_array(), WANT_S))
         for move in answer.plan.moves:
             vm_id = snapshot.vm_ids[move.vm]
             if move.batch == 0 and job.tries[vm_id] < MAX_TRIES:
                 job.wave.append((vm_id, snapshot.host_ids[move.target]))
+        return effects
 
     def _returns(self, job: Job) -> Iterator[tuple[VmEntry, str]]:
         """Each VM to the host that it left, if it fits there now."""

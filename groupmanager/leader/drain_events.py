@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from snooze.common.api import DrainView
 from snooze.common.errors import ErrorReport
+from snooze.groupmanager.leader.energy_events import WantRoom
 from snooze.groupmanager.leader.membership_core import Announce
 from snooze.groupmanager.leader.submission_events import Decided
 from snooze.scheduling.drain import Drain, DrainPolicy
@@ -156,6 +157,7 @@ DrainEffect = (
     | DirectHost
     | OrderMove
     | DrainMoved
+    | WantRoom
     | Decided
     | Announce
 )

@@ -1,6 +1,6 @@
 """The cluster as a drain sees it, and its plan in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -14,9 +14,11 @@ from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 from snooze.groupmanager.leader.submission_events import Decided
 from snooze.scheduling.drain import Drain
 from snooze.scheduling.explain import other_targets
+from snooze.scheduling.plans import Reason, ReasonCode
 from snooze.scheduling.snapshot import HostState, Snapshot
 
 MAX_LINES: Final = 50
+COMES: Final = "no host takes it yet; a host is woken for it"
 
 
 def to_leave(registry: Registry, host_ids: Sequence[str]) -> list[VmEntry]:
@@ -56,7 +58,11 @@ def snapshot_of(
 
 
 def drain_view(
-    registry: Registry, snapshot: Snapshot, answer: Drain, host_ids: Sequence[str]
+    registry: Registry,
+    snapshot: Snapshot,
+    answer: Drain,
+    host_ids: Sequence[str],
+    can_wake: Callable[[VmEntry], bool],
 ) -> DrainView:
     """A plan in names, for people."""
 
@@ -70,7 +76,7 @@ def drain_view(
     stays: list[DrainStay] = []
     for reason in answer.plan.reasons:
         entry = registry.vms.get(snapshot.vm_ids[reason.vm])
-        why = why_it_stays(entry, reason.message) if entry is not None else reason.message
+        why = why_it_stays(entry, reason, can_wake) if entry is not None else reason.message
         stays.append(DrainStay(vm(reason.vm), why))
     return DrainView(
         hosts=[hostname(registry, host_id) for host_id in sorted(set(host_ids))],
@@ -91,9 +97,10 @@ def drain_decision(
     host_ids: Sequence[str],
     task_id: str,
     inputs: bytes,
+    can_wake: Callable[[VmEntry], bool],
 ) -> tuple[DrainView, Decided]:
     """The decision that a drain is, as its first plan says; and that plan for people."""
-    view = drain_view(registry, snapshot, answer, host_ids)
+    view = drain_view(registry, snapshot, answer, host_ids, can_wake)
 
     def host(row: int) -> str:
         return hostname(registry, snapshot.host_ids[row])
@@ -148,10 +155,11 @@ def _state_of(host: HostEntry, draining: bool) -> HostState:
     return HostState.MAINTENANCE if host.maintenance else HostState.ACTIVE
 
 
-def why_it_stays(vm: VmEntry, message: str) -> str:
-    """Why a VM cannot leave, in words a person can act on."""
+def why_it_stays(vm: VmEntry, reason: Reason, can_wake: Callable[[VmEntry], bool]) -> str:
+    """Why a VM cannot leave, in words a person can act on; ``COMES``: it can soon."""
     if not vm.managed:
         return "it was not started by Snooze: move or stop it by hand"
     if vm.state is not VmState.RUNNING:
         return f"it is {vm.state.value}: only a running VM migrates"
-    return message
+    lacks_room = reason.code in {ReasonCode.NO_HOST_FITS, ReasonCode.NO_HOSTS}
+    return COMES if lacks_room and can_wake(vm) else reason.message

@@ -35,11 +35,11 @@ from snooze.common.wire import Accepted, PowerDescription, SleepHost
 from snooze.groupmanager.leader import energy_events as events
 from snooze.groupmanager.leader.energy_core import EnergyCore
 from snooze.groupmanager.leader.energy_meter_core import FRESH_S, EnergyMeter, join, same, split
-from snooze.groupmanager.leader.energy_rules import EnergyPolicy
+from snooze.groupmanager.leader.energy_rules import EnergyPolicy, could_be_woken_for
 from snooze.groupmanager.leader.journal import Done, Journal
 from snooze.groupmanager.leader.manager_links import ManagerLinks
 from snooze.groupmanager.leader.membership_core import Announce
-from snooze.groupmanager.leader.registry import HostEntry, Registry
+from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 from snooze.groupmanager.power.factory import PowerDrivers
 from snooze.groupmanager.power.port import PowerController, PowerState
 
@@ -221,6 +221,12 @@ class Energy:
         """Something besides VMs needs room on a sleeper, for so long."""
         until_s = self._clock.monotonic_s() + span_s
         self._runner.feed(events.RoomWanted(name, demand, until_s))
+
+    def can_wake_for(self, vm: VmEntry) -> bool:
+        """Whether there is a sleeper that could take a VM, and may be woken."""
+        now_s = self._clock.monotonic_s()
+        host = could_be_woken_for(self._registry, vm, self.core.limit, now_s)
+        return host is not None and self.mode_of(DecisionKind.WAKE, host) is not DecisionMode.OFF
 
     def view(self) -> EnergyView:
         """What was used and saved."""

@@ -212,7 +212,7 @@ class EnergyCore:
             fleet,
             expected,
             self.ha_lacks,
-            barred=self.power.left_alone.keys() | self.power.steps.keys(),
+            barred=self.power.left_alone.keys() | self.power.steps.keys() | self._awaited(now_s),
             proposed=self._proposed(),
             wake_times_s=self.power.wake_times_s,
             now_s=now_s,
@@ -224,6 +224,10 @@ class EnergyCore:
         for host, reason in chosen.hosts:
             effects += self._decide(DecisionKind.SLEEP, host, reason, now_s, now_ms, chosen)
         return effects
+
+    def _awaited(self, now_s: float) -> set[str]:
+        """Hosts that came for something that is wanted still, and may not be on them yet."""
+        return {room.host_id for room in self.wanted.values() if room.until_s > now_s}
 
     def _proposed(self) -> set[str]:
         return {proposal.host_id for proposal in self.proposals.values()}

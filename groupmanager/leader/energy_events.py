@@ -106,11 +106,20 @@ class Approved:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoomWanted:
-    """An overloaded host has a load of ``demand[R]`` for which no host that is up has room."""
+    """There is a load of ``demand[R]`` for which no host that is up has room."""
 
     name: str
     demand: FloatArray
     until_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WantRoom:
+    """What another core orders to have a sleeper woken: ``RoomWanted`` for so long."""
+
+    name: str
+    demand: FloatArray
+    span_s: float
 
 
 EnergyEvent = (

@@ -12,13 +12,9 @@ from snooze.common.wire import HostOverloaded, VmOrder, VmStatus
 from snooze.groupmanager.leader.autonomy import LeaderAutonomy
 from snooze.groupmanager.leader.decision_log import DecisionLog
 from snooze.groupmanager.leader.energy import Energy
+from snooze.groupmanager.leader.energy_events import WantRoom
 from snooze.groupmanager.leader.registry import Registry
-from snooze.groupmanager.leader.relief_core import (
-    MoveAway,
-    ReliefCore,
-    ReliefEffect,
-    WantRoom,
-)
+from snooze.groupmanager.leader.relief_core import MoveAway, ReliefCore, ReliefEffect
 from snooze.groupmanager.leader.submission_events import Decided
 
 

@@ -27,6 +27,7 @@ from snooze.common.records import HostPower
 from snooze.common.resources import FloatArray
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.wire import HostOverloaded
+from snooze.groupmanager.leader.energy_events import WantRoom
 from snooze.groupmanager.leader.energy_rules import fleet_of
 from snooze.groupmanager.leader.registry import HostEntry, Registry
 from snooze.groupmanager.leader.submission_events import Decided
@@ -53,15 +54,6 @@ class MoveAway:
     host_id: str
     vm_id: str
     target: str
-
-
-@dataclass(frozen=True, slots=True)
-class WantRoom:
-    """Have the energy core find a sleeper with room."""
-
-    name: str
-    demand: FloatArray
-    span_s: float
 
 
 ReliefEffect = Decided | MoveAway | WantRoom

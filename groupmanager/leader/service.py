@@ -218,6 +218,7 @@ class LeaderService:
         self.tasks.limit = self.energy.core.limit
         self.reliefs = Reliefs(settings, epoch, clock, self.registry, self._ask_command)
         self.reliefs.join(self.autonomy, self.energy, self.decisions)
+        self.drains.join(self.energy)
         self.recovery = Recovery(
             self.registry,
             settings.recovery,

@@ -36,8 +36,8 @@ DOMAIN = (
 
 ENERGY: dict[str, object] = {
     "enabled": True,
-    "idle_s": 1.0,
-    "min_on_s": 1.0,
+    "idle_s": 0.5,
+    "min_on_s": 0.5,
     "min_off_s": 1.0,
     "reserve_cpu": 0.0,
     "reserve_memory": 0.0,
@@ -51,7 +51,6 @@ QUICK: dict[str, object] = {
     "monitoring": {"interval_s": 0.5},
     "recovery": {"reserve": "none"},
     "submission": {"start_timeout_s": 1.0},
-    "power": {"call_timeout_s": 8.0, "ipmi_processes": 2},
 }
 
 
@@ -192,6 +191,10 @@ async def follow(bmc: IpmiSim, machine: Machine) -> None:
 
 
 DRIVERS = {"test": simulated, "IPMI": real}
+LIMITS: dict[str, dict[str, object]] = {
+    "test": {"call_timeout_s": 1.0},
+    "IPMI": {"call_timeout_s": 8.0, "ipmi_processes": 2},
+}
 
 
 @pytest.fixture(params=DRIVERS)
@@ -211,7 +214,7 @@ async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
                     port=0,
                     sleep=True,
                     wakeup=wakeup,
-                    overrides={**QUICK, "energy": ENERGY},
+                    overrides={**QUICK, "energy": ENERGY, "power": LIMITS[request.param]},
                 )
             )
         )

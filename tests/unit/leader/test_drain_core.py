@@ -9,7 +9,13 @@ from snooze.common.decisions import DecisionKind, DecisionState
 from snooze.common.errors import ErrorReport
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
-from snooze.groupmanager.leader.drain_core import MAX_TRIES, PER_HOST, DrainCore
+from snooze.groupmanager.leader.drain_core import (
+    MAX_TRIES,
+    PER_HOST,
+    REPLAN_S,
+    WAKES_S,
+    DrainCore,
+)
 from snooze.groupmanager.leader.drain_events import (
     AnswerDrain,
     DirectHost,
@@ -26,6 +32,8 @@ from snooze.groupmanager.leader.drain_events import (
     RecordMaintenance,
     UndrainAsked,
 )
+from snooze.groupmanager.leader.drain_planning import COMES
+from snooze.groupmanager.leader.energy_events import WantRoom
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 from snooze.groupmanager.leader.submission_events import Decided
 from snooze.scheduling import dump
@@ -351,3 +359,35 @@ def test_a_drain_is_a_decision_with_all_that_replays_it(cluster: Cluster) -> Non
     ended = only(Decided, seen)
     assert (ended.key, ended.state) == (began.key, DecisionState.PARTLY)
     assert "2 VMs left; name-c stays" in ended.outcome
+
+
+def test_what_no_host_takes_has_a_sleeper_woken_and_waits_for_it() -> None:
+    cluster = Cluster("h1", "h2", "h3")
+    for name in "abcd":
+        cluster.vm(f"h2-{name}", "h2")
+    cluster.vm("a", "h1")
+    sleeper = cluster.registry.hosts.pop("h3")
+    cluster.core.can_wake = lambda vm: sleeper.description.host_id not in cluster.registry.hosts
+    effects = cluster.drain("h1", plan_only=True)
+    [stay] = only(AnswerDrain, effects).view.stays  # type: ignore[union-attr]
+    assert stay.reason == COMES
+    effects = cluster.begin("h1")
+    assert only(Decided, effects).alternatives == (f"name-a stays: {COMES}",)
+    assert only(WantRoom, effects).name == "VM name-a"
+    assert none(RecordMaintenance, effects), "it is not over"
+    effects = cluster.tick(REPLAN_S)
+    assert only(WantRoom, effects).span_s > REPLAN_S, "again and again"
+    cluster.registry.hosts["h3"] = sleeper
+    [order] = orders(cluster.tick(REPLAN_S))
+    assert (order.vm_id, order.destination) == ("a", "h3")
+    assert only(Decided, cluster.arrive(order)).state is DecisionState.DONE
+
+
+def test_a_drain_does_not_wait_for_ever_for_a_host_that_does_not_wake() -> None:
+    cluster = Cluster("h1")
+    cluster.vm("a", "h1")
+    cluster.core.can_wake = lambda vm: True
+    cluster.begin("h1")
+    assert none(Decided, cluster.tick(WAKES_S - 1))
+    ended = only(Decided, cluster.tick(REPLAN_S))
+    assert ended.outcome == "0 VMs left; name-a stays: no host takes it"

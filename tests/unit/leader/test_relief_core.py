@@ -12,6 +12,7 @@ from snooze.common.resources import Capacity, R
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmPolicy
 from snooze.common.wire import BusyVm, HostOverloaded
+from snooze.groupmanager.leader.energy_events import WantRoom
 from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry, VmEntry
 from snooze.groupmanager.leader.relief_core import (
     PROPOSED_S,
@@ -19,7 +20,6 @@ from snooze.groupmanager.leader.relief_core import (
     MoveAway,
     ReliefCore,
     ReliefEffect,
-    WantRoom,
 )
 from snooze.groupmanager.leader.submission_events import Decided
 from snooze.scheduling import rulings
