@@ -41,7 +41,7 @@ IMPORT_PATH: Final = "/import"
 """There while an import of the record is unfinished (``snooze record import``)."""
 SHARDED: Final = (records.VMS, records.TASKS)
 FOLDERS: Final = (records.HOSTS, *SHARDED, ENERGY)
-SINGLES: Final = (records.AUTONOMY,)
+SINGLES: Final = (records.AUTONOMY, records.LEASE)
 """Values that are not one of many."""
 
 LOAD_RECORDS: Final = 1000

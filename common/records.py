@@ -8,6 +8,7 @@ path                   written by    value                              gone whe
 ``/tasks/XX/ID``       the leader    ``TaskRecord``                     retention is over
 ``/vms/XX/VM_ID``      the leader    ``VmRecord``                       the VM is proven gone
 ``/autonomy``          the leader    ``AutonomyRecord``                 never
+``/lease``             the leader    ``LeaseRecord``                    never
 ``/layout``            the leader    number of the layout               never
 =====================  ============  =================================  ========================
 
@@ -47,6 +48,7 @@ HOSTS: Final = "/hosts"
 TASKS: Final = "/tasks"
 VMS: Final = "/vms"
 AUTONOMY: Final = "/autonomy"
+LEASE: Final = "/lease"
 
 MAX_TEMPLATE_BYTES: Final = 4 * 1024 * 1024
 """Largest template that is unpacked again; a larger one was never written."""
@@ -107,6 +109,15 @@ class HostRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     drain_until_ms: int = 0
     evacuated: tuple[str, ...] = ()
     note: str = ""
+
+
+class LeaseRecord(msgspec.Struct, frozen=True):
+    """The longest term of a lease that any leader granted and that may not be over yet.
+
+    Written before anything is granted of a longer one; lowered once every longer one has ended.
+    """
+
+    lease_s: float
 
 
 class VmRecord(msgspec.Struct, frozen=True, omit_defaults=True):

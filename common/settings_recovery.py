@@ -17,7 +17,7 @@ class RecoverySettings(Section, frozen=True, kw_only=True):
         Doc(
             "Leases end this long after the leader last proved to the store that it leads. Hosts "
             "that fence themselves keep their guests through an outage of the store that is "
-            "shorter. The same on all group managers."
+            "shorter. Where group managers differ, the longest that was granted is waited for."
         ),
     ] = 30.0
     margin_s: Annotated[

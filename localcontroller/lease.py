@@ -15,6 +15,7 @@ import msgspec
 from snooze.common.clock import Clock
 from snooze.common.errors import Conflict, SnoozeError
 from snooze.common.lease_core import (
+    NEVER,
     Ask,
     Extended,
     Fence,
@@ -33,7 +34,7 @@ from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmReport
 from snooze.common.wire import LeaseGranted, RenewLease
 from snooze.localcontroller.hypervisor.port import Hypervisor
-from snooze.localcontroller.lease_file import LeaseFile, LeaseState
+from snooze.localcontroller.lease_file import LeaseFile
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,13 @@ ASK_TIMEOUT_S: Final = 10.0
 START_WAIT_S: Final = 5.0
 """A start that is ordered before the first lease is here waits so long for it."""
 GUARD_EVERY_S: Final = 2.0
+
+_OFF: Final = frozenset({VmState.STOPPED, VmState.FAILED})
+"""How a guest ends that is fenced: by libvirt, or by a signal while libvirt hung."""
+
+GuardRuns = Callable[[], bool]
+"""Whether a guard that was started still runs."""
+StartGuard = Callable[[], GuardRuns]
 
 ACTIVE: Final = frozenset(
     {VmState.RUNNING, VmState.PAUSED, VmState.STARTING, VmState.STOPPING, VmState.MIGRATING}
@@ -64,15 +72,20 @@ class HostLease:
         clock: Clock,
         link: Callable[[], Link | None],
         fenced: Callable[[], None],
-        guard_uri: str = "",
+        start_guard: StartGuard | None = None,
     ) -> None:
         """What it serves.
 
         Args:
             link: the link to the manager, if it stands.
             fenced: told when guests were switched off.
-            guard_uri: libvirt's address, for a guard beside this process; empty: none.
+            start_guard: starts a guard beside this process; None: there is none.
         """
+        state = file.read()
+        if state.until_s > NEVER and not enabled:
+            # A lease is a promise to the leader, and the guard keeps it: no setting takes it back.
+            logger.warning("this host has held a lease: lease.enabled takes effect at its next boot")
+            enabled = True
         self.enabled = enabled
         self._settings = settings
         self._file = file
@@ -80,22 +93,24 @@ class HostLease:
         self._clock = clock
         self._link_now = link
         self._told = fenced
-        self._guard_uri = guard_uri
-        state = file.read() if enabled else LeaseState()
+        self._start_guard = start_guard
         self._state = state
-        self._core = LeaseCore(settings.grace_s, fences=enabled, until_s=state.until_s)
+        # Until a new lease is granted the guard and the leader still go by the former grace.
+        self._former_s = state.grace_s if state.until_s > NEVER else settings.grace_s
+        grace_s = min(self._former_s, settings.grace_s)
+        self._core = LeaseCore(grace_s, fences=enabled, until_s=state.until_s)
         self._link: Link | None = None
         self._granted = asyncio.Event()
         self._fencing = False
         self._ending: set[str] = set()
         self._guard_s = -1e18
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard: GuardRuns = lambda: False
         self._tasks = TaskSet()
 
     @property
     def lease_s(self) -> float:
         """For the host's description: how long after its lease ended it fences; 0: never."""
-        return self._settings.grace_s if self.enabled else 0.0
+        return max(self._former_s, self._settings.grace_s) if self.enabled else 0.0
 
     def start(self) -> None:
         """Begin to watch the lease."""
@@ -137,7 +152,7 @@ class HostLease:
             self._file.write(self._state)
         return [
             msgspec.structs.replace(report, fenced=True)
-            if report.state is VmState.STOPPED
+            if report.state in _OFF
             and self._state.fenced.get(report.vm_id) == report.generation
             else report
             for report in reports
@@ -155,6 +170,7 @@ class HostLease:
                         self._file.read(), until_s=effect.until_s, grace_s=self._settings.grace_s
                     )
                     self._file.write(self._state)
+                    self._core.grace_s = self._former_s = self._settings.grace_s
                     self._granted.set()
                 case Fence():
                     if not self._fencing:
@@ -176,9 +192,10 @@ class HostLease:
     async def _keep(self) -> None:
         while True:
             now_s = self._clock.monotonic_s()
-            if self._guard_uri and now_s - self._guard_s >= GUARD_EVERY_S:
+            if self._start_guard is not None and now_s - self._guard_s >= GUARD_EVERY_S:
                 self._guard_s = now_s
-                self._see_to_guard()
+                if not self._guard():
+                    self._guard = self._start_guard()
             link = self._link_now()
             if link is not self._link:
                 self._link = link
@@ -220,16 +237,16 @@ class HostLease:
         finally:
             self._ending.discard(report.vm_id)
 
-    def _see_to_guard(self) -> None:
-        """Have a guard run: another process, which fences when this one hangs or is gone."""
-        if self._guard is not None and self._guard.poll() is None:
-            return
-        command = [sys.executable, "-m", "snooze.localcontroller.fence_guard"]
-        command += [str(self._file.path), self._guard_uri]
-        if self._settings.watchdog_device:
-            command.append(self._settings.watchdog_device)
+
+def guard_starter(file: LeaseFile, uri: str, watchdog_device: str) -> StartGuard:
+    """How a guard is started: another process, which fences when this one hangs or is gone."""
+    command = [sys.executable, "-m", "snooze.localcontroller.fence_guard", str(file.path), uri]
+    if watchdog_device:
+        command.append(watchdog_device)
+
+    def start() -> GuardRuns:
         try:
-            self._guard = subprocess.Popen(
+            guard = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -238,6 +255,10 @@ class HostLease:
             )
         except OSError as error:
             logger.error("the fencing guard cannot be started: %s", error)
+            return lambda: False
+        return lambda: guard.poll() is None
+
+    return start
 
 
 def lease_file(state_directory: str) -> LeaseFile:

@@ -32,7 +32,8 @@ from snooze.localcontroller.hypervisor.port import (
     HypervisorDescription,
 )
 from snooze.localcontroller.hypervisor.simulated_world import SimulatedWorld
-from snooze.localcontroller.lease import HostLease, lease_file
+from snooze.localcontroller.lease import HostLease, StartGuard, guard_starter, lease_file
+from snooze.localcontroller.lease_file import LeaseFile
 from snooze.localcontroller.metrics import host_metrics
 from snooze.localcontroller.orders import Orders
 from snooze.localcontroller.power import HostPowerDown, PowerAction, make_power
@@ -57,10 +58,13 @@ class LocalController:
         world: SimulatedWorld | None = None,
         hypervisor: Hypervisor | None = None,
         fall: Callable[[PowerAction], None] | None = None,
+        lease: LeaseFile | None = None,
+        start_guard: StartGuard | None = None,
     ) -> None:
         """``world`` is shared by the simulated hosts of one process.
 
-        ``fall``: what power.driver = "test" does instead of ending the daemon.
+        ``fall``: what power.driver = "test" does instead of ending the daemon. ``lease``,
+        ``start_guard``: instead of the file in the state directory, and of a real guard.
         """
         self.settings = settings
         self.node_id = node_id
@@ -93,15 +97,19 @@ class LocalController:
             clock,
             self._power,
         )
+        lease_notes = lease or lease_file(settings.node.state_directory)
+        uri = drivers.guard_uri(settings) if hypervisor is None else ""
+        if uri and start_guard is None:
+            start_guard = guard_starter(lease_notes, uri, settings.lease.watchdog_device)
         self.lease = HostLease(
             settings.lease,
             enabled=drivers.fences_itself(settings),
-            file=lease_file(settings.node.state_directory),
+            file=lease_notes,
             hypervisor=self.hypervisor,
             clock=clock,
             link=lambda: self.agent.link,
             fenced=self.agent.look_soon,
-            guard_uri=drivers.guard_uri(settings) if hypervisor is None else "",
+            start_guard=start_guard,
         )
         self.orders.lease = self.lease
         api = HostApi(self.orders, self.health, self._where, self.agent.manager)

@@ -10,6 +10,7 @@ verb               what happens for ``for_s`` seconds, then is undone
 kill, stop         a machine's daemon: SIGKILL, or SIGTERM; then its init system starts it again
 pause              SIGSTOP to the daemon
 freeze             SIGSTOP to a host's hypervisor; its guests run on
+pause_guard        SIGSTOP to the process that fences beside a host's agent; kill_guard: SIGKILL
 power_off          a machine's power; everything on it ends, nobody is told; then it boots
 unplug             as power_off, and its BMC is without power too
 bmc_silent         a machine's BMC answers nothing; bmc_slow: after ``amount`` seconds; bmc_stuck:
@@ -50,6 +51,8 @@ FAULTS: Final = (
     "stop",
     "pause",
     "freeze",
+    "pause_guard",
+    "kill_guard",
     "power_off",
     "unplug",
     "bmc_silent",
@@ -138,6 +141,11 @@ _WEIGHTS: Final[dict[str, float]] = {
 }
 GHOSTS: Final = 4
 """In each run. A right product refuses them, and nothing else changes by them."""
+LOST: Final = 2
+"""In each run with hosts that fence themselves: a host is cut off for longer than its lease."""
+GUARD_S: Final = 1.5
+"""For so long a guard is paused at most. With what it gives libvirt that is less than the margin:
+never-twice's assumption A5 holds in every run."""
 _METHODS: Final = (
     "migrate_out",
     "start",
@@ -163,12 +171,38 @@ def draw(seed: int, shape: Shape, length_s: float, trouble: float = 1.0) -> list
     now_s = 0.1 + 0.2 * random.random()
     while now_s < length_s:
         deeds.append(_wish(random, shape, now_s))
-        now_s += random.expovariate(1.0)
+        # Hosts that fence themselves are of interest while there is room for what is restarted.
+        now_s += random.expovariate(0.6 if shape.leases else 1.0)
     ghosts = Random(f"ghosts:{seed}")  # of its own: the other deeds of a seed stay what they were
     for _ in range(GHOSTS):
         at_s = round(ghosts.uniform(0.0, length_s), 3)
         deeds.append(Deed(at_s, "ghost", number=ghosts.randrange(64)))
+    if shape.leases:
+        deeds += _lease_troubles(Random(f"leases:{seed}"), shape, length_s)
     return sorted(deeds, key=lambda deed: deed.at_s)
+
+
+def _lease_troubles(random: Random, shape: Shape, length_s: float) -> list[Deed]:
+    """What puts leases on trial: hosts that nobody hears, agents and guards that stand still."""
+    deeds: list[Deed] = []
+    for _ in range(LOST):
+        host = f"host{random.choice(range(1, shape.hosts, 2))}"
+        at_s = round(random.uniform(3.0, length_s / 2), 3)
+        for_s = round(length_s - at_s - random.uniform(0.0, 2.0), 3)
+        verb = random.choice(("isolate", "isolate", "pause", "kill", "unplug"))
+        deeds.append(Deed(at_s, verb, (host,), for_s))
+        if random.random() < 0.5:  # who leads next may have granted less than who led
+            manager = f"gm{random.randrange(shape.managers)}"
+            soon_s = round(at_s + random.uniform(-0.5, 1.0), 3)
+            deeds.append(Deed(soon_s, "kill", (manager,), round(random.uniform(2.0, 20.0), 3)))
+        if random.random() < 0.5:
+            at_s = round(at_s + random.uniform(0.0, 8.0), 3)
+            verb = random.choice(("pause", "freeze", "pause_guard"))
+            for_s = random.uniform(0.5, GUARD_S)
+            if verb != "pause_guard":
+                for_s *= random.choice((1.0, 4.0))
+            deeds.append(Deed(at_s, verb, (host,), round(for_s, 3)))
+    return deeds
 
 
 def _span(random: Random, left_s: float) -> float:
@@ -266,6 +300,8 @@ def problems_of(deed: Deed, shape: Shape) -> list[str]:
         "stop",
         "pause",
         "freeze",
+        "pause_guard",
+        "kill_guard",
         "power_off",
         "unplug",
         "isolate",

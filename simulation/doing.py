@@ -10,6 +10,10 @@ from snooze.simulation.network import Weather
 from snooze.simulation.world import World
 
 
+_STOPPED = {"pause": "snooze", "freeze": "hypervisor", "pause_guard": "guard"}
+"""The process that a deed stops."""
+
+
 class Doer:
     """Does what a script says, to one world."""
 
@@ -76,8 +80,11 @@ class Doer:
                 world.wanted[who[0]] = False
                 world.stop(who[0])
                 return partial(self._start_after_stop, who[0])
-            case "pause" | "freeze":
-                return self._pause(who[0], "snooze" if deed.verb == "pause" else "hypervisor")
+            case "pause" | "freeze" | "pause_guard":
+                return self._pause(who[0], _STOPPED[deed.verb])
+            case "kill_guard":
+                world.kill_guard(who[0])
+                return None
             case "power_off":
                 world.power_off(who[0])
                 return partial(world.power_on, who[0])

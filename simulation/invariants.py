@@ -33,6 +33,7 @@ from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
 from snooze.common.vms import VmSpec
 from snooze.groupmanager.leader.membership_core import MembershipCore
+from snooze.groupmanager.leader.registry import Plan, Registry
 from snooze.groupmanager.leader.service import LeaderService
 from snooze.groupmanager.manager.manager_core import ManagerCore
 from snooze.groupmanager.manager.service import ManagerService
@@ -312,26 +313,62 @@ class Invariants:
         total = sum(len(host.vms) for host in world.guests.hosts.values())
         if total != len(there):
             found.append(f"{total - len(there)} domains are left on hosts that no longer have them")
-        at_leader = {i: (vm.host_id, vm.state, vm.demand) for i, vm in registry.vms.items()}
+        waiting = self._wait_for_room(registry)
+        there = {vm_id: place for vm_id, place in there.items() if vm_id not in waiting}
+        at_leader = {
+            vm_id: (vm.host_id, vm.state, vm.demand)
+            for vm_id, vm in registry.vms.items()
+            if vm_id not in waiting
+        }
         found += _differences("the leader", at_leader, there)
         at_managers = {
             key: (vm.host_id, vm.state, vm.demand)
             for manager in world.managers.values()
             for key, vm in manager.manager.core.table.vms.items()
+            if key not in waiting
         }
         found += _differences("the managers", at_managers, there)
         store = world.ensemble.store
         shards = record_layout.shards(records.VMS)
         recorded = {vm_id for shard in shards for vm_id in store.children(shard)[0]}
-        recorded -= registry.graves.keys()
+        recorded -= registry.graves.keys() | waiting
         if recorded != there.keys():
             odd = sorted(recorded ^ there.keys())
             found.append(f"record and world differ in {odd}")
         found += self._leases(leader)
-        found += self._tasks(leader, {vm.spec.name for vm in self._guests()})
+        alive = {vm.spec.name for vm in self._guests()}
+        found += self._tasks(leader, alive | {registry.vms[vm_id].name for vm_id in waiting})
         found += self._membership(leader)
         found += self._leftovers(leader)
         return found
+
+    def _wait_for_room(self, registry: Registry) -> set[str]:
+        """VMs that are to be restarted, on hosts that are full: they say so, and go on waiting.
+
+        Where one was, a copy of it may be left, switched off.
+        """
+        free: list[Capacity] = []
+        for host in self.world.guests.hosts.values():
+            left = _room(host)
+            for vm in host.vms.values():
+                if vm.state in HOLDS_CAPACITY:
+                    left = left.minus(vm.spec.demand)
+            free.append(left)
+        return {
+            vm.vm_id
+            for vm in registry.vms.values()
+            if vm.state is VmState.PENDING
+            and vm.plan is Plan.PLACING
+            and not vm.host_id
+            and "room" in vm.reason
+            and not any(vm.demand.fits_in(left) for left in free)
+            and not any(self._is_on(vm.vm_id))
+        }
+
+    def _is_on(self, vm_id: str) -> Iterator[bool]:
+        for host in self.world.guests.hosts.values():
+            if vm_id in host.vms:
+                yield host.vms[vm_id].state in ALIVE
 
     def _missing(self) -> Iterator[str]:
         for machine in self.world.machines.values():

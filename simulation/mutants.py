@@ -14,10 +14,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from snooze.common.coordination.port import Check
+from snooze.common.lease_core import LeaseCore
+from snooze.common.wire import LeaseGranted
+from snooze.groupmanager.leader.authority import Authority
 from snooze.groupmanager.leader.journal import Journal
 from snooze.groupmanager.leader.membership_core import MembershipCore
-from snooze.groupmanager.leader.recovery_core import RecoveryCore
+from snooze.groupmanager.leader.recovery_core import RecoveryCore, Watch
 from snooze.groupmanager.leader.recovery_events import PowerAnswered, PowerOutcome
 from snooze.groupmanager.leader.submission_core import SubmissionCore
 from snooze.groupmanager.leader.submission_events import (
@@ -26,8 +31,13 @@ from snooze.groupmanager.leader.submission_events import (
     Submitted,
     UpdateRecords,
 )
+from snooze.groupmanager.leader.registry import HostEntry
 from snooze.groupmanager.manager.host_table import HostTable
+from snooze.groupmanager.manager.leases import Leases
 from snooze.localcontroller.agent_core import AgentCore
+from snooze.localcontroller.fence_guard import Guard
+from snooze.localcontroller.lease import HostLease
+from snooze.scheduling.recovery_question import FenceQuestion
 
 FIRST_SEED: Final = 1
 
@@ -56,16 +66,20 @@ def unbroken() -> Generator[None]:
 
 
 def _replacing(
-    owner: Any, name: str, replacement: Any
+    owner: Any, name: str, replacement: Any, *more: tuple[Any, str, Any]
 ) -> Callable[[], AbstractContextManager[None]]:
+    changes = ((owner, name, replacement), *more)
+
     @contextlib.contextmanager
     def apply() -> Generator[None]:
-        former = getattr(owner, name)
-        setattr(owner, name, replacement)
+        formers = [getattr(where, what) for where, what, _ in changes]
+        for where, what, new in changes:
+            setattr(where, what, new)
         try:
             yield
         finally:
-            setattr(owner, name, former)
+            for (where, what, _), former in zip(changes, formers, strict=True):
+                setattr(where, what, former)
 
     return apply
 
@@ -135,7 +149,38 @@ def _unfenced(journal: Journal, coordinator: Any, fence: Check, deposed: Any) ->
     _journal(journal, coordinator, Check(fence.path), deposed)
 
 
+def _nothing_to_fence(_core: LeaseCore, _now_s: float) -> list[Any]:
+    """The lease is over, and guests run on."""
+    return []
+
+
+def _no_guard(_guard: Guard) -> None:
+    """Nobody looks beside the agent."""
+
+
+def _lease_not_waited_for(
+    core: RecoveryCore, host: HostEntry, watch: Watch, now_s: float
+) -> FenceQuestion:
+    """A host that fences itself is taken to have done so as soon as it is lost."""
+    question = _question(core, host, watch, now_s)
+    return msgspec.structs.replace(question, lease_s=0.0, margin_s=0.0)
+
+
+async def _own_term_only(_authority: Authority) -> None:
+    """What other leaders granted is not looked at."""
+
+
+async def _no_lease_needed(_lease: HostLease) -> None:
+    """Whatever is ordered is started."""
+
+
+async def _granted_to_anybody(leases: Leases, host_id: str, epoch: int) -> LeaseGranted:
+    """A host gets a lease before the leader has heard of it."""
+    return LeaseGranted(leases._lease_s)
+
+
 _journal = Journal.__init__
+_question = RecoveryCore._question
 _power_answered = RecoveryCore._power_answered
 _submitted = SubmissionCore._submitted
 _watch_host = SubmissionCore._watch_host
@@ -200,6 +245,42 @@ _ALL: tuple[Mutant, ...] = (
         "no room is kept at the destination of a migration",
         5,
         _replacing(HostTable, "promise", _room_not_kept),
+    ),
+    Mutant(
+        "no-host-fences-itself",
+        "guests run on when the lease of their host is over",
+        40,
+        _replacing(LeaseCore, "_fence", _nothing_to_fence, (Guard, "look", _no_guard)),
+    ),
+    Mutant(
+        "no-guard",
+        "a host whose agent stands still does not fence itself",
+        40,
+        _replacing(Guard, "look", _no_guard),
+    ),
+    Mutant(
+        "lease-not-waited-for",
+        "a host that fences itself is taken to have done so as soon as it is lost",
+        40,
+        _replacing(RecoveryCore, "_question", _lease_not_waited_for),
+    ),
+    Mutant(
+        "own-term-only",
+        "a leader waits for its own recovery.lease_s, whatever its predecessors granted",
+        200,
+        _replacing(Authority, "load", _own_term_only),
+    ),
+    Mutant(
+        "no-lease-needed",
+        "a host without a lease starts what it is ordered to",
+        200,
+        _replacing(HostLease, "require", _no_lease_needed),
+    ),
+    Mutant(
+        "granted-to-anybody",
+        "a manager grants leases whether or not it holds one, and to hosts unknown to its leader",
+        200,
+        _replacing(Leases, "grant", _granted_to_anybody),
     ),
     Mutant(
         "never-balanced",

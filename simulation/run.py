@@ -24,6 +24,11 @@ MANAGERS = (("submission", {"start_timeout_s": 60.0}),)
 HOSTS = (("monitoring", {"interval_s": 5.0}),)
 """The settings of drawn runs that differ from the defaults."""
 
+LEASES = (("recovery", {"margin_s": 5.0}),)
+"""``margin_s`` is what a guard takes at most that is paused while libvirt hangs (``deeds.py``)."""
+TERMS_S = (2.0, 12.0, 4.0)
+"""Short leases, so that some end within a run; the managers do not agree about them."""
+
 DRAWN = Shape(managers_settings=MANAGERS, hosts_settings=HOSTS)
 
 
@@ -145,12 +150,16 @@ class Recipe:
 
 
 def recipe_of(seed: int) -> Recipe:
-    """Worlds of several sizes, by the seed."""
+    """Worlds of several sizes, with self-fencing hosts and without, by the seed."""
     size = seed % 4
+    leases = ("", "some", "", "", "some", "all")[seed // 4 % 6]
     shape = Shape(
         hosts=(4, 3, 6, 4)[size],
         managers=(3, 2, 4, 3)[size],
-        managers_settings=MANAGERS,
+        managers_settings=(*MANAGERS, *LEASES) if leases else MANAGERS,
         hosts_settings=HOSTS,
+        leases=leases,
+        terms_s=TERMS_S if leases else (),
     )
-    return Recipe(shape, (25.0, 20.0, 30.0, 25.0)[size], (1.0, 1.5, 1.0, 0.5)[size])
+    length_s = (25.0, 25.0 if leases else 20.0, 30.0, 25.0)[size]
+    return Recipe(shape, length_s, (1.0, 1.5, 1.0, 0.5)[size])

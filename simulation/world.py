@@ -14,7 +14,7 @@ import secrets
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from aiohttp import connector
@@ -34,6 +34,7 @@ from snooze.localcontroller.service import LocalController
 from snooze.simulation.bmcs import Bmcs
 from snooze.simulation.ensemble import Ensemble, SimulatedCoordinator
 from snooze.simulation.hypervisors import Guests, hypervisor_of
+from snooze.simulation.leases import Notes, guard_starter
 from snooze.simulation.loop import Process, Schedule, mix
 from snooze.simulation.network import Machine, Network
 
@@ -48,6 +49,8 @@ MAX_DRIFT = 0.005
 START_DAEMON_S = 1.0
 """A daemon's start, from the process to its first step."""
 BOOT_S = 20.0
+GRACE_S = 0.5
+"""``lease.grace_s`` of the hosts that fence themselves: the least."""
 BMC_LIMITS = PowerLimits(call_timeout_s=3.0, off_timeout_s=10.0)
 
 
@@ -63,6 +66,11 @@ class Shape:
     drift: bool = True
     managers_settings: tuple[tuple[str, object], ...] = ()
     hosts_settings: tuple[tuple[str, object], ...] = ()
+    leases: str = ""
+    """Which hosts fence themselves: ``some`` (those of odd number, which have no power controller),
+    ``all`` (those with one, too: ``lease.enabled = "always"``), or none."""
+    terms_s: tuple[float, ...] = ()
+    """``recovery.lease_s`` of the managers, counted round: they need not agree."""
 
 
 @dataclass
@@ -107,6 +115,7 @@ class World:
         self.client_machine = self._machine("client", "10.0.3.1")
         self.managers: dict[str, GroupManager] = {}
         self.agents: dict[str, LocalController] = {}
+        self.notes = {machine.name: Notes(machine) for machine in self.host_machines}
         self.drivers: dict[str, SimulatedHypervisor] = {}
         self.doors: dict[str, Bootstrap] = {}
         self.wanted: dict[str, bool] = {}
@@ -220,6 +229,9 @@ class World:
             return door
         if name.startswith("gm"):
             more = (("addresses", {"subnets": self.shape.subnets}), *self.shape.managers_settings)
+            if terms := self.shape.terms_s:
+                term_s = terms[int(name[2:]) % len(terms)]
+                more = (*more, ("recovery", {"lease_s": term_s}))
             manager = GroupManager(
                 _manager_settings(name, address, _frozen(more)),
                 self._coordinator(process),
@@ -234,14 +246,36 @@ class World:
         more = (
             ("join", {"bootstrap_nodes": self.front_doors}),
             *self.shape.hosts_settings,
+            *self._lease_settings(name),
+        )
+        notes, machine = self.notes[name], process.machine
+        guard = guard_starter(
+            machine,
+            notes,
+            self.guests.host(name),
+            lambda: self.process(machine, "guard"),
+            partial(self.tell, name),
         )
         agent = LocalController(
-            _host_settings(name, address, _frozen(more)), name, clock=process, hypervisor=hypervisor
+            _host_settings(name, address, _frozen(more)),
+            name,
+            clock=process,
+            hypervisor=hypervisor,
+            lease=notes,
+            start_guard=guard if self._lease_settings(name) else None,
         )
         self.agents[name], self.drivers[name] = agent, driver
         for callback in self.on_agent:
             callback(agent)
         return agent
+
+    def _lease_settings(self, name: str) -> tuple[tuple[str, object], ...]:
+        """Of a host that fences itself."""
+        if self.shape.leases and int(name[4:]) % 2:
+            return (("wakeup", {"driver": "IPMI", "options": ""}), ("lease", {"grace_s": GRACE_S}))
+        if self.shape.leases == "all":
+            return (("lease", {"enabled": "always", "grace_s": GRACE_S}),)
+        return ()
 
     def _coordinator(self, process: Process) -> SimulatedCoordinator:
         return SimulatedCoordinator(self.ensemble, process, 4.0, 5.0)
@@ -258,6 +292,13 @@ class World:
         machine.end_process(process)
         self._forget(name)
         self.graveyard.append(process)
+
+    def kill_guard(self, name: str) -> None:
+        """SIGKILL to the process that fences beside a host's agent, which starts another."""
+        process = self.machines[name].processes.pop("guard", None)
+        if process is not None:
+            process.kill()
+            self.graveyard.append(process)
 
     def _forget(self, name: str) -> None:
         self.managers.pop(name, None)

@@ -52,6 +52,7 @@ class Recovery:
         decisions: DecisionLog,
         limit: FloatArray,
         *,
+        term_s: Callable[[], float],
         is_leader: Callable[[], bool],
         record_host: Callable[[str, Done | None], None],
         proven: Callable[[str, str], None],
@@ -59,7 +60,7 @@ class Recovery:
     ) -> None:
         """``proven`` has the VMs of a host that is down dealt with; ``record_host`` writes one.
 
-        ``limit[R]`` scales a host's capacity (overcommit, headroom).
+        ``term_s``: how long a lease lasts that may be held now. ``limit[R]`` scales a host's capacity (overcommit, headroom).
         """
         self._registry = registry
         self._epoch = epoch
@@ -73,12 +74,13 @@ class Recovery:
         self._announce = announce
         self._settings = settings
         self._limit = limit
+        self._term_s = term_s
         self._reserve_due_s = clock.monotonic_s() + RESERVE_EVERY_S
         self.reserve = ""
         self.core = RecoveryCore(
             registry,
             clock.monotonic_s(),
-            lease_s=settings.lease_s,
+            lease_s=term_s(),
             margin_s=settings.margin_s,
             fence_after_s=settings.fence_after_s,
             patience_s=settings.patience_s,
@@ -93,6 +95,7 @@ class Recovery:
 
     def tick(self) -> None:
         """Time went by."""
+        self.core.lease_s = self._term_s()
         self._runner.feed(events.Ticked(self._clock.wall_ms()))
         now_s = self._clock.monotonic_s()
         if self._settings.reserve == "largest_host" and now_s >= self._reserve_due_s:

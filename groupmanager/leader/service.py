@@ -161,7 +161,7 @@ class LeaderService:
         self.decisions = DecisionLog(
             clock, self.events, identity.manager_id, self._decision_files.add
         )
-        self._authority = Authority(coordinator, fence, settings.recovery.lease_s, clock, step_down)
+        self._authority = Authority(coordinator, fence, settings.recovery, clock, step_down)
         self.drains = Drains(
             self.registry,
             settings.placement.overcommit.factors(),
@@ -228,6 +228,7 @@ class LeaderService:
             drivers,
             self.decisions,
             self.energy.core.limit,
+            term_s=lambda: self._authority.term_s,
             is_leader=is_leader,
             record_host=self.record_host,
             proven=lambda host_id, proof: self._submissions.feed(
@@ -261,6 +262,7 @@ class LeaderService:
             ExecutionError: the record cannot be read.
         """
         loaded = await takeover.read_record(self._coordinator, self._fence)
+        await self._authority.load()
         await self.energy.load(self._coordinator)
         await self.autonomy.load(self._coordinator)
         self.decisions.load(await asyncio.to_thread(self._decision_files.read))

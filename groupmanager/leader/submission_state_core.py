@@ -265,11 +265,15 @@ def announce(registry: Registry, vm: VmEntry, cause: str) -> Announce:
     )
 
 
+NO_REASON: Final = "it failed on its host; why is not recorded, and the host is out of reach"
+"""Seed 1136: it had failed under a leader that died before the task had ended."""
+
+
 def outcome_of(vm: VmEntry) -> TaskVmRecord:
     """What became of a VM, for its submission."""
     error = None
     if vm.state is VmState.FAILED:
-        error = ErrorReport(vm.error_code or VmErrorCode.START_FAILED, vm.reason)
+        error = ErrorReport(vm.error_code or VmErrorCode.START_FAILED, vm.reason or NO_REASON)
     elif vm.state is VmState.DESTROYED:
         error = ErrorReport(VmErrorCode.DESTROYED, "destroyed before it ran")
     return TaskVmRecord(vm.vm_id, vm.name, vm.state, vm.host_id, vm.ip_address, error)

@@ -301,6 +301,8 @@ class SimulatedHypervisor(HostListener):
             last = await self._stream(vm, options, on_progress)
             await self.world.work(self.host, "migrate_out")
             self._check_connected()
+            if vm.state is not VmState.MIGRATING:
+                raise ExecutionError(f"VM {vm.spec.name!r} stopped while it was migrating")
             if self.world.migrations_halt:
                 self._enter(vm, VmState.PAUSED, ChangeKind.PAUSED, "migration")
                 raise ExecutionError(f"the migration of {vm.spec.name!r} stopped half-way")

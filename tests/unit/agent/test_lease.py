@@ -1,3 +1,4 @@
+# pyright: reportPrivateUsage=false
 """A host's lease: what is fenced when it is over, and what is not."""
 
 import asyncio
@@ -97,3 +98,48 @@ async def test_what_may_run_again_by_the_time_it_is_found_runs_on(rig: Rig) -> N
         await asyncio.sleep(0)
     assert rig.states() == {VmState.RUNNING}
     assert not rig.told.is_set()
+
+
+def lease_of(rig: Rig, settings: LeaseSettings, *, enabled: bool = True) -> HostLease:
+    """What the next agent of the host keeps."""
+    return HostLease(
+        settings,
+        enabled=enabled,
+        file=rig.file,
+        hypervisor=rig.hypervisor,
+        clock=rig.clock,
+        link=lambda: cast(Link | None, rig.link),
+        fenced=rig.told.set,
+    )
+
+
+async def test_a_guest_that_the_guard_killed_was_fenced_too(rig: Rig) -> None:
+    """libvirt hung, and says afterwards that its process crashed."""
+    rig.hypervisor.goes_on.set()
+    await rig.told.wait()
+    for vm in rig.hypervisor.host.vms.values():
+        vm.state = VmState.FAILED
+    (report,) = rig.lease.mark(await rig.hypervisor.inventory())
+    assert report.fenced
+
+
+async def test_another_grace_counts_once_the_leader_and_the_guard_go_by_it(rig: Rig) -> None:
+    """Both wait for the longer one, and guests are off by the shorter one."""
+    for grace_s in (0.5, 600.0):
+        lease = lease_of(rig, LeaseSettings(grace_s=grace_s))
+        assert lease.lease_s == max(1.0, grace_s)
+        assert lease._core.grace_s == min(1.0, grace_s)
+    rig.link = Granting()
+    lease = lease_of(rig, LeaseSettings(grace_s=600.0))
+    lease.start()
+    await lease.require()
+    assert (lease.lease_s, lease._core.grace_s) == (600.0, 600.0)
+    assert rig.file.read().grace_s == 600.0
+    await lease.close()
+
+
+def test_a_setting_does_not_take_a_promise_back(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    assert lease_of(rig, LeaseSettings(enabled="never"), enabled=False).lease_s > 0
+    rig.file.path.unlink()
+    assert lease_of(rig, LeaseSettings(enabled="never"), enabled=False).lease_s == 0
