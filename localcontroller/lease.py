@@ -84,7 +84,9 @@ class HostLease:
         state = file.read()
         if state.until_s > NEVER and not enabled:
             # A lease is a promise to the leader, and the guard keeps it: no setting takes it back.
-            logger.warning("this host has held a lease: lease.enabled takes effect at its next boot")
+            logger.warning(
+                "this host has held a lease: lease.enabled takes effect at its next boot"
+            )
             enabled = True
         self.enabled = enabled
         self._settings = settings
@@ -152,8 +154,7 @@ class HostLease:
             self._file.write(self._state)
         return [
             msgspec.structs.replace(report, fenced=True)
-            if report.state in _OFF
-            and self._state.fenced.get(report.vm_id) == report.generation
+            if report.state in _OFF and self._state.fenced.get(report.vm_id) == report.generation
             else report
             for report in reports
         ]
