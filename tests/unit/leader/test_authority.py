@@ -52,11 +52,10 @@ async def renewed(authority: Authority) -> AsyncGenerator[None]:
     """While its first renewal of this moment has been applied."""
     task = asyncio.create_task(authority.keep())
     try:
-        async with asyncio.timeout(5):
-            for _ in range(50):
-                await asyncio.sleep(0)
-            while authority.left_s() <= 0:
-                await asyncio.sleep(0.01)
+        for tries in range(1000):
+            if tries > 50 and authority.left_s() > 0:
+                break
+            await asyncio.sleep(0 if tries <= 50 else 0.005)
         yield
     finally:
         task.cancel()
