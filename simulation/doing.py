@@ -9,7 +9,6 @@ from snooze.simulation.ghosts import Ghosts
 from snooze.simulation.network import Weather
 from snooze.simulation.world import World
 
-
 _STOPPED = {"pause": "snooze", "freeze": "hypervisor", "pause_guard": "guard"}
 """The process that a deed stops."""
 

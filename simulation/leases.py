@@ -1,7 +1,7 @@
 """What keeps a host's lease in a world: its notes on the machine's disk, and the guard.
 
-The lease itself is the product's (``localcontroller/lease.py``, ``common/lease_core.py``), and so is
-what the guard decides by (``fence_guard.Guard``). Here are the file that the two share, and what
+The lease itself is the product's (``localcontroller/lease.py``, ``common/lease_core.py``), and so
+is what the guard decides by (``fence_guard.Guard``). Here are the file that the two share, and what
 the guard does to guests: libvirt switches them off, or, if it hangs for ``LIBVIRT_S``, their
 processes are killed and libvirt finds out later.
 """

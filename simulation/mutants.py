@@ -24,6 +24,7 @@ from snooze.groupmanager.leader.journal import Journal
 from snooze.groupmanager.leader.membership_core import MembershipCore
 from snooze.groupmanager.leader.recovery_core import RecoveryCore, Watch
 from snooze.groupmanager.leader.recovery_events import PowerAnswered, PowerOutcome
+from snooze.groupmanager.leader.registry import HostEntry
 from snooze.groupmanager.leader.submission_core import SubmissionCore
 from snooze.groupmanager.leader.submission_events import (
     AnswerSubmission,
@@ -31,7 +32,6 @@ from snooze.groupmanager.leader.submission_events import (
     Submitted,
     UpdateRecords,
 )
-from snooze.groupmanager.leader.registry import HostEntry
 from snooze.groupmanager.manager.host_table import HostTable
 from snooze.groupmanager.manager.leases import Leases
 from snooze.localcontroller.agent_core import AgentCore

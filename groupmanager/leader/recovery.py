@@ -60,7 +60,8 @@ class Recovery:
     ) -> None:
         """``proven`` has the VMs of a host that is down dealt with; ``record_host`` writes one.
 
-        ``term_s``: how long a lease lasts that may be held now. ``limit[R]`` scales a host's capacity (overcommit, headroom).
+        ``limit[R]`` scales a host's capacity (overcommit, headroom); ``term_s``: how long a lease
+        lasts that may be held now.
         """
         self._registry = registry
         self._epoch = epoch

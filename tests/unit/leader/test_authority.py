@@ -1,4 +1,4 @@
-"""The root of every lease: its term is recorded before it is granted, and waited for by the next."""
+"""The root of every lease: its term is recorded before it is granted, and waited for after."""
 
 import asyncio
 from collections.abc import AsyncGenerator
