@@ -91,6 +91,7 @@ class HostRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     cannot be asked. ``state`` is written before what it announces is ordered; ``tries`` counts
     wake-ups or fencings that failed; ``note`` says why, for people. ``drain_until_ms``: a person
     wants it empty until then (negative: without a deadline); ``evacuated``: VMs that left for that.
+    ``relieved_ms``: when it last took part in relieving an overload.
     """
 
     host_id: str
@@ -109,6 +110,7 @@ class HostRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     drain_until_ms: int = 0
     evacuated: tuple[str, ...] = ()
     note: str = ""
+    relieved_ms: int = 0
 
 
 class LeaseRecord(msgspec.Struct, frozen=True):
@@ -126,7 +128,8 @@ class VmRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     ``template``: the user's libvirt XML, compressed by zlib; ``state``: the last settled one.
     ``generation`` is raised and recorded before a restart elsewhere is ordered; ``highest``: the
     highest ever recorded, if its host came back with a lower one; ``restarts_ms``: when it was
-    restarted, the latest few. ``left``, ``moved_ms``: the host that it last left alive, and when.
+    restarted, the latest few. ``left``, ``moved_ms``: the host that it last left alive, and when;
+    ``stuck_ms``: when it could last not be moved.
     """
 
     vm_id: str
@@ -149,6 +152,7 @@ class VmRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     highest: int = 0
     left: str = ""
     moved_ms: int = 0
+    stuck_ms: int = 0
 
     def spec(self) -> VmSpec:
         """What a host needs to start it."""

@@ -76,22 +76,26 @@ def choose_relief(question: ReliefQuestion) -> Relief:
     for vm in question.vms:
         found: Target | None = None
         for host in targets:
-            why = _why_not(vm, host, question.middle)
+            why = why_not(vm, host, question.middle)
             if not why and found is None:
                 found = host
                 continue
-            said = why or f"possible, {_share(vm, host):.0%} of its cores then; fuller ones first"
+            said = (
+                why or f"possible, {share_with(vm, host):.0%} of its cores then; fuller ones first"
+            )
             others.append(f"{host.name} for {vm.name}: {said}")
         if found is not None:
             return Relief(vm.id, found.id, tuple(others[:MAX_LINES]))
     return Relief(others=tuple(others[:MAX_LINES]))
 
 
-def _share(vm: Burden, host: Target) -> float:
+def share_with(vm: Burden, host: Target) -> float:
+    """How much of its cores a host would use with the VM."""
     return (host.uses_cores + vm.uses_cores) / max(host.cores, SLACK)
 
 
-def _why_not(vm: Burden, host: Target, middle: float) -> str:
+def why_not(vm: Burden, host: Target, middle: float) -> str:
+    """Why the host does not take the VM; empty: it does."""
     if host.uses_cores < 0:
         return "what it uses is not known"
     if host.id == vm.left:
@@ -99,6 +103,6 @@ def _why_not(vm: Burden, host: Target, middle: float) -> str:
     pairs = zip(vm.asked, host.free, strict=True)
     if any(need > free + SLACK * max(1.0, free) for need, free in pairs):
         return "no room for what it asked for"
-    if _share(vm, host) > middle:
-        return f"{_share(vm, host):.0%} of its cores would be used"
+    if share_with(vm, host) > middle:
+        return f"{share_with(vm, host):.0%} of its cores would be used"
     return ""

@@ -57,6 +57,8 @@ class OutcomeKind(StrEnum):
     """It, or a VM on it, changed too lately."""
     NO_BENEFIT = "no_benefit"
     NO_ROOM = "no_room"
+    NOT_TRIED = "not_tried"
+    """Less loaded hosts found no room."""
     NOT_MOVABLE = "not_movable"
     LIMIT_REACHED = "limit_reached"
     LEFT_OUT = "left_out"

@@ -265,7 +265,7 @@ class _Decision:
         for host in hosts_in_order(bench.underloaded & ~bench.overloaded, order):
             if failures >= self.policy.patience:
                 message = "less loaded hosts could not be emptied either"
-                bench.tell(host, OutcomeKind.NO_ROOM, message)
+                bench.tell(host, OutcomeKind.NOT_TRIED, message)
                 continue
             if not self._empty(host):
                 failures += 1
@@ -296,6 +296,8 @@ class _Decision:
             return True
         cost = policy.worth * sum(self._lost(host, bundle) for bundle in bundles)
         before_w = self._power_w()
+        if before_w is None and not self._pays(host, bundles, before_w, cost):
+            return True
         bundles.sort(key=lambda bundle: -float(bench.use(host, bundle).max(initial=0.0)))
         targets = self._places_for(host, bundles)
         if len(targets) < len(bundles):
@@ -306,19 +308,31 @@ class _Decision:
             bench.undo(bundles[: len(targets)], host)
             bench.tell(host, OutcomeKind.NO_ROOM, message)
             return False
-        benefit = self._saving(host, before_w) * policy.payback_s
-        if benefit <= policy.margin * cost:
+        if not self._pays(host, bundles, before_w, cost):
             bench.undo(bundles, host)
-            message = f"moving costs {cost:.0f} s of the host's work and saves {benefit:.0f} s"
-            for bundle in bundles:
-                bench.refuse(bundle, ReasonCode.NO_BENEFIT, message)
-            bench.tell(host, OutcomeKind.NO_BENEFIT, message, 0, benefit, cost)
             return True
+        benefit = self._saving(host, before_w) * policy.payback_s
         for bundle, target in zip(bundles, targets, strict=True):
             bench.record(bundle, host, target)
         bench.sleeps.append(host)
         bench.tell(host, OutcomeKind.EMPTIED, f"{count} VMs leave", count, benefit, cost)
         return True
+
+    def _pays(
+        self, host: int, bundles: list[Bundle], before_w: FloatArray | None, cost: float
+    ) -> bool:
+        """Whether emptying ``host`` saves more than it costs; said, if it does not.
+
+        What it saves is known beforehand if nobody knows what hosts draw (``before_w`` is None).
+        """
+        benefit = self._saving(host, before_w) * self.policy.payback_s
+        if benefit > self.policy.margin * cost:
+            return True
+        message = f"moving costs {cost:.0f} s of the host's work and saves {benefit:.0f} s"
+        for bundle in bundles:
+            self.bench.refuse(bundle, ReasonCode.NO_BENEFIT, message)
+        self.bench.tell(host, OutcomeKind.NO_BENEFIT, message, 0, benefit, cost)
+        return False
 
     def _places_for(self, host: int, bundles: list[Bundle]) -> list[int]:
         """Put bundles of ``host`` elsewhere, one after the other, as far as there is room."""

@@ -13,6 +13,7 @@ kind           question                            decided by
 ``overload``   ``relief_question.ReliefQuestion``     ``relief_question.choose_relief``
 ``takeover``   ``takeover_question.PowerTakeover``    ``takeover_question.continue_power``
 ``dispatch``   ``dispatch_question.DispatchQuestion`` ``dispatch_question.choose_managers``
+``emptying``   ``emptying_question.EmptyingQuestion`` ``emptying_question.choose_emptying``
 =============  ==================================  ===========================================
 """
 
@@ -24,6 +25,7 @@ from typing import Final
 import msgspec
 
 from snooze.scheduling.dispatch_question import Dispatched, DispatchQuestion, choose_managers
+from snooze.scheduling.emptying_question import Emptying, EmptyingQuestion, choose_emptying
 from snooze.scheduling.energy_question import (
     Choice,
     SleepQuestion,
@@ -49,6 +51,7 @@ RESTART: Final = "restart"
 RELIEF: Final = "overload"
 TAKEOVER: Final = "takeover"
 DISPATCH: Final = "dispatch"
+EMPTYING: Final = "emptying"
 MAX_BYTES: Final = 1024 * 1024
 """Compressed; of what is more nothing is kept."""
 
@@ -60,8 +63,9 @@ Question = (
     | ReliefQuestion
     | PowerTakeover
     | DispatchQuestion
+    | EmptyingQuestion
 )
-Answer = Choice | Ruling | Relief | Continuation | Dispatched
+Answer = Choice | Ruling | Relief | Continuation | Dispatched | Emptying
 
 
 class _Document(msgspec.Struct, frozen=True):
@@ -106,6 +110,10 @@ class Replayed:
             names = self._names()
             said = [f"{self.kind}: a manager for {len(answer.managers)} VMs"]
             said += [f"  {names.get(vm, vm)}: {names.get(at, at)}" for vm, at in answer.managers]
+        elif isinstance(answer, Emptying):
+            names = self._names()
+            said = [f"{self.kind}: {len(answer.moves)} VMs leave"]
+            said += [f"  {names.get(vm, vm)} to {names.get(to, to)}" for vm, to in answer.moves]
         else:
             names = self._names()
             said = [f"{self.kind}: {len(names)} hosts could, {len(answer.hosts)} do"]
@@ -118,7 +126,7 @@ class Replayed:
                 return {host.id: host.name for host in self.question.idle}
             case WakeQuestion():
                 return {host.id: host.name for host in self.question.sleepers}
-            case ReliefQuestion():
+            case ReliefQuestion() | EmptyingQuestion():
                 names = {vm.id: vm.name for vm in self.question.vms}
                 return names | {host.id: host.name for host in self.question.targets}
             case DispatchQuestion():
@@ -195,6 +203,12 @@ def _dispatch(question: bytes, answer: bytes) -> Replayed:
     return Replayed(DISPATCH, asked, choose_managers(asked), recorded)
 
 
+def _emptying(question: bytes, answer: bytes) -> Replayed:
+    asked = msgspec.json.decode(question, type=EmptyingQuestion)
+    recorded = msgspec.json.decode(answer, type=Emptying)
+    return Replayed(EMPTYING, asked, choose_emptying(asked), recorded)
+
+
 _KINDS: Final[dict[str, Callable[[bytes, bytes], Replayed]]] = {
     SLEEP: _sleep,
     WAKE: _wake,
@@ -203,4 +217,5 @@ _KINDS: Final[dict[str, Callable[[bytes, bytes], Replayed]]] = {
     RELIEF: _relief,
     TAKEOVER: _takeover,
     DISPATCH: _dispatch,
+    EMPTYING: _emptying,
 }

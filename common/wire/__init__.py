@@ -72,6 +72,7 @@ from snooze.common.wire.manager_link import (
     DirectHosts,
     ForgetHost,
     Happened,
+    Held,
     HostDetail,
     HostDetails,
     HostDirective,
@@ -80,6 +81,7 @@ from snooze.common.wire.manager_link import (
     HostImages,
     HostJoined,
     HostOverloaded,
+    HostToEmpty,
     JudgeDecision,
     LeaderOrder,
     ManagerAnswer,
@@ -106,6 +108,7 @@ from snooze.common.wire.manager_link import (
     VmOrder,
     VmOrderDone,
     VmsChanged,
+    VmStuck,
 )
 
 __all__ = [
@@ -126,6 +129,7 @@ __all__ = [
     "FinishIncoming",
     "ForgetHost",
     "Happened",
+    "Held",
     "HostAnswer",
     "HostDescription",
     "HostDetail",
@@ -142,6 +146,7 @@ __all__ = [
     "HostRequest",
     "HostSamples",
     "HostState",
+    "HostToEmpty",
     "HostWelcome",
     "HypervisorSummary",
     "ImagesChanged",
@@ -191,6 +196,7 @@ __all__ = [
     "VmOrder",
     "VmOrderDone",
     "VmStatus",
+    "VmStuck",
     "VmsChanged",
     "assignment_epoch",
 ]

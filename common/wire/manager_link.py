@@ -3,7 +3,7 @@
 import msgspec
 
 from snooze.common.api import ImageView
-from snooze.common.decisions import Decision
+from snooze.common.decisions import Decision, DecisionKind
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand
 from snooze.common.vms import LooseDisk, MigrationProgress, VmReport, VmSpec
@@ -134,12 +134,20 @@ class VmMoved(msgspec.Struct, frozen=True, array_like=True):
     ago_s: float
 
 
+class VmStuck(msgspec.Struct, frozen=True, array_like=True):
+    """A VM could not be moved, so long ago."""
+
+    vm_id: str
+    ago_s: float
+
+
 class HostDirective(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the leader says of a host that joined, and whenever that changes.
 
     A host takes no VM before its first directive, while ``stale`` copies are being discarded, and
-    while it is not ``schedulable`` (drained, or in maintenance). ``moved``: of its VMs those that
-    moved of late, so that a manager that is new to them does not move them back.
+    while it is not ``schedulable`` (drained, or in maintenance). The others are what a manager that
+    is new to the host is to know before it moves anything: ``moved`` of late, of its VMs, or
+    ``stuck``, not to be moved; ``relieved_ago_s``: since it took part in relieving an overload.
     """
 
     host_id: str
@@ -147,6 +155,8 @@ class HostDirective(msgspec.Struct, frozen=True, omit_defaults=True):
     stale: tuple[StaleCopy, ...] = ()
     schedulable: bool = True
     moved: tuple[VmMoved, ...] = ()
+    stuck: tuple[VmStuck, ...] = ()
+    relieved_ago_s: float | None = None
 
 
 class DirectHosts(msgspec.Struct, frozen=True, tag=True):
@@ -266,6 +276,26 @@ class HostOverloaded(msgspec.Struct, frozen=True, tag=True):
     vms: tuple[BusyVm, ...]
 
 
+class HostToEmpty(msgspec.Struct, frozen=True, tag=True):
+    """A host is worth emptying and no hosts of this manager can take what is on it.
+
+    Told again while that is so. ``kind``: underload or consolidation; ``vms``: all that is on it.
+    """
+
+    host_id: str
+    kind: DecisionKind
+    reason: str
+    vms: tuple[BusyVm, ...]
+
+
+class Held(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """What is not to be forgotten with this manager: ``hosts`` took part in relieving an overload,
+    ``vms`` could not be moved; just now."""
+
+    hosts: tuple[str, ...] = ()
+    vms: tuple[str, ...] = ()
+
+
 ManagerAnswer = (
     PlacementAnswer | VmOrderDone | RelayedAnswer | Accepted | HostDetails | DecisionMade
 )
@@ -368,6 +398,8 @@ ManagerNotice = (
     | VmMigrationMoved
     | DecisionMade
     | HostOverloaded
+    | HostToEmpty
+    | Held
 )
 
 

@@ -5,6 +5,7 @@ manager decides nothing before it has heard (``manager/autonomy.py``).
 """
 
 import asyncio
+import functools
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ from snooze.common.autonomy import (
     AutonomyRule,
     AutonomyWindow,
     Scope,
+    strictest,
 )
 from snooze.common.clock import Clock
 from snooze.common.coordination.port import Coordinator, Create, Put
@@ -109,12 +111,14 @@ class LeaderAutonomy:
         host_ids = (host.description.host_id,)
         return self.control.mode(kind, self._clock.wall_ms(), host.manager_id, host_ids)
 
-    def overload_mode(
-        self, manager_id: str, host_ids: Collection[str], vm_ids: Collection[str]
+    def moving_mode(
+        self, kind: DecisionKind, host_ids: Collection[str], vm_ids: Collection[str]
     ) -> DecisionMode:
-        """What may be done about an overload that these take part in."""
-        now_ms = self._clock.wall_ms()
-        return self.control.mode(DecisionKind.OVERLOAD, now_ms, manager_id, host_ids, vm_ids)
+        """What may be done of a kind if these take part, whichever managers' the hosts are."""
+        now_ms, hosts = self._clock.wall_ms(), self._registry.hosts
+        managers = sorted({hosts[host_id].manager_id for host_id in host_ids if host_id in hosts})
+        modes = [self.control.mode(kind, now_ms, m, host_ids, vm_ids) for m in managers]
+        return functools.reduce(strictest, modes, DecisionMode.AUTO)
 
     def may_restart(self, vm: VmEntry) -> bool:
         """Whether a VM of a dead host may be started elsewhere by itself; else people are asked."""

@@ -111,6 +111,10 @@ class Drains:
             )
         )
 
+    def are_under_way(self) -> bool:
+        """Whether a host is being emptied, or given its VMs back."""
+        return self._core.is_at_work()
+
     def tick(self, *, settled: bool) -> None:
         """Time went by."""
         self._runner.feed(events.DrainTicked(self._clock.wall_ms(), settled))

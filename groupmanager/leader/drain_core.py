@@ -193,6 +193,10 @@ class DrainCore:
         """Whether a drain or a return concerns the host."""
         return any(host_id in job.host_ids for job in self._jobs.values())
 
+    def is_at_work(self) -> bool:
+        """Whether any drain or return is under way."""
+        return bool(self._jobs)
+
     @staticmethod
     def _answered(request_id: int, step: Callable[[], list[DrainEffect]]) -> list[DrainEffect]:
         try:

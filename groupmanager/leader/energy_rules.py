@@ -77,6 +77,14 @@ def room_of(hosts: Iterable[HostEntry], limit: FloatArray) -> FloatArray:
     return room
 
 
+def free_on(registry: Registry, host: HostEntry, limit: FloatArray) -> FloatArray:
+    """``[R]``: what may still be promised on a host."""
+    loads = loads_of(registry)
+    [row] = loads.rows_of(frozenset({host.description.host_id}))
+    free: FloatArray = loads.capacity[row] * limit - loads.held[row]
+    return np.maximum(free, 0.0)
+
+
 def fleet_of(registry: Registry, limit: FloatArray) -> Fleet:
     """What is up (rule 3), by id."""
     loads = loads_of(registry)

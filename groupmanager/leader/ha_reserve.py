@@ -5,8 +5,9 @@ hosts that are up. That is what placement would do after a failure, and errs on 
 cleverer packing may still fit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -41,14 +42,21 @@ class Shortfall:
         )
 
 
+NOWHERE: Final[Mapping[str, str]] = MappingProxyType({})
+
+
 def shortfall(
-    registry: Registry, limit: FloatArray, staying: frozenset[str] | None = None
+    registry: Registry,
+    limit: FloatArray,
+    staying: frozenset[str] | None = None,
+    moved: Mapping[str, str] = NOWHERE,
 ) -> Shortfall | None:
     """The first host whose loss could not be absorbed; None if every loss could.
 
     Args:
         limit: ``[R]``, scales the hosts' capacity (overcommit, headroom).
         staying: the hosts that stay up; None: all that are.
+        moved: VMs as if they were on hosts other than theirs, which are not among those that stay.
     """
     loads = loads_of(registry)
     rows = np.flatnonzero(loads.takes)
@@ -57,15 +65,31 @@ def shortfall(
     if len(rows) == 0:
         return None
     free = loads.capacity[rows] * limit - loads.held[rows]
+    moving, arrived = loads.moving[rows].copy(), _arrived(registry, moved)
+    for host_id, vms in arrived.items():
+        at = np.isin(rows, np.array(loads.rows_of(frozenset({host_id})), dtype=np.int64))
+        for vm in vms:
+            free[at] -= vm.demand.as_array()
+            moving[at] += vm.demand.as_array() * moves(vm)
     scale = np.maximum(free.max(axis=0), 1.0)
-    heavy = (loads.moving[rows] / scale).max(axis=1)
+    heavy = (moving / scale).max(axis=1)
     for index in np.argsort(-heavy, kind="stable")[:MOST]:
         host_id = loads.ids[rows[index]]
-        needs = [vm for vm in registry.vms_of_host(host_id) if vm.state in HOLDS_CAPACITY]
+        here = [*registry.vms_of_host(host_id), *arrived.get(host_id, ())]
+        needs = [vm for vm in here if vm.state in HOLDS_CAPACITY]
         left = _unplaced([vm for vm in needs if moves(vm)], free, int(index), scale)
         if left:
             return Shortfall(host_id, registry.hosts[host_id].description.hostname, left)
     return None
+
+
+def _arrived(registry: Registry, moved: Mapping[str, str]) -> dict[str, list[VmEntry]]:
+    """The VMs that would be there, by host."""
+    found: dict[str, list[VmEntry]] = {}
+    for key, host_id in moved.items():
+        if (vm := registry.vms.get(key)) is not None:
+            found.setdefault(host_id, []).append(vm)
+    return found
 
 
 def _unplaced(vms: Sequence[VmEntry], free: FloatArray, lost: int, scale: FloatArray) -> list[str]:

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import assert_never
 
 from snooze.common.clock import Clock
@@ -21,7 +21,7 @@ from snooze.common.task_set import TaskSet
 from snooze.common.wire import Accepted, DirectHosts, HostDirective
 from snooze.groupmanager.leader import recovery_events as events
 from snooze.groupmanager.leader.decision_log import DecisionLog
-from snooze.groupmanager.leader.ha_reserve import shortfall
+from snooze.groupmanager.leader.ha_reserve import NOWHERE, shortfall
 from snooze.groupmanager.leader.journal import Done
 from snooze.groupmanager.leader.manager_links import PLACE_TIMEOUT_S, ManagerLinks
 from snooze.groupmanager.leader.membership_core import Announce, RecordHost
@@ -114,11 +114,14 @@ class Recovery:
             self._announce(Announce(kind, subject, text))
         self.reserve = message
 
-    def lacks(self, staying: frozenset[str]) -> str:
-        """Why the hosts that stay up could not take in the VMs of one that fails; or nothing."""
+    def lacks(self, staying: frozenset[str], moved: Mapping[str, str] = NOWHERE) -> str:
+        """Why the hosts that stay up could not take in the VMs of one that fails; or nothing.
+
+        ``moved``: VMs as if they were on other hosts than they are.
+        """
         if self._settings.reserve != "largest_host":
             return ""
-        found = shortfall(self._registry, self._limit, staying)
+        found = shortfall(self._registry, self._limit, staying, moved)
         return found.message if found is not None else ""
 
     def heard(self, manager_id: str, host_ids: list[str]) -> None:

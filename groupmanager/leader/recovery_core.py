@@ -40,7 +40,7 @@ from snooze.common.errors import ErrorReport
 from snooze.common.records import HostPower
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import FailureAction
-from snooze.common.wire import HostDirective, StaleCopy, VmMoved
+from snooze.common.wire import HostDirective, StaleCopy, VmMoved, VmStuck
 from snooze.groupmanager.leader.membership_core import Announce, RecordHost
 from snooze.groupmanager.leader.recovery_events import (
     AnswerPerson,
@@ -384,6 +384,8 @@ class RecoveryCore:
                 self._stale(host_id),
                 not host.maintenance,
                 self._moved(host_id),
+                self._stuck(host_id),
+                (self.now_ms - host.relieved_ms) / 1000 if host.relieved_ms else None,
             )
             self.directed[host_id] = directive
             by_manager.setdefault(host.manager_id, []).append(directive)
@@ -396,6 +398,15 @@ class RecoveryCore:
             VmMoved(vm.vm_id, vm.left, max(0.0, (self.now_ms - vm.moved_ms) / 1000))
             for vm in self.registry.vms_of_host(host_id)
             if vm.left and vm.moved_ms > since_ms
+        )
+
+    def _stuck(self, host_id: str) -> tuple[VmStuck, ...]:
+        """The VMs of a host that could not be moved of late."""
+        since_ms = self.now_ms - round(MOVED_S * 1000)
+        return tuple(
+            VmStuck(vm.vm_id, max(0.0, (self.now_ms - vm.stuck_ms) / 1000))
+            for vm in self.registry.vms_of_host(host_id)
+            if vm.stuck_ms > since_ms
         )
 
     def _stale(self, host_id: str) -> tuple[StaleCopy, ...]:

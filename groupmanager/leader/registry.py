@@ -121,7 +121,7 @@ class HostEntry:
     ``in_record``: the record has it as a host that may have VMs; ``away``: what the record says, or
     is about to.
     ``state``, ``state_since_ms``, ``tries``, ``maintenance``, ``drain_until_ms``, ``evacuated``,
-    ``note``: as in ``HostRecord``. Each
+    ``note``, ``relieved_ms``: as in ``HostRecord``. Each
     field has one core that changes it; all then order the record of the whole entry.
     ``silent``: its link was silent before it was closed. ``fencing``: it is being switched off, and
     gets no manager. ``down``: what is proven to be off on it since it was seen last.
@@ -144,6 +144,7 @@ class HostEntry:
     drain_until_ms: int = 0
     evacuated: tuple[str, ...] = ()
     note: str = ""
+    relieved_ms: int = 0
     silent: bool = False
     fencing: bool = False
     down: "Down | None" = None
@@ -176,6 +177,7 @@ class HostEntry:
             drain_until_ms=record.drain_until_ms,
             evacuated=record.evacuated,
             note=record.note,
+            relieved_ms=record.relieved_ms,
         )
 
     def record(self) -> HostRecord:
@@ -198,6 +200,7 @@ class HostEntry:
             self.drain_until_ms,
             self.evacuated,
             self.note,
+            self.relieved_ms,
         )
 
     def join(self, description: HostDescription, manager_id: str, epoch: int, now_s: float) -> None:
@@ -236,7 +239,8 @@ class VmEntry:
     will say where it is. ``plan``, ``retry_s``: its restart, and when that goes on at the earliest.
     ``asks``: only a person has it restarted. ``revives``: it is to be started where it is.
     ``highest``: the highest generation that was recorded, if that is not ``generation``.
-    ``left``, ``moved_ms``: the host that it last left alive, and when.
+    ``left``, ``moved_ms``: the host that it last left alive, and when; ``stuck_ms``: when it could
+    last not be moved.
     """
 
     vm_id: str
@@ -277,6 +281,7 @@ class VmEntry:
     revives: bool = False
     left: str = ""
     moved_ms: int = 0
+    stuck_ms: int = 0
     table: Table | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -58,11 +58,12 @@ class MoveAway:
 
 ReliefEffect = Decided | MoveAway | WantRoom
 
-ModeOf = Callable[[str, Collection[str], Collection[str]], DecisionMode]
-"""Of ``OVERLOAD``, by manager, hosts and VMs."""
+ModeOf = Callable[[DecisionKind, Collection[str], Collection[str]], DecisionMode]
+"""What may be done of a kind, if these hosts and VMs take part."""
 
 
-def _always(manager_id: str, hosts: Collection[str], vms: Collection[str]) -> DecisionMode:
+def always(kind: DecisionKind, hosts: Collection[str], vms: Collection[str]) -> DecisionMode:
+    """Anything may be done."""
     return DecisionMode.AUTO
 
 
@@ -74,7 +75,7 @@ class ReliefCore:
     limit: FloatArray
     middle: float
     hold_s: float
-    mode_of: ModeOf = _always
+    mode_of: ModeOf = always
     open: dict[str, str] = field(default_factory=dict[str, str])
     rests_until_s: dict[str, float] = field(default_factory=dict[str, float])
     proposed: dict[str, tuple[HostOverloaded, Relief, float]] = field(
@@ -98,8 +99,8 @@ class ReliefCore:
         question = self._question(host, told, now_ms)
         answer = choose_relief(question)
         if not answer.vm:
-            return self._want(host, question, manager_id)
-        mode = self.mode_of(manager_id, (told.host_id, answer.target), (answer.vm,))
+            return self._want(host, question)
+        mode = self.mode_of(DecisionKind.OVERLOAD, (told.host_id, answer.target), (answer.vm,))
         if mode is DecisionMode.OFF:
             return []
         decided = self._decided(host, told, question, answer, mode)
@@ -184,15 +185,13 @@ class ReliefCore:
             vms.append(Burden(vm.vm_id, vm.name, wish.uses_cores, vm.demand.as_tuple(), left))
         return ReliefQuestion(host.description.hostname, tuple(vms), targets, self.middle)
 
-    def _want(
-        self, host: HostEntry, question: ReliefQuestion, manager_id: str
-    ) -> list[ReliefEffect]:
+    def _want(self, host: HostEntry, question: ReliefQuestion) -> list[ReliefEffect]:
         """Rule 3."""
         sleeps = bool(self.registry.hosts.in_state({HostPower.ASLEEP}))
         if not question.vms or not sleeps:
             return []
         host_id = host.description.host_id
-        if self.mode_of(manager_id, (host_id,), ()) is not DecisionMode.AUTO:
+        if self.mode_of(DecisionKind.OVERLOAD, (host_id,), ()) is not DecisionMode.AUTO:
             return []
         demand: FloatArray = np.array(question.vms[0].asked)
         name = f"the load of {host.description.hostname} ({question.vms[0].name})"

@@ -35,11 +35,13 @@ from snooze.common.wire import (
     DecisionMade,
     ForgetHost,
     Happened,
+    Held,
     HostDisks,
     HostGone,
     HostImages,
     HostJoined,
     HostOverloaded,
+    HostToEmpty,
     LeaseGranted,
     ManagerDescription,
     ManagerHello,
@@ -60,6 +62,7 @@ from snooze.common.wire import (
 from snooze.groupmanager.leader import membership_core as membership
 from snooze.groupmanager.leader import submission_events as submissions
 from snooze.groupmanager.leader import takeover
+from snooze.groupmanager.leader.across import Across
 from snooze.groupmanager.leader.address_leases import AddressLeases
 from snooze.groupmanager.leader.authority import Authority
 from snooze.groupmanager.leader.autonomy import LeaderAutonomy
@@ -75,7 +78,6 @@ from snooze.groupmanager.leader.orphan_disks import OrphanDisks
 from snooze.groupmanager.leader.record_writes import updates
 from snooze.groupmanager.leader.recovery import Recovery
 from snooze.groupmanager.leader.registry import Registry
-from snooze.groupmanager.leader.relief import Reliefs
 from snooze.groupmanager.leader.submission_core import SubmissionCore
 from snooze.groupmanager.leader.submission_effects import SubmissionEffects
 from snooze.groupmanager.leader.task_waiters import TaskWaiters
@@ -201,7 +203,7 @@ class LeaderService:
             record_host=self.record_host,
             announce=self._announce,
             decided=self.decisions.add,
-            ha_lacks=self._ha_lacks,
+            ha_lacks=lambda staying: self.recovery.lacks(frozenset(staying)),
         )
         self.autonomy = LeaderAutonomy(
             settings.autonomy,
@@ -216,8 +218,6 @@ class LeaderService:
         )
         self.energy.mode_of = self.autonomy.host_mode
         self.tasks.limit = self.energy.core.limit
-        self.reliefs = Reliefs(settings, epoch, clock, self.registry, self._ask_command)
-        self.reliefs.join(self.autonomy, self.energy, self.decisions)
         self.drains.join(self.energy)
         self.recovery = Recovery(
             self.registry,
@@ -239,6 +239,7 @@ class LeaderService:
         self.disks = OrphanDisks(
             self.registry, settings.recovery, epoch, clock, self.links, self._announce
         )
+        self.across = Across(settings, clock, self, self._ask_command)
         self.recovery.core.may_fence = self.autonomy.may_fence
         self.tasks.may_restart = self.autonomy.may_restart
         self._effects = SubmissionEffects(
@@ -285,7 +286,7 @@ class LeaderService:
     async def close(self, *, flush: bool) -> None:
         """Stop leading; with ``flush`` (a clean stop), queued records are written first."""
         self.ready = False
-        closing = (self.commands, self.drains, self.reliefs, self.energy, self.disks)
+        closing = (self.commands, self.drains, self.across, self.energy, self.disks)
         for part in (*closing, self.planner, self.recovery):
             await part.close()
         await self.journal.close(FLUSH_S if flush else 0.0)
@@ -327,7 +328,7 @@ class LeaderService:
                 self._submissions.feed(submissions.Ticked(self._clock.wall_ms(), self.settled))
                 self.recovery.tick()
                 self.drains.tick(settled=self.settled)
-                self.reliefs.tick()
+                self.across.tick(settled=self.settled)
                 self.energy.tick(settled=self.settled)
                 self.disks.tick(settled=self.settled)
 
@@ -388,8 +389,8 @@ class LeaderService:
                 self._migration_moved(notice.cause, notice.progress)
             case DecisionMade():
                 self.decisions.add(notice.decision)
-            case HostOverloaded():
-                self.reliefs.overloaded(manager_id, notice)
+            case HostOverloaded() | HostToEmpty() | Held():
+                self.across.told(manager_id, notice)
 
     def _migration_moved(self, task_id: str, progress: MigrationProgress) -> None:
         task = self.tasks.tasks.get(task_id)
@@ -561,9 +562,6 @@ class LeaderService:
     def _direct(self, host_id: str) -> None:
         self.recovery.direct(host_id)
 
-    def _ha_lacks(self, staying: frozenset[str]) -> str:
-        return self.recovery.lacks(staying)
-
     def _announce(self, effect: membership.Announce) -> None:
         self.events.add(effect.kind, effect.subject, effect.message, effect.cause)
 
@@ -586,6 +584,8 @@ class LeaderService:
                 self._effects.record_restarts(effect)
             case submissions.StartThere():
                 self._tasks.spawn(self._effects.start_there(effect))
+            case submissions.Crossed():
+                self._direct(effect.host_id)
             case submissions.Decided():
                 self.decisions.note(effect)
             case membership.Announce():

@@ -264,6 +264,13 @@ class StartThere:
 
 
 @dataclass(frozen=True, slots=True)
+class Crossed:
+    """A VM has come to a host from another manager's: tell the host's manager that it moved."""
+
+    host_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Decided:
     """A decision, or with the same ``key`` what became of it; the shell gives it id and time.
 
@@ -293,6 +300,7 @@ SubmissionEffect = (
     | TaskMoved
     | RecordRestarts
     | StartThere
+    | Crossed
     | Decided
     | Announce
 )

@@ -9,6 +9,7 @@ from snooze.common.vms import VmErrorCode
 from snooze.common.wire import VmStatus
 from snooze.groupmanager.leader.registry import Plan, VmEntry, vm_key
 from snooze.groupmanager.leader.submission_events import (
+    Crossed,
     SubmissionEffect,
     UpdateRecords,
     VmsReported,
@@ -105,7 +106,10 @@ class Reports(Restarts):
             vm.was = vm.state
         marker = (vm.state, vm.host_id, vm.generation)
         if vm.managed and vm.state in SETTLED and vm.recorded != marker:
-            _note_move(vm, event.now_ms)
+            if _note_move(vm, event.now_ms):
+                former = self.registry.hosts.get(vm.left)
+                if former is not None and former.manager_id != event.manager_id:
+                    effects.append(Crossed(vm.host_id))
             vm.recorded = marker
             changed.append(vm)
         if before is not vm.state and vm.managed:
@@ -264,10 +268,12 @@ def _recordable(vm: VmEntry) -> bool:
     return vm.managed and vm.state in SETTLED
 
 
-def _note_move(vm: VmEntry, now_ms: int) -> None:
-    """A VM that is on, with the generation that it had on another host, has moved."""
+def _note_move(vm: VmEntry, now_ms: int) -> bool:
+    """A VM that is on, with the generation that it had on another host, has moved: True."""
     if vm.recorded is None or vm.state not in _HAS_A_GUEST:
-        return
+        return False
     _, host_id, generation = vm.recorded
-    if host_id and vm.host_id and host_id != vm.host_id and generation == vm.generation:
-        vm.left, vm.moved_ms = host_id, now_ms
+    if not (host_id and vm.host_id and host_id != vm.host_id and generation == vm.generation):
+        return False
+    vm.left, vm.moved_ms = host_id, now_ms
+    return True

@@ -46,6 +46,7 @@ def record_of(vm: VmEntry) -> VmRecord:
         highest=vm.highest,
         left=vm.left,
         moved_ms=vm.moved_ms,
+        stuck_ms=vm.stuck_ms,
     )
 
 
@@ -104,6 +105,7 @@ def entry_of(record: VmRecord, now_s: float) -> VmEntry:
         highest=record.highest,
         left=record.left,
         moved_ms=record.moved_ms,
+        stuck_ms=record.stuck_ms,
         was=record.state,
     )
 

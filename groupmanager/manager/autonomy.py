@@ -72,7 +72,7 @@ class ManagerAutonomy:
                 self._runner.feed(events.AutonomyTicked(self._clock.wall_ms()))
 
     def forbid(self) -> None:
-        """Another leader: it says anew what may be done."""
+        """A leader is about to be joined: it says anew what may be done."""
         self._allowed = False
 
     def set(self, message: SetAutonomy) -> None:

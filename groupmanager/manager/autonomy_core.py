@@ -22,6 +22,8 @@ Rules:
    helped is told once, until the reason changes.
 8. A host for whose VMs there is no room here is told to the leader, again and again, with the VMs
    whose going would help: it finds a host of another manager, or wakes one (``relief_core.py``).
+   So is one that could be emptied were there room; and after a consolidation the least used host,
+   once (``emptying_core.py``).
 
 Invariant: of each kind at most one decision is ``RUNNING`` and at most one is ``PROPOSED``.
 
@@ -46,7 +48,7 @@ from snooze.common.decisions import (
 )
 from snooze.common.errors import Conflict, ErrorReport
 from snooze.common.resources import R
-from snooze.common.wire import BusyVm, DecisionMade, HostOverloaded
+from snooze.common.wire import DecisionMade, HostOverloaded, HostToEmpty
 from snooze.groupmanager.manager.autonomy_events import (
     AutonomyEvent,
     AutonomySet,
@@ -65,6 +67,7 @@ from snooze.groupmanager.manager.deciding_core import Deciding, Realm
 from snooze.groupmanager.manager.decision_story import Story
 from snooze.groupmanager.manager.look_core import Look
 from snooze.groupmanager.manager.manager_events import AnswerLeader, ManagerEffect, TellLeader
+from snooze.groupmanager.manager.offers_core import all_vms, busy_vms, least_used, without_room
 from snooze.scheduling import dump
 from snooze.scheduling.consolidation import Consolidation, Verdict
 from snooze.scheduling.deciding import DecisionKind as Recorded
@@ -72,14 +75,12 @@ from snooze.scheduling.detection import Detection, Watch
 from snooze.scheduling.dump import Prepared, relocate_and_prepare
 from snooze.scheduling.relocation import Outcome, OutcomeKind
 from snooze.scheduling.snapshot import BoolArray, HostState
-from snooze.scheduling.units import Properties
+from snooze.scheduling.units import Properties, number
 
 _OFF: Final = DecisionMode.OFF
 ASK_LEADER_S: Final = 15.0
 """Between two words to the leader of hosts that cannot be helped here."""
 MAX_ASKED: Final = 10
-MAX_BUSY: Final = 8
-"""VMs that are named to the leader of each host."""
 
 
 @dataclass(slots=True)
@@ -229,7 +230,7 @@ class Autonomy(Deciding):
 
     def _round(self) -> list[ManagerEffect]:
         kinds = (DecisionKind.OVERLOAD, DecisionKind.UNDERLOAD)
-        if all(self.mode(kind) is _OFF for kind in kinds) and not self.works:
+        if all(self.mode(kind) is _OFF for kind in kinds) and not self.works and not self._offers:
             self._watched = ()
             return []
         return self._begin_look(judge=True)
@@ -246,13 +247,15 @@ class Autonomy(Deciding):
         relieves = bool(hot.any()) and not self._is_quiet(DecisionKind.OVERLOAD)
         empties = bool(idle.any()) and not self._is_quiet(DecisionKind.UNDERLOAD)
         empties = empties and not self.works and not self.proposals
-        if not relieves and not empties:
+        if not relieves and not empties and not self._offers:
             return []
         view = look.view(self._table)
         if view is None:
             return []
         aside = not look.is_whole
         effects = self._relieve(view, seen, hot, aside=aside) if relieves else []
+        if self._offers:
+            effects += self._offer_least(view, hot)
         return effects + (self._empty(view, seen, idle, aside=aside) if empties else [])
 
     def _relieve(
@@ -336,13 +339,47 @@ class Autonomy(Deciding):
 
     def _emptied(self, view: View, seen: Detection, made: Prepared) -> list[ManagerEffect]:
         kind = DecisionKind.UNDERLOAD
+        story = Story(self._table, view)
         if not made.plan.moves:
             self._quiet(kind, self.policy.cool_down_s)
-            return []
-        story = Story(self._table, view)
+            rows = without_room(made.outcomes)
+            words = [story.underload([row], seen, self.policy.idle_s) for row in rows]
+            return self._offer(kind, view, list(zip(rows, words, strict=True)))
         rows = sorted({move.source for move in made.plan.moves})
         reason = story.underload(rows, seen, self.policy.idle_s)
         return self._decide(kind, view, story, made, reason)
+
+    def _offer(
+        self, kind: DecisionKind, view: View, hosts: Sequence[tuple[int, str]]
+    ) -> list[ManagerEffect]:
+        """Rule 8: tell the leader of hosts that it may empty, each with the reason."""
+        told: list[ManagerEffect] = []
+        for row, reason in hosts:
+            vms = all_vms(view, row)
+            if vms:
+                host_id = view.snapshot.host_ids[row]
+                told.append(TellLeader(HostToEmpty(host_id, kind, reason, vms)))
+        return told
+
+    def _offer_least(self, view: View, hot: BoolArray) -> list[ManagerEffect]:
+        """Rule 8, after a consolidation."""
+        self._offers = False
+        kind = DecisionKind.CONSOLIDATION
+        if self.mode(kind) is _OFF or self.works:
+            return []
+        view = self._for(kind, view, hot)
+        row = least_used(
+            view,
+            hot,
+            self.memory.hold,
+            self.memory.resting(self._now_s) | self.memory.stuck(self._now_s),
+            self._cost(view),
+            number(self.policy.consolidation, "host_worth_s"),
+        )
+        if row is None:
+            return []
+        reason = f"{Story(self._table, view).host(row)} is used least after a consolidation"
+        return self._offer(kind, view, [(row, reason)])
 
     def _plan(
         self,
@@ -445,6 +482,7 @@ class Autonomy(Deciding):
         ):
             message = answer.message if answer is not None else event.error
             state = DecisionState.DONE if answer is not None else DecisionState.FAILED
+            self._offers = answer is not None
             decision = msgspec.structs.replace(
                 self._new(kind, self.mode(kind), reason),
                 state=state,
@@ -465,30 +503,6 @@ class Autonomy(Deciding):
 
 def _among(names: Sequence[str], chosen: Collection[str]) -> BoolArray:
     return np.array([name in chosen for name in names], dtype=np.bool_)
-
-
-def busy_vms(view: View, host: int, resting: Collection[str]) -> tuple[BusyVm, ...]:
-    """The VMs of a host that may go: those that alone bring it below MID first, the smallest of
-    them (in memory, so the cheapest) before the others; then those that use most."""
-    snapshot = view.snapshot
-    rows = [
-        row
-        for row in np.flatnonzero((snapshot.placement == host) & snapshot.movable).tolist()
-        if snapshot.vm_ids[row] not in resting and snapshot.demand[row, 0] > 0
-    ]
-    on = snapshot.placement == host
-    cores = snapshot.demand[:, 0]
-    excess = float(cores[on].sum() + snapshot.used[host, 0] - snapshot.ceiling[host, 0])
-
-    def cost(row: int) -> tuple[bool, float, str]:
-        enough = float(cores[row]) >= excess
-        size = float(snapshot.memory_kib[row]) if enough else -float(cores[row])
-        return not enough, size, snapshot.vm_ids[row]
-
-    return tuple(
-        BusyVm(snapshot.vm_ids[row], round(float(snapshot.demand[row, 0]), 3))
-        for row in sorted(rows, key=cost)[:MAX_BUSY]
-    )
 
 
 def _how_good(answer: Consolidation) -> str:

@@ -12,14 +12,14 @@ import msgspec
 from snooze.common.autonomy import Control, Scope, strictest
 from snooze.common.decisions import Decision, DecisionKind, DecisionMode, DecisionState
 from snooze.common.errors import Conflict, ErrorReport, NotFound
-from snooze.common.wire import DecisionMade, HostDirective
+from snooze.common.wire import DecisionMade, Held, HostDirective
 from snooze.groupmanager.manager.autonomy_events import DecisionJudged
 from snooze.groupmanager.manager.autonomy_policy import AutonomyPolicy
 from snooze.groupmanager.manager.cluster_view import Samples, View, look
 from snooze.groupmanager.manager.decision_book import DecisionBook, without_inputs
 from snooze.groupmanager.manager.decision_story import Story
 from snooze.groupmanager.manager.host_table import HostTable
-from snooze.groupmanager.manager.manager_events import AnswerLeader, ManagerEffect
+from snooze.groupmanager.manager.manager_events import AnswerLeader, ManagerEffect, TellLeader
 from snooze.groupmanager.manager.migration_core import Migrations
 from snooze.groupmanager.manager.move_memory import MoveMemory
 from snooze.groupmanager.manager.plan_work import Step, Work, Worker
@@ -65,15 +65,20 @@ class Deciding:
         self._now_s = 0.0
         self._wall_ms = 0
         self._changed = False
+        self._held: list[ManagerEffect] = []
+        self._offers = False
         migrations.on_moved = self._moved
 
     def settle(self, now_s: float) -> list[ManagerEffect]:
         """After any event: end plans that have ended, begin what has become possible."""
         self._now_s = now_s
-        if not self._changed:
-            return []
-        self._changed = False
-        return self._advance()
+        effects: list[ManagerEffect] = []
+        if self._changed:
+            self._changed = False
+            effects = self._advance()
+        effects += self._held
+        self._held = []
+        return effects
 
     # ------------------------------------------------------------ what is seen
 
@@ -197,6 +202,8 @@ class Deciding:
 
     def _end(self, work: Work, state: DecisionState, outcome: str) -> list[ManagerEffect]:
         self._quiet(work.kind, self.policy.cool_down_s)
+        if work.kind is DecisionKind.CONSOLIDATION and state is DecisionState.DONE:
+            self._offers = True
         return self.book.tell(
             msgspec.structs.replace(
                 work.decision, state=state, outcome=outcome, ended_ms=self._wall_ms
@@ -265,19 +272,26 @@ class Deciding:
     # ------------------------------------------------------------ moves
 
     def remember(self, directives: Sequence[HostDirective], now_s: float) -> None:
-        """The leader knows of moves that happened under another manager, or before a restart."""
+        """The leader knows of what happened under another manager, or before a restart."""
         for directive in directives:
             for moved in directive.moved:
                 self.memory.told(moved.vm_id, moved.left, now_s - moved.ago_s, now_s)
+            for stuck in directive.stuck:
+                self.memory.failed(stuck.vm_id, now_s - stuck.ago_s, now_s)
+            if directive.relieved_ago_s is not None:
+                at_s = now_s - directive.relieved_ago_s
+                self.memory.told_relieved(directive.host_id, at_s, now_s)
 
     def _begun(self, work: Work, step: Step) -> None:
         if work.kind is DecisionKind.OVERLOAD:
             self.memory.relieved(step.source, step.target, self._now_s)
+            self._held.append(TellLeader(Held(hosts=(step.source, step.target))))
 
     def _move_ended(self, work: Work, step: Step, done: bool) -> None:
         self._changed = True
         if not done:
-            self.memory.failed(step.vm_key, self._now_s)
+            self.memory.failed(step.vm_key, self._now_s, self._now_s)
+            self._held.append(TellLeader(Held(vms=(step.vm_key,))))
 
     def _moved(self, key: str, source: str, cause: str) -> None:
         """A VM moved, by our will or a person's."""

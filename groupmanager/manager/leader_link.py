@@ -53,6 +53,7 @@ class LeaderLink:
         table: HostTable,
         limits: LinkLimits,
         answer: Callable[[LeaderOrder], Awaitable[msgspec.Struct]],
+        seeks: Callable[[], None],
         joined: Callable[[], None],
         news: "LeaderNews",
         clock: Clock,
@@ -62,6 +63,8 @@ class LeaderLink:
 
         Args:
             answer: carries out the leader's orders.
+            seeks: called before each hello: a leader's first order may be here before its welcome
+                was taken in.
             joined: called after the hello.
             news: told what the store may not know yet.
             moving: names the VMs whose migration this manager sees to.
@@ -72,6 +75,7 @@ class LeaderLink:
         self._table = table
         self._limits = limits
         self._answer = answer
+        self._seeks = seeks
         self._joined = joined
         self._news = news
         self._clock = clock
@@ -114,6 +118,7 @@ class LeaderLink:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
+            self._seeks()
             hello = self._hello()
             try:
                 joined = await self._connect(wanted, hello)

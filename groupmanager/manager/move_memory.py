@@ -34,10 +34,17 @@ class MoveMemory:
         hosts = MappingProxyType({source: until_s, target: until_s})
         self.hold = self.hold.after(now_s, MappingProxyType({}), hosts)
 
-    def failed(self, key: str, now_s: float) -> None:
-        """A VM could not be moved."""
-        self._failed = {each: at_s for each, at_s in self._failed.items() if at_s > now_s}
-        self._failed[key] = now_s + self._hold_s
+    def told_relieved(self, host_id: str, at_s: float, now_s: float) -> None:
+        """The leader says that a host took part in relieving an overload then."""
+        until_s = at_s + self._cool_down_s
+        if until_s > max(now_s, self.hold.hosts.get(host_id, now_s)):
+            hosts = MappingProxyType({host_id: until_s})
+            self.hold = self.hold.after(now_s, MappingProxyType({}), hosts)
+
+    def failed(self, key: str, at_s: float, now_s: float) -> None:
+        """A VM could not be moved then."""
+        self._failed = {each: until_s for each, until_s in self._failed.items() if until_s > now_s}
+        self._failed[key] = max(at_s + self._hold_s, self._failed.get(key, now_s))
 
     def stuck(self, now_s: float) -> set[str]:
         """VMs that could not be moved lately."""

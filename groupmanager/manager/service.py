@@ -127,6 +127,7 @@ class ManagerService:
             self.core.table,
             limits,
             self._answer_leader,
+            self._leader_sought,
             self._leader_joined,
             leader_news,
             clock,
@@ -174,8 +175,10 @@ class ManagerService:
     def _is_joined(self) -> bool:
         return self._is_serving() and self.leader.link is not None
 
-    def _leader_joined(self) -> None:
+    def _leader_sought(self) -> None:
         self.load.forbid()
+
+    def _leader_joined(self) -> None:
         for decision in self.load.decisions():
             self.leader.tell(DecisionMade(decision))
         self.summaries.now()

@@ -91,3 +91,21 @@ def test_the_reserve_is_missing_when_nowhere_is_room() -> None:
     assert found is not None
     assert found.host_id == "h2", "3 cores go nowhere"
     assert list(found.vms) == ["h2"]
+
+
+def test_the_reserve_as_if_vms_were_elsewhere() -> None:
+    registry = Registry()
+    for host_id in ("h1", "h2", "h3"):
+        registry.hosts[host_id] = HostEntry(power_host(host_id), "gm1", 1, True, 0.0)
+        vm = VmEntry(host_id, host_id, Capacity(2.0, 1.0), VmState.RUNNING, host_id=host_id)
+        registry.add_vm(vm)
+    staying = frozenset({"h2", "h3"})
+    assert shortfall(registry, ONES, staying) is None
+    found = shortfall(registry, ONES, staying, {"h1": "h2"})
+    assert found is not None
+    assert (found.host_id, list(found.vms)) == ("h2", ["h2"]), "h3 takes one of two"
+    registry.vms["h1"].policy = LEFT
+    for full, lost in (("h2", "h3"), ("h3", "h2")):
+        found = shortfall(registry, ONES, staying, {"h1": full})
+        assert found is not None
+        assert (found.host_id, list(found.vms)) == (lost, [lost]), "the other host is full"

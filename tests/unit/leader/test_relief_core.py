@@ -45,7 +45,7 @@ class House:
             vm = VmEntry(name, name, Capacity(1.0, 1024.0), VmState.RUNNING, host_id="h1")
             self.registry.add_vm(vm)
         self.core = ReliefCore(
-            self.registry, np.ones(R), 0.8, 600.0, lambda manager, hosts, vms: self.mode
+            self.registry, np.ones(R), 0.8, 600.0, lambda kind, hosts, vms: self.mode
         )
 
     def tell(self, told: HostOverloaded = TOLD, manager_id: str = "gm1") -> list[ReliefEffect]:

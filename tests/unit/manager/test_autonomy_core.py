@@ -4,8 +4,8 @@ import itertools
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
-import msgspec
 import pytest
 
 from snooze.common.autonomy import AutonomyRule, Scope
@@ -18,7 +18,9 @@ from snooze.common.settings_autonomy import (
 )
 from snooze.common.vm_lifecycle import VmCommand
 from snooze.common.vms import FailureAction, VmPolicy
-from snooze.common.wire import DecisionMade, HostDirective, HostOverloaded, VmMoved
+from snooze.common.wire import (
+    DecisionMade,
+)
 from snooze.groupmanager.manager import look_core
 from snooze.groupmanager.manager.autonomy_events import (
     AutonomyTicked,
@@ -27,10 +29,12 @@ from snooze.groupmanager.manager.autonomy_events import (
     PlanRelocation,
     RelocationPlanned,
 )
-from snooze.groupmanager.manager.manager_events import Directed, ManagerEffect, TellLeader
+from snooze.groupmanager.manager.manager_events import ManagerEffect
 from snooze.groupmanager.manager.plan_work import Step, StepState
 from snooze.scheduling.__main__ import main as scheduling
 from tests.unit.manager.load_desk import MONDAY_MS, PERIOD_S, LoadDesk, inputs_of, settings_of
+
+T = TypeVar("T")
 
 OVERLOAD, UNDERLOAD, CONSOLIDATION = (
     DecisionKind.OVERLOAD,
@@ -593,50 +597,3 @@ def test_what_is_sent_to_the_planner_survives_it() -> None:
 
 
 # ------------------------------------------------------------ a manager that is new to its hosts
-
-
-def test_what_moved_under_another_manager_does_not_go_back() -> None:
-    def moves_of(moved: tuple[VmMoved, ...]) -> set[tuple[str, str]]:
-        settings = AutonomySettings(interval_s=PERIOD_S, underload="off")
-        desk = LoadDesk(2, settings_of(settings))
-        for name, use in {"web": 0.9, "db": 0.9, "log": 1.0, "burner": 1.0}.items():
-            desk.guest(name, "h1", use)
-        desk.feed(Directed([HostDirective("h1", 10, moved=moved)]))
-        desk.pass_time(90)
-        return {(move[1], move[3]) for move in desk.moves}
-
-    names = ("web", "db", "log", "burner")
-    free = moves_of(())
-    assert {target for _, target in free} == {"h2"}
-    held = tuple(VmMoved(name, "h2", 30.0) for name in names)
-    assert moves_of(held) == set(), "all of them left h2 half a minute ago"
-    assert moves_of(tuple(VmMoved(name, "h2", 1e6) for name in names)) == free, "long ago"
-
-
-def test_who_finds_no_room_here_is_told_to_the_leader_again_and_again() -> None:
-    desk = LoadDesk(1, settings_of(AutonomySettings(interval_s=PERIOD_S, underload="off")))
-    told: list[HostOverloaded] = []
-    carry_out = desk.carry_out
-
-    def listen(effects: Iterable[ManagerEffect]) -> None:
-        for effect in effects:
-            if isinstance(effect, TellLeader) and isinstance(effect.notice, HostOverloaded):
-                told.append(effect.notice)
-            carry_out([effect])
-
-    desk.carry_out = listen  # type: ignore[method-assign]
-    for name, use in {"web": 0.9, "db": 0.9, "log": 1.0, "burner": 1.0}.items():
-        desk.guest(name, "h1", use)
-    desk.vm("burner").report = msgspec.structs.replace(
-        desk.vm("burner").report, policy=VmPolicy(movable=False)
-    )
-    desk.pass_time(60)
-    assert len(told) in {2, 3}, "every 15 s, once it has lasted"
-    assert told[0].host_id == "h1"
-    assert "is overloaded: cpu 95% on average" in told[0].reason
-    assert [vm.vm_id for vm in told[0].vms] == ["db", "log", "web"]
-    desk.load["web"] = 0.1
-    desk.pass_time(30)
-    seen = len(told)
-    desk.pass_time(30)
-    assert len(told) == seen

@@ -1,0 +1,182 @@
+"""The shell of ``relief_core`` and ``emptying_core``: migrations as a client orders them.
+
+And of ``holds``: what managers are not to forget.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol, assert_never
+
+from snooze.common.clock import Clock
+from snooze.common.errors import ErrorReport, SnoozeError
+from snooze.common.settings_groupmanager import GroupManagerSettings
+from snooze.common.task_set import TaskSet
+from snooze.common.vm_lifecycle import VmCommand
+from snooze.common.wire import Held, HostOverloaded, HostToEmpty, VmOrder, VmStatus
+from snooze.groupmanager.leader.autonomy import LeaderAutonomy
+from snooze.groupmanager.leader.decision_log import DecisionLog
+from snooze.groupmanager.leader.drain import Drains
+from snooze.groupmanager.leader.emptying_core import EmptyingCore
+from snooze.groupmanager.leader.energy import Energy
+from snooze.groupmanager.leader.energy_events import WantRoom
+from snooze.groupmanager.leader.holds import Holds
+from snooze.groupmanager.leader.journal import Journal
+from snooze.groupmanager.leader.recovery import Recovery
+from snooze.groupmanager.leader.registry import Registry
+from snooze.groupmanager.leader.relief_core import (
+    MoveAway,
+    ReliefCore,
+    ReliefEffect,
+)
+from snooze.groupmanager.leader.submission_events import Decided
+
+OVERLOADS_LAST_S = 30.0
+"""Twice as long as a manager takes to tell of an overloaded host again."""
+
+
+class Leader(Protocol):
+    """The parts of the leader that moves across managers need."""
+
+    epoch: int
+    registry: Registry
+    journal: Journal
+    decisions: DecisionLog
+    autonomy: LeaderAutonomy
+    energy: Energy
+    drains: Drains
+    recovery: Recovery
+
+    def record_host(self, host_id: str) -> None:
+        """Have the record say of a host what the registry says."""
+        ...
+
+
+class Across:
+    """Moves VMs across managers, for one leader: off hot hosts, and off hosts hardly used."""
+
+    def __init__(
+        self,
+        settings: GroupManagerSettings,
+        clock: Clock,
+        leader: Leader,
+        ask: Callable[[str, VmOrder], Awaitable[VmStatus]],
+    ) -> None:
+        """``ask`` has a manager carry an order out; the leader's other parts are there already."""
+        registry, limit = leader.registry, leader.energy.core.limit
+        mode_of = leader.autonomy.moving_mode
+        middle, autonomy = settings.relocation.thresholds.cpu[1], settings.autonomy
+        rest_s = autonomy.cool_down_s
+        self.holds = Holds(
+            registry, clock, leader.journal.write, leader.record_host, leader.recovery.direct
+        )
+        self.relief = ReliefCore(registry, limit, middle, autonomy.hold_s, mode_of)
+        self.emptying = EmptyingCore(
+            registry,
+            limit,
+            middle,
+            autonomy.hold_s,
+            settings.relocation.relieved_hold_s,
+            rest_s,
+            gather_s=rest_s + autonomy.interval_s,
+            keep_s=3 * (rest_s + autonomy.interval_s),
+            mode_of=mode_of,
+            is_calm=self._is_calm,
+        )
+        if autonomy.keep_room:
+            self.emptying.ha_lacks = self._ha_lacks
+        self._leader = leader
+        self._registry = registry
+        self._clock = clock
+        self._ask = ask
+        self._overload_s = float("-inf")
+        self._keys: dict[str, str] = {}
+        self._tasks = TaskSet()
+        leader.autonomy.approvers.append(self.approve)
+
+    def told(self, manager_id: str, notice: HostOverloaded | HostToEmpty | Held) -> None:
+        """A manager cannot help a host by itself, or tells what is not to be forgotten."""
+        now_s, now_ms = self._clock.monotonic_s(), self._clock.wall_ms()
+        match notice:
+            case HostOverloaded():
+                self._overload_s = now_s
+                self._perform(self.relief.overloaded(manager_id, notice, now_s, now_ms))
+            case HostToEmpty():
+                self.emptying.heard(manager_id, notice, now_s)
+            case Held():
+                self.holds.noted(notice)
+            case _:
+                assert_never(notice)
+
+    def approve(self, decision_id: str) -> None:
+        """A person approves of a decision; of another's nothing comes."""
+        key = self._keys.pop(decision_id, "")
+        now_s, now_ms = self._clock.monotonic_s(), self._clock.wall_ms()
+        self._perform(self.relief.approved(key, now_s, now_ms))
+        self._perform(self.emptying.approved(key, now_s, now_ms))
+
+    def tick(self, *, settled: bool) -> None:
+        """Time went by."""
+        now_s, now_ms = self._clock.monotonic_s(), self._clock.wall_ms()
+        self._perform(self.relief.tick(now_s))
+        if settled:
+            self._perform(self.emptying.tick(now_s, now_ms))
+        self.holds.tick()
+
+    async def close(self) -> None:
+        """Stop; migrations under way end by themselves."""
+        await self._tasks.close()
+
+    def _is_calm(self) -> str:
+        """Why no host is emptied across managers now; empty: nothing speaks against it."""
+        if self.relief.open or self._clock.monotonic_s() - self._overload_s < OVERLOADS_LAST_S:
+            return "an overloaded host goes first"
+        if self._leader.drains.are_under_way():
+            return "a host is being drained"
+        waiting = any(vm.lacks_room for vm in self._registry.vms.values())
+        return "VMs wait for room" if waiting else ""
+
+    def _ha_lacks(self, host_id: str, moved: Mapping[str, str]) -> str:
+        return self._leader.recovery.lacks(
+            frozenset(self._registry.hosts.keys() - {host_id}), moved
+        )
+
+    def _perform(self, effects: Sequence[ReliefEffect]) -> None:
+        cause = ""
+        for effect in effects:
+            match effect:
+                case Decided():
+                    decision = self._leader.decisions.note(effect)
+                    cause = decision.decision_id
+                    if effect.key in self.relief.proposed or effect.key in self.emptying.proposed:
+                        self._keys = {cause: effect.key} | self._keys
+                case MoveAway():
+                    self._tasks.spawn(self._move(effect, cause))
+                case WantRoom():
+                    self._leader.energy.want_room(effect.name, effect.demand, effect.span_s)
+                case _:
+                    assert_never(effect)
+
+    async def _move(self, effect: MoveAway, cause: str) -> None:
+        """Have a VM migrated by the manager that has it; then go on."""
+        error: ErrorReport | None = None
+        host = self._registry.hosts[effect.host_id]
+        relieves = self.relief.open.get(effect.host_id) == effect.vm_id
+        if relieves:
+            self.holds.relieved((effect.host_id, effect.target))
+        order = VmOrder(
+            self._leader.epoch, cause, effect.vm_id, VmCommand.MIGRATE, destination=effect.target
+        )
+        try:
+            await self._ask(host.manager_id, order)
+        except SnoozeError as failure:
+            error = ErrorReport.of(failure)
+            self.holds.stuck(effect.vm_id)
+        now_s = self._clock.monotonic_s()
+        if relieves:
+            ended = self.relief.ended(effect.host_id, effect.vm_id, effect.target, error, now_s)
+            self._perform(ended)
+            return
+        effects = self.emptying.ended(effect.vm_id, error, now_s)
+        for each in effects:
+            if isinstance(each, MoveAway):
+                self._tasks.spawn(self._move(each, cause))
+        self._perform([each for each in effects if isinstance(each, Decided)])

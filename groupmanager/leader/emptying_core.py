@@ -1,0 +1,360 @@
+"""Hosts that are hardly used and that their own manager cannot empty: onto hosts of all managers.
+
+Rules:
+
+1. A manager tells of such a host (``HostToEmpty``), again while it is one: everything there may
+   move, would be worth moving, and finds no room among the manager's own hosts. What is told is
+   looked at once every manager has had its say (``gather_s``), the least used host first; what was
+   not told again for ``keep_s`` is forgotten.
+2. Where everything goes is ``scheduling.emptying_question``'s answer, on what the leader knows:
+   what is promised, and what each host said that it uses. The manager that has the host migrates,
+   one VM after the other, as for a person; hosts prove their room again.
+3. Nothing begins beside a relief, a drain or VMs that wait for room (``is_calm``), nor within
+   ``rest_s`` of another plan; an overload elsewhere ends a plan before its next move.
+4. Left alone are hosts that took part in an overload within ``relieved_hold_s``, and VMs that moved
+   or could not be moved within ``hold_s``. A plan after which the loss of a host could not be
+   absorbed (``ha_lacks``) is not made.
+5. A move that fails, or that has become impossible, ends the plan: the host will not be empty.
+6. The mode of the told kind for all hosts and VMs decides: ``ADVISE`` proposes, ``DRY_RUN`` writes
+   down, each at most once in ``PROPOSED_S``. An approved plan is made again, from what is true
+   then.
+
+Invariant: at most one plan is carried out, and it has at most one move under way.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from snooze.common.decisions import DecisionMode, DecisionState
+from snooze.common.errors import ErrorReport
+from snooze.common.records import HostPower
+from snooze.common.resources import FloatArray
+from snooze.common.vm_lifecycle import VmState
+from snooze.common.wire import HostToEmpty
+from snooze.groupmanager.leader.energy_rules import free_on
+from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+from snooze.groupmanager.leader.relief_core import PROPOSED_S, ModeOf, MoveAway, always
+from snooze.groupmanager.leader.submission_events import Decided
+from snooze.scheduling import rulings
+from snooze.scheduling.emptying_question import Emptying, EmptyingQuestion, choose_emptying
+from snooze.scheduling.energy_question import SLACK, amounts
+from snooze.scheduling.relief_question import Burden, Target
+
+LOOK_S: Final = 5.0
+"""Between two looks at what was told."""
+MAX_TARGETS: Final = 64
+"""Hosts that are looked at as targets, the fullest ones below MID."""
+
+EmptyingEffect = Decided | MoveAway
+
+
+def _calm() -> str:
+    return ""
+
+
+def _enough(host_id: str, moved: Mapping[str, str]) -> str:
+    return ""
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A host that could be emptied. ``first_s``, ``heard_s``: when that was told."""
+
+    told: HostToEmpty
+    first_s: float
+    heard_s: float
+
+
+@dataclass(slots=True)
+class _Plan:
+    """A plan that is carried out; ``moves`` have still to begin, ``moving`` is under way."""
+
+    key: str
+    told: HostToEmpty
+    moves: list[tuple[str, str]]
+    moving: tuple[str, str] | None = None
+    done: int = 0
+
+
+@dataclass(slots=True)
+class EmptyingCore:
+    """See the module. ``limit[R]`` scales what hosts may be promised; ``middle``: MID of cores.
+
+    ``why``: of each host that was told and is not emptied, why; for people.
+    """
+
+    registry: Registry
+    limit: FloatArray
+    middle: float
+    hold_s: float
+    relieved_hold_s: float
+    rest_s: float
+    gather_s: float
+    keep_s: float
+    mode_of: ModeOf = always
+    is_calm: Callable[[], str] = _calm
+    ha_lacks: Callable[[str, Mapping[str, str]], str] = _enough
+    told: dict[str, Candidate] = field(default_factory=dict[str, Candidate])
+    plan: _Plan | None = None
+    quiet_until_s: float = 0.0
+    said_until_s: dict[str, float] = field(default_factory=dict[str, float])
+    proposed: dict[str, tuple[HostToEmpty, float]] = field(
+        default_factory=dict[str, tuple[HostToEmpty, float]]
+    )
+    why: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    next_look_s: float = 0.0
+
+    def heard(self, manager_id: str, told: HostToEmpty, now_s: float) -> None:
+        """A manager cannot empty one of its hosts by itself."""
+        host = self.registry.hosts.get(told.host_id)
+        if host is None or not host.joined or host.manager_id != manager_id or not told.vms:
+            return
+        known = self.told.get(told.host_id)
+        first_s = now_s if known is None or known.told.kind is not told.kind else known.first_s
+        self.told[told.host_id] = Candidate(told, first_s, now_s)
+
+    def tick(self, now_s: float, now_ms: int) -> list[EmptyingEffect]:
+        """Time went by."""
+        effects: list[EmptyingEffect] = []
+        for key in [key for key, (_, until_s) in self.proposed.items() if until_s <= now_s]:
+            told, _ = self.proposed.pop(key)
+            effects.append(_ended(key, told, DecisionState.EXPIRED, "nobody approved"))
+        if now_s < self.next_look_s:
+            return effects
+        self.next_look_s = now_s + LOOK_S
+        for host_id in [h for h, c in self.told.items() if now_s - c.heard_s > self.keep_s]:
+            del self.told[host_id]
+        self.said_until_s = {h: s for h, s in self.said_until_s.items() if s > now_s}
+        self.why = {host_id: why for host_id, why in self.why.items() if host_id in self.told}
+        if self.plan is not None:
+            return effects
+        return effects + self._look(now_s, now_ms)
+
+    def approved(self, key: str, now_s: float, now_ms: int) -> list[EmptyingEffect]:
+        """A person approves of what was proposed under this key."""
+        found = self.proposed.pop(key, None)
+        if found is None:
+            return []
+        told, _ = found
+        made, lines = self._made(told, now_ms)
+        if made is None or self.plan is not None:
+            why = "another plan is carried out" if self.plan is not None else "; ".join(lines)
+            return [_ended(key, told, DecisionState.EXPIRED, why)]
+        begun = Decided(key, told.kind, DecisionState.RUNNING, (), outcome="approved")
+        return [begun, *self._begin(key, told, made[1], now_s)]
+
+    def ended(self, vm_id: str, error: ErrorReport | None, now_s: float) -> list[EmptyingEffect]:
+        """The move under way has ended."""
+        plan = self.plan
+        if plan is None or plan.moving is None or plan.moving[0] != vm_id:
+            return []
+        plan.moving = None
+        name = self._name(vm_id)
+        if error is not None:
+            return self._end(plan, f"{name} stayed: {error.message}", now_s)
+        plan.done += 1
+        return self._next(plan, now_s)
+
+    # ------------------------------------------------------------ looking
+
+    def _look(self, now_s: float, now_ms: int) -> list[EmptyingEffect]:
+        ready = [each for each in self.told.values() if now_s - each.first_s >= self.gather_s]
+        ready.sort(key=lambda each: (_uses(each.told), each.told.host_id))
+        if not ready:
+            return []
+        wait = "a plan was carried out a moment ago" if now_s < self.quiet_until_s else ""
+        wait = wait or self.is_calm()
+        for candidate in ready:
+            told = candidate.told
+            if told.host_id in self.said_until_s:
+                continue
+            if wait:
+                self.why[told.host_id] = (wait,)
+                continue
+            made, lines = self._made(told, now_ms)
+            self.why[told.host_id] = lines
+            if made is None:
+                continue
+            effects = self._decide(told, *made, now_s)
+            if effects:
+                return effects
+        return []
+
+    def _made(
+        self, told: HostToEmpty, now_ms: int
+    ) -> tuple[tuple[EmptyingQuestion, Emptying] | None, tuple[str, ...]]:
+        """A plan for a host as it is now; or why there is none."""
+        host = self.registry.hosts.get(told.host_id)
+        if host is None or not host.joined or host.maintenance:
+            return None, ("it takes no part any more",)
+        held_ms = round(self.relieved_hold_s * 1000)
+        if host.relieved_ms and now_ms - host.relieved_ms < held_ms:
+            return None, ("it took part in an overload a moment ago",)
+        vms, why = self._burdens(told, now_ms)
+        if why:
+            return None, (why,)
+        targets = self._targets(told.host_id)
+        question = EmptyingQuestion(host.description.hostname, vms, targets, self.middle)
+        answer = choose_emptying(question)
+        if not answer.moves:
+            nowhere = f"no host of any manager has room for {answer.stuck}"
+            return None, (nowhere, *answer.others)
+        lacks = self.ha_lacks(told.host_id, dict(answer.moves))
+        if lacks:
+            return None, (f"once it is empty, {lacks}",)
+        return (question, answer), ()
+
+    def _burdens(self, told: HostToEmpty, now_ms: int) -> tuple[tuple[Burden, ...], str]:
+        """All that is on a host, if all of it may leave; or why not."""
+        uses = {vm.vm_id: vm.uses_cores for vm in told.vms}
+        found = list(self.registry.vms_of_host(told.host_id))
+        since_ms = now_ms - round(self.hold_s * 1000)
+        for vm in found:
+            if vm.vm_id not in uses or not vm.managed or len(found) != len(uses):
+                return (), "what is on it has changed; its manager will tell"
+            if vm.state is not VmState.RUNNING or vm.moving or not vm.policy.movable:
+                return (), f"VM {vm.name} may not be moved now"
+            if vm.moved_ms > since_ms or vm.stuck_ms > since_ms:
+                return (), f"VM {vm.name} moved, or could not be moved, a moment ago"
+        return tuple(
+            Burden(vm.vm_id, vm.name, uses[vm.vm_id], vm.demand.as_tuple())
+            for vm in sorted(found, key=lambda vm: vm.vm_id)
+        ), ""
+
+    def _targets(self, source: str) -> tuple[Target, ...]:
+        """Hosts in use of all managers, the fullest first."""
+        uses: dict[str, float] = {}
+        for manager in self.registry.managers.values():
+            uses.update(manager.cores)
+        known = [
+            (self._share(host, cores), host_id, host)
+            for host_id, cores in uses.items()
+            if host_id != source
+            and (host := self.registry.hosts.get(host_id)) is not None
+            and _takes(host)
+            and self._share(host, cores) <= self.middle
+        ]
+        known.sort(key=lambda each: (-each[0], each[1]))
+        targets: list[Target] = []
+        for _, host_id, host in known:
+            there = list(self.registry.vms_of_host(host_id))
+            if not there or any(vm.moving for vm in there):
+                continue
+            free = amounts(free_on(self.registry, host, self.limit))
+            cores = host.description.capacity.cpu_cores
+            targets.append(Target(host_id, host.description.hostname, free, cores, uses[host_id]))
+            if len(targets) == MAX_TARGETS:
+                break
+        return tuple(targets)
+
+    @staticmethod
+    def _share(host: HostEntry, cores: float) -> float:
+        return cores / max(host.description.capacity.cpu_cores, SLACK)
+
+    # ------------------------------------------------------------ doing
+
+    def _decide(
+        self, told: HostToEmpty, question: EmptyingQuestion, answer: Emptying, now_s: float
+    ) -> list[EmptyingEffect]:
+        hosts = {told.host_id, *(target for _, target in answer.moves)}
+        vms = [vm for vm, _ in answer.moves]
+        mode = self.mode_of(told.kind, hosts, vms)
+        if mode is DecisionMode.OFF:
+            self.why[told.host_id] = (f"{told.kind.value} is switched off for what takes part",)
+            return []
+        key, name = f"emptying:{told.host_id}", question.host
+        state = {
+            DecisionMode.AUTO: DecisionState.RUNNING,
+            DecisionMode.ADVISE: DecisionState.PROPOSED,
+        }.get(mode, DecisionState.DRY_RUN)
+        decided = Decided(
+            key,
+            told.kind,
+            state,
+            (told.host_id, *vms),
+            f"{told.reason}; not all of it has room among its manager's hosts",
+            (*(self._line(vm, name, to) for vm, to in answer.moves), f"{name} is empty then"),
+            answer.others,
+            "" if mode is not DecisionMode.DRY_RUN else "not carried out: dry run",
+            rulings.pack(rulings.EMPTYING, question, answer),
+            mode,
+        )
+        if mode is DecisionMode.AUTO:
+            return [decided, *self._begin(key, told, answer, now_s)]
+        self.said_until_s[told.host_id] = now_s + PROPOSED_S
+        self.why[told.host_id] = (f"that is a decision: {state.value}",)
+        if mode is DecisionMode.ADVISE:
+            self.proposed[key] = (told, now_s + PROPOSED_S)
+        return [decided]
+
+    def _line(self, vm_id: str, source: str, target: str) -> str:
+        return f"migrate {self._name(vm_id)} from {source} to {self._hostname(target)}"
+
+    def _begin(
+        self, key: str, told: HostToEmpty, answer: Emptying, now_s: float
+    ) -> list[EmptyingEffect]:
+        self.plan = _Plan(key, told, list(answer.moves))
+        self.told.pop(told.host_id, None)
+        return self._next(self.plan, now_s)
+
+    def _next(self, plan: _Plan, now_s: float) -> list[EmptyingEffect]:
+        """Begin the next move; or the plan has ended."""
+        if not plan.moves:
+            return self._end(plan, "", now_s)
+        vm_id, target = plan.moves[0]
+        why = self._why_stale(plan, vm_id, target)
+        if why:
+            return self._end(plan, why, now_s)
+        plan.moving = plan.moves.pop(0)
+        return [MoveAway(plan.told.host_id, vm_id, target)]
+
+    def _why_stale(self, plan: _Plan, vm_id: str, target: str) -> str:
+        """Why the next move is not to begin, on what is true now; empty if it may."""
+        vm, host = self.registry.vms.get(vm_id), self.registry.hosts.get(target)
+        if vm is None or vm.host_id != plan.told.host_id or vm.state is not VmState.RUNNING:
+            return f"{self._name(vm_id)} is not there any more"
+        if host is None or not _takes(host):
+            return f"{self._hostname(target)} takes no VMs any more"
+        free = free_on(self.registry, host, self.limit)
+        if not _has_room(vm, free):
+            return f"{self._hostname(target)} has no room for {vm.name} any more"
+        if plan.done and (why := self.is_calm()):
+            return why
+        mode = self.mode_of(plan.told.kind, (plan.told.host_id, target), (vm_id,))
+        return "" if mode is not DecisionMode.OFF else f"{plan.told.kind.value} is switched off"
+
+    def _end(self, plan: _Plan, why: str, now_s: float) -> list[EmptyingEffect]:
+        self.plan = None
+        self.quiet_until_s = now_s + self.rest_s
+        name = self._hostname(plan.told.host_id)
+        if not why:
+            text = f"{plan.done} moved; {name} is empty"
+            return [_ended(plan.key, plan.told, DecisionState.DONE, text)]
+        state = DecisionState.PARTLY if plan.done else DecisionState.FAILED
+        text = f"{plan.done} moved; {name} is not empty: {why}"
+        return [_ended(plan.key, plan.told, state, text)]
+
+    def _name(self, vm_id: str) -> str:
+        vm = self.registry.vms.get(vm_id)
+        return vm.name if vm is not None else vm_id
+
+    def _hostname(self, host_id: str) -> str:
+        host = self.registry.hosts.get(host_id)
+        return host.description.hostname if host is not None else host_id
+
+
+def _takes(host: HostEntry) -> bool:
+    return host.joined and host.state is HostPower.ACTIVE and not host.maintenance
+
+
+def _has_room(vm: VmEntry, free: FloatArray) -> bool:
+    return bool((vm.demand.as_array() <= free + SLACK * (1.0 + free)).all())
+
+
+def _uses(told: HostToEmpty) -> float:
+    return sum(vm.uses_cores for vm in told.vms)
+
+
+def _ended(key: str, told: HostToEmpty, state: DecisionState, why: str) -> Decided:
+    return Decided(key, told.kind, state, (), outcome=why)
