@@ -332,3 +332,53 @@ async def test_an_overload_that_its_manager_cannot_help_is_moved_to_another_mana
         code, shown = await command(running.url, "decisions", "replay", view.id)
         assert code == 0, shown
         assert "overload: burner to host2" in shown
+
+
+async def test_an_overload_that_no_host_that_is_up_can_help_wakes_a_sleeper_and_goes_there() -> (
+    None
+):
+    energy = {
+        "enabled": True,
+        "idle_s": 1.0,
+        "min_on_s": 1.0,
+        "reserve_cpu": 0.0,
+        "reserve_memory": 0.0,
+    }
+    options = Options(
+        managers=2,
+        hosts=2,
+        hypervisor="simulated",
+        port=0,
+        sleep=True,
+        overrides={**QUICK, "energy": energy, "recovery": {"reserve": "none"}},
+        host_overrides={"monitoring": {"interval_s": 0.5}},
+    )
+    async with cluster(options) as running, AsyncSnooze(running.url) as client:
+        bench = Bench(running, client)
+
+        async def asleep() -> bool:
+            return any(host.power == "asleep" for host in await client.hosts())
+
+        await bench.until(asleep, "one of two hosts sleeps")
+        [sleeper] = [host for host in await client.hosts() if host.power == "asleep"]
+        assert running.power.machine(sleeper.hostname).is_on is False
+        bench.loads.update(web=0.9, db=0.9, burner=0.1)
+        await bench.guests("", web=6, db=6, burner=4)
+        await asyncio.sleep(CALM_S)
+        assert await asleep(), "calm guests wake nobody"
+        assert running.power.machine(sleeper.hostname).orders == []
+        bench.loads["burner"] = 1.0
+
+        async def ended() -> bool:
+            return any(view.state == "done" for view in await bench.decisions(kind="overload"))
+
+        await bench.until(ended, "the overload is relieved")
+        where = await bench.where()
+        assert where["burner"] == sleeper.hostname
+        assert running.power.machine(sleeper.hostname).orders == ["on"]
+        [wake] = await bench.decisions(kind="wake")
+        assert wake.reason.startswith("the load of host")
+        assert (wake.state, wake.replayable) == ("done", True)
+        await asyncio.sleep(QUIET_S)
+        assert await bench.where() == where, "it stays there, and its host stays up"
+        assert not await asleep()
