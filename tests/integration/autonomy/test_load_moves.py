@@ -379,6 +379,6 @@ async def test_an_overload_that_no_host_that_is_up_can_help_wakes_a_sleeper_and_
         [wake] = await bench.decisions(kind="wake")
         assert wake.reason.startswith("the load of host")
         assert (wake.state, wake.replayable) == ("done", True)
-        await asyncio.sleep(QUIET_S)
+        await asyncio.sleep(QUIET_S / 2)
         assert await bench.where() == where, "it stays there, and its host stays up"
         assert not await asleep()
