@@ -189,7 +189,9 @@ class Agent:
         address = assignment.manager.monitoring
         try:
             description = await self._describe()
-            hello = HostHello(description, await self._orders.inventory(), assignment.epoch)
+            vms = await self._orders.inventory()
+            arriving = self._orders.arriving
+            hello = HostHello(description, vms, assignment.epoch, arriving=arriving)
             link, _ = await connect(
                 address.host,
                 address.port,

@@ -16,6 +16,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Generator
+from dataclasses import dataclass
 from typing import Final, Protocol, assert_never
 
 import msgspec
@@ -90,6 +91,14 @@ class Lease(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Arriving:
+    """A VM that a migration may bring; ``ticket`` once the hypervisor is ready for it."""
+
+    report: VmReport
+    ticket: MigrationTicket | None = None
+
+
 class Orders:
     """The hands of a local controller.
 
@@ -113,7 +122,7 @@ class Orders:
         self._known: dict[str, VmReport] = {}
         self._unsure: dict[str, VmReport] = {}
         self._introduced: tuple[int, dict[str, VmReport]] | None = None
-        self._arriving: dict[str, MigrationTicket | None] = {}
+        self._arriving: dict[str, _Arriving] = {}
         self._starting: dict[str, VmReport] = {}
         self._starts: Counter[str] = Counter()
         self._locks: dict[str, asyncio.Lock] = {}
@@ -173,6 +182,11 @@ class Orders:
     def _pending(self, present: Collection[str]) -> list[VmReport]:
         pending = {**self._unsure, **self._starting}
         return [report for vm_id, report in pending.items() if vm_id not in present]
+
+    @property
+    def arriving(self) -> list[VmReport]:
+        """The VMs that this host is ready to receive, as they are where they come from."""
+        return [each.report for each in self._arriving.values()]
 
     @property
     def vm_ids(self) -> list[str]:
@@ -439,14 +453,14 @@ class Orders:
             raise InvalidRequest(f"the source's offer cannot be read: {error}") from None
         vm_id = order.report.vm_id
         await self._require_lease(order.report.policy)
-        self._arriving.setdefault(vm_id, None)
+        self._arriving.setdefault(vm_id, _Arriving(order.report))
         try:
             ticket = await self._hypervisor.prepare_incoming(offer)
         except SnoozeError:
-            if self._arriving.get(vm_id) is None:
-                self._arriving.pop(vm_id, None)
+            if vm_id in self._arriving and self._arriving[vm_id].ticket is None:
+                del self._arriving[vm_id]
             raise
-        self._arriving[vm_id] = ticket
+        self._arriving[vm_id] = _Arriving(order.report, ticket)
         return TicketIssued(ticket)
 
     async def _migrate_out(self, order: MigrateOut) -> HostAnswer:
@@ -484,7 +498,8 @@ class Orders:
         return self._note(report, order.epoch)
 
     async def _abort(self, order: AbortIncoming) -> HostAnswer:
-        ticket = order.ticket or self._arriving.get(order.vm_id)
+        arriving = self._arriving.get(order.vm_id)
+        ticket = order.ticket or (arriving.ticket if arriving is not None else None)
         if ticket is not None:
             await self._hypervisor.abort_incoming(order.vm_id, ticket)
         self._arriving.pop(order.vm_id, None)

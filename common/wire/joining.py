@@ -30,12 +30,13 @@ class Assignment(msgspec.Struct, frozen=True):
 
 
 class HostHello(msgspec.Struct, frozen=True, tag="host"):
-    """First frame of a host link."""
+    """First frame of a host link; ``arriving``: the VMs it has made ready to receive."""
 
     host: HostDescription
     vms: list[VmReport]
     epoch: int
     protocol: int = PROTOCOL
+    arriving: list[VmReport] = []
 
 
 class HostWelcome(msgspec.Struct, frozen=True, tag="host-welcome"):

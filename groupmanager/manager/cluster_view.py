@@ -225,7 +225,7 @@ def _unlisted_use(
         if host is not None:
             # Of a VM whose source is not looked at, what it asked for is counted.
             arriving[host] += usage[vm] if vm is not None else migration.vm.demand.as_array()
-    for host_id, demand in migrations.arriving():
+    for host_id, demand in migrations.arrivals.listed():
         host = hosts.get(host_id)
         if host is not None:
             arriving[host] += demand.as_array()

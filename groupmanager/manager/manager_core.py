@@ -134,7 +134,7 @@ class ManagerCore:
     def _decide(self, event: ManagerEvent, now_s: float) -> list[ManagerEffect]:
         match event:
             case HostJoined():
-                return self._host_joined(event)
+                return self._host_joined(event, now_s)
             case HostLost():
                 return self._host_lost(event)
             case Directed():
@@ -149,7 +149,7 @@ class ManagerCore:
                 order = event.message.order
                 if isinstance(order, DropDisk):
                     return self._drop_disk(event, order)
-                return self.migrations.relayed(event, now_s)
+                return self.migrations.arrivals.relayed(event, now_s)
             case ReleaseAsked():
                 return self._release(event)
             case SleepAsked():
@@ -175,7 +175,7 @@ class ManagerCore:
 
     # ------------------------------------------------------------ hosts
 
-    def _host_joined(self, event: HostJoined) -> list[ManagerEffect]:
+    def _host_joined(self, event: HostJoined, now_s: float) -> list[ManagerEffect]:
         hello = event.hello
         host_id = hello.host.host_id
         effects: list[ManagerEffect] = []
@@ -188,6 +188,7 @@ class ManagerCore:
             vm = VmEntry(report, host_id, report.state, report.demand, reason=report.reason)
             put_report(self.table, host, vm)
             self.migrations.rejoined(vm)
+        self.migrations.expect(host_id, hello.arriving, now_s)
         effects.append(TellLeader(HostJoinedNotice(self.table.state_of(host_id))))
         return effects
 
@@ -206,7 +207,7 @@ class ManagerCore:
         open_orders = self.orders.of_host(host_id)
         self.table.remove_host(host_id)
         self._leaving.discard(host_id)
-        self.migrations.host_dropped(host_id)
+        self.migrations.arrivals.host_dropped(host_id)
         return self.orders.lose(open_orders, host_id, reason)
 
     def _release(self, event: ReleaseAsked) -> list[ManagerEffect]:
@@ -240,7 +241,7 @@ class ManagerCore:
         report = event.notice.report
         if event.host_id not in self.table.hosts:
             return []
-        if not event.notice.gone and self.migrations.arrived(event.host_id, report.vm_id):
+        if not event.notice.gone and self.migrations.arrivals.arrived(event.host_id, report.vm_id):
             return self._new_vm(event)
         key = report.vm_id if report.managed else f"{report.vm_id}@{event.host_id}"
         if self.migrations.moves(key):

@@ -22,14 +22,14 @@ Rules:
 3. While a VM moves, what hosts say of it by themselves is not heard: the steps tell.
 4. "It failed" leaves the VM at the source, as the source says it is. Only if neither side has it,
    or nobody answers, is it lost: ``UNREACHABLE``, on no host if the source does not have it.
-5. The receiving end of another manager's migration ends by ``finish`` or ``abort``, when the host
-   says that the VM has arrived, when the host leaves, or ``INCOMING_TIMEOUT_S`` later.
+5. The receiving end of another manager's migration is ``arrivals_core.py``'s.
 6. An ``abort`` that did not reach another manager's host is tried again, with pauses that double,
    until it is answered or the VM migrates anew.
 7. A source that joins anew (its agent or its link went, its guests did not) does not end the
    migration: the steps go on with the VM as the host tells it, which is ``MIGRATING`` meanwhile.
 
-8. A guest that ran, and is paused at the source after a migration that stopped half-way, runs on
+8. A destination that joins anew says what it is ready to receive, and room for it is kept.
+9. A guest that ran, and is paused at the source after a migration that stopped half-way, runs on
    there once the destination has said that it does not have it. Unless it said so, it stays paused:
    it may run there.
 
@@ -37,13 +37,13 @@ Invariant: one migration a VM; a VM that has one is ``MIGRATING``.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from snooze.common.errors import Conflict, ErrorReport, ExecutionError, NoCapacity, SnoozeError
+from snooze.common.errors import Conflict, ErrorReport, ExecutionError, NoCapacity
 from snooze.common.resources import ZERO, Capacity, FloatArray
 from snooze.common.vm_lifecycle import VmCommand, VmState
 from snooze.common.vms import MigrationTicket, VmReport
@@ -51,36 +51,37 @@ from snooze.common.wire import (
     AbortIncoming,
     CommandVm,
     FinishIncoming,
-    HostOrder,
     Inventory,
     MigrateOut,
     OfferIssued,
     OfferVm,
     OrderDone,
     PrepareIncoming,
-    RelayedAnswer,
     TakeInventory,
     TicketIssued,
     VmOrder,
     VmOrderDone,
     VmsChanged,
 )
-from snooze.groupmanager.manager.host_table import HostEntry, HostTable, VmEntry
+from snooze.groupmanager.manager.arrivals_core import (
+    INCOMING_TIMEOUT_S,
+    Arrivals,
+    Report,
+    give_back,
+    require_taking,
+)
+from snooze.groupmanager.manager.host_table import HostTable, VmEntry
 from snooze.groupmanager.manager.manager_events import (
     AnswerLeader,
     ManagerEffect,
-    RelayAsked,
     TellLeader,
 )
 from snooze.groupmanager.manager.ordering import GiveOrder, Outcome
 
 MAX_FINISHES: Final = 3
-INCOMING_TIMEOUT_S: Final = 4000.0
-"""Longer than another manager waits for any step of its migration."""
 ABORT_PAUSE_S: Final = 1.0
 ABORT_PAUSE_MAX_S: Final = 60.0
 """Pauses, which double, between two tries to take a destination's readiness back."""
-Report = Callable[[VmEntry, str], list[ManagerEffect]]
 Done = Callable[[VmOrderDone | ErrorReport], list[ManagerEffect]]
 """What follows the end of a migration, whoever wanted it."""
 Moved = Callable[[str, str, str], None]
@@ -103,16 +104,6 @@ class Migration:
     promised: Capacity = ZERO
     promised_epoch: int = 0
     taken_back: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """The receiving end of another manager's migration."""
-
-    host_id: str
-    promised_epoch: int
-    report: VmReport
-    since_s: float
 
 
 @dataclass(slots=True)
@@ -144,28 +135,23 @@ class Migrations:
         self._report = report
         self._owed: dict[str, _Owed] = {}
         self._open: dict[str, Migration] = {}
-        self._incoming: dict[str, Incoming] = {}
+        self.arrivals = Arrivals(table, limit, order, report)
         self.on_moved: Moved = lambda key, source, cause: None
 
     def under_way(self) -> list[Migration]:
         """Those from this manager's hosts."""
         return list(self._open.values())
 
-    def arriving(self) -> list[tuple[str, Capacity]]:
-        """The hosts that await a VM of another manager, and what it asks for."""
-        return [(each.host_id, each.report.demand) for each in self._incoming.values()]
-
     def count(self, host_id: str = "") -> int:
         """How many are under way, at all or with one end at a host; arriving ones included."""
         if not host_id:
-            return len(self._open) + len(self._incoming)
-        return sum(host_id in {m.source, m.destination} for m in self._open.values()) + sum(
-            incoming.host_id == host_id for incoming in self._incoming.values()
-        )
+            return len(self._open) + self.arrivals.count()
+        ends = sum(host_id in {m.source, m.destination} for m in self._open.values())
+        return ends + self.arrivals.count(host_id)
 
     def moves(self, key: str) -> bool:
         """Whether the VM is on its way, out of here or in."""
-        return key in self._open or key in self._incoming
+        return key in self._open or self.arrivals.awaits(key)
 
     @property
     def moving(self) -> tuple[str, ...]:
@@ -174,9 +160,7 @@ class Migrations:
 
     def touch(self, host_id: str) -> bool:
         """Whether a migration starts or ends at the host."""
-        return any(host_id in {m.source, m.destination} for m in self._open.values()) or any(
-            incoming.host_id == host_id for incoming in self._incoming.values()
-        )
+        return self.count(host_id) > 0
 
     def promised_on(self, host_id: str) -> Capacity:
         """The room that is kept on a host for VMs that have not arrived."""
@@ -185,15 +169,7 @@ class Migrations:
         for migration in self._open.values():
             if (migration.destination, migration.promised_epoch) == (host_id, host.epoch):
                 total = total.plus(migration.promised)
-        for incoming in self._incoming.values():
-            if incoming.host_id == host_id:
-                total = total.plus(incoming.report.demand)
-        return total
-
-    def host_dropped(self, host_id: str) -> None:
-        """A host is no longer here: what was to arrive on it is heard of when it joins again."""
-        for vm_id in [i for i, incoming in self._incoming.items() if incoming.host_id == host_id]:
-            del self._incoming[vm_id]
+        return total.plus(self.arrivals.promised_on(host_id))
 
     def rejoined(self, vm: VmEntry) -> None:
         """Rule 7: a migration's source joined anew; ``vm`` is what it says of the VM."""
@@ -206,6 +182,18 @@ class Migrations:
             migration.report = vm.report
         migration.vm = vm
         self._table.set_state(vm, VmState.MIGRATING)
+
+    def expect(self, host_id: str, reports: Sequence[VmReport], now_s: float) -> None:
+        """Rule 8: a host that joined is ready to receive these VMs."""
+        host = self._table.hosts[host_id]
+        for report in reports:
+            vm_id = report.vm_id
+            migration = self._open.get(vm_id)
+            if migration is not None and migration.destination == host_id:
+                migration.promised, migration.promised_epoch = migration.vm.demand, host.epoch
+                self._table.promise(host_id, migration.promised, 1.0)
+            elif migration is None and vm_id not in host.vms:
+                self.arrivals.adopt(host, report, now_s)
 
     # ------------------------------------------------------------ the steps
 
@@ -227,6 +215,7 @@ class Migrations:
         """
         if destination == vm.host_id:
             raise Conflict(f"VM {vm.report.name!r} is on that host already")
+        self.arrivals.end(vm.key)  # a former migration, which left it where it is
         local = destination in self._table.hosts
         if local:
             self._require_room(destination, vm)
@@ -246,7 +235,7 @@ class Migrations:
 
     def _require_room(self, host_id: str, vm: VmEntry) -> None:
         host = self._table.hosts[host_id]
-        _require_taking(host)
+        require_taking(host)
         if not self._table.fits(host_id, vm.demand, self._limit):
             raise NoCapacity(
                 f"host {host.description.hostname} has no room for VM {vm.report.name!r}"
@@ -345,7 +334,7 @@ class Migrations:
         )
 
     def _go_on(self, migration: Migration, why: Outcome) -> list[ManagerEffect]:
-        """Rule 8: let the guest run on at the source."""
+        """Rule 9: let the guest run on at the source."""
 
         def resumed(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
             if isinstance(outcome, OrderDone) and outcome.report is not None:
@@ -413,108 +402,13 @@ class Migrations:
 
     def _close(self, migration: Migration) -> None:
         self._open.pop(migration.vm.key, None)
-        self._give_back(migration.destination, migration.promised_epoch, migration.promised)
+        give_back(self._table, migration.destination, migration.promised_epoch, migration.promised)
 
-    def _give_back(self, host_id: str, promised_epoch: int, demand: Capacity) -> None:
-        """End a promise, unless the host has joined anew since: then it is forgotten already."""
-        host = self._table.hosts.get(host_id)
-        if host is not None and host.epoch == promised_epoch:
-            self._table.promise(host_id, demand, -1.0)
-
-    # ------------------------------------------------------------ the other end
-
-    def relayed(self, event: RelayAsked, now_s: float) -> list[ManagerEffect]:
-        """A step of another manager's migration on a host of ours."""
-        request_id, message = event.request_id, event.message
-        try:
-            return self._relayed_step(request_id, message.host_id, message.order, now_s)
-        except SnoozeError as error:
-            return [AnswerLeader(request_id, ErrorReport.of(error))]
-
-    def _relayed_step(
-        self, request_id: int, host_id: str, order: HostOrder, now_s: float
-    ) -> list[ManagerEffect]:
-        if host_id not in self._table.hosts:
-            raise Conflict(f"host {host_id} is not with this group manager any more")
-        match order:
-            case PrepareIncoming():
-                self._accept_incoming(host_id, order, now_s)
-                vm_id = order.report.vm_id
-            case FinishIncoming() | AbortIncoming():
-                vm_id = order.vm_id
-            case _:
-                raise Conflict(f"{type(order).__name__} is no step of an incoming migration")
-
-        def make(epoch: int) -> HostOrder:
-            match order:
-                case PrepareIncoming():
-                    return PrepareIncoming(epoch, order.cause, order.report, order.offer)
-                case FinishIncoming():
-                    return FinishIncoming(epoch, order.cause, order.vm_id, order.ticket)
-                case _:
-                    return AbortIncoming(epoch, order.cause, vm_id, order.ticket)
-
-        def done(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
-            effects = self._incoming_step_done(vm_id, host_id, order, outcome, unknown)
-            answer = outcome if isinstance(outcome, ErrorReport) else RelayedAnswer(outcome)
-            return [*effects, AnswerLeader(request_id, answer)]
-
-        return self._order(host_id, make, done)
-
-    def _accept_incoming(self, host_id: str, order: PrepareIncoming, now_s: float) -> None:
-        vm_id = order.report.vm_id
-        former = self._incoming.get(vm_id)
-        if former is not None and former.host_id == host_id:
-            return
-        self._end_incoming(vm_id)
-        host = self._table.hosts[host_id]
-        _require_taking(host)
-        if not self._table.fits(host_id, order.report.demand, self._limit):
-            raise NoCapacity(
-                f"host {host.description.hostname} has no room for VM {order.report.name!r}"
-            )
-        self._incoming[vm_id] = Incoming(host_id, host.epoch, order.report, now_s)
-        self._table.promise(host_id, order.report.demand, 1.0)
-
-    def _incoming_step_done(
-        self, vm_id: str, host_id: str, order: HostOrder, outcome: Outcome, unknown: bool
-    ) -> list[ManagerEffect]:
-        failed = isinstance(outcome, ErrorReport)
-        match order:
-            case PrepareIncoming() if failed and not unknown:
-                self._end_incoming(vm_id)
-            case AbortIncoming() | FinishIncoming() if (
-                isinstance(outcome, OrderDone) and outcome.report is not None
-            ):
-                self._end_incoming(vm_id)
-                vm = VmEntry(outcome.report, host_id, outcome.report.state, outcome.report.demand)
-                if host_id in self._table.hosts:
-                    self._table.put_vm(vm)
-                    return self._report(vm, order.cause)
-            case AbortIncoming():
-                self._end_incoming(vm_id)
-            case FinishIncoming() if failed and not unknown:
-                self._end_incoming(vm_id)
-            case _:
-                pass
-        return []
-
-    def arrived(self, host_id: str, vm_id: str) -> bool:
-        """A host says that it has a VM: was it expected there? Then it is not any more."""
-        incoming = self._incoming.get(vm_id)
-        if incoming is None or incoming.host_id != host_id:
-            return False
-        self._end_incoming(vm_id)
-        return True
+    # ------------------------------------------------------------ what is owed
 
     def expire(self, now_s: float) -> list[ManagerEffect]:
         """Give up VMs that nobody sends any more, and destinations that no VM will reach."""
-        late = [
-            vm_id
-            for vm_id, incoming in self._incoming.items()
-            if now_s - incoming.since_s > INCOMING_TIMEOUT_S
-        ]
-        effects = [effect for vm_id in late for effect in self._give_up(vm_id)]
+        effects = self.arrivals.expire(now_s)
         for key in list(self._owed):
             effects += self._abort_again(key, self._owed[key], now_s)
         return effects
@@ -548,31 +442,6 @@ class Migrations:
             aborted,
             True,
         )
-
-    def _give_up(self, vm_id: str) -> list[ManagerEffect]:
-        host_id = self._incoming[vm_id].host_id
-        self._end_incoming(vm_id)
-        order = AbortIncoming(0, "", vm_id)
-        return self._order(
-            host_id,
-            lambda epoch: AbortIncoming(epoch, "", vm_id),
-            lambda answer, unknown: self._incoming_step_done(
-                vm_id, host_id, order, answer, unknown
-            ),
-        )
-
-    def _end_incoming(self, vm_id: str) -> None:
-        incoming = self._incoming.pop(vm_id, None)
-        if incoming is not None:
-            self._give_back(incoming.host_id, incoming.promised_epoch, incoming.report.demand)
-
-
-def _require_taking(host: HostEntry) -> None:
-    name = host.description.hostname
-    if host.leaving is not None:
-        raise Conflict(f"host {name} is being given to another group manager; try again")
-    if not host.takes_vms:
-        raise Conflict(f"host {name} takes no VMs at present; try again")
 
 
 def _error_of(outcome: object) -> ErrorReport:

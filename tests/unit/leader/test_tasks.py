@@ -6,7 +6,10 @@ from snooze.common.api import TaskState
 from snooze.common.errors import ErrorReport
 from snooze.common.records import TaskVmRecord
 from snooze.common.vm_lifecycle import VmState
+from snooze.groupmanager.leader.registry import VmEntry
+from snooze.groupmanager.leader.submission_state_core import outcome_of
 from snooze.groupmanager.leader.tasks import SUBMIT, Task, failed_vm
+from tests.unit.leader.builders import SMALL
 
 ERROR = ErrorReport("start_failed", "no disk")
 
@@ -61,3 +64,11 @@ def test_the_view_names_hosts() -> None:
     assert (view.id, view.kind, view.state, view.ended_ms) == ("t", SUBMIT, TaskState.DONE, 2000)
     assert (view.vms[0].hostname, view.vms[0].ip_address) == ("one", "10.0.0.2")
     assert task.view({}).vms[0].hostname == ""
+
+
+def test_a_vm_that_failed_under_a_dead_leader_has_a_reason() -> None:
+    """Found by ``snooze-sim replay 1136``: the record keeps the state, not why."""
+    vm = VmEntry("v", "vm", SMALL, VmState.FAILED, host_id="h1")
+    error = outcome_of(vm).error
+    assert error is not None
+    assert error.message

@@ -1,6 +1,6 @@
 """A manager's core with hosts by hand; its invariant is checked after every event."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -145,10 +145,16 @@ class Desk:
     # -------------------------------- hosts
 
     def join(
-        self, host_id: str, *vms: VmReport, epoch: int = 10, cores: float = 4.0
+        self,
+        host_id: str,
+        *vms: VmReport,
+        epoch: int = 10,
+        cores: float = 4.0,
+        arriving: Sequence[VmReport] = (),
     ) -> list[ManagerEffect]:
         """A host joins, and the leader has nothing against it."""
-        effects = self.feed(HostJoined(HostHello(host_of(host_id, cores), list(vms), epoch)))
+        hello = HostHello(host_of(host_id, cores), list(vms), epoch, arriving=list(arriving))
+        effects = self.feed(HostJoined(hello))
         return effects + self.direct(host_id, epoch=epoch)
 
     def direct(

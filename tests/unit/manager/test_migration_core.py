@@ -26,8 +26,11 @@ from snooze.common.wire import (
     VmOrderDone,
     VmStatus,
 )
+from snooze.groupmanager.manager.arrivals_core import (
+    INCOMING_TIMEOUT_S,
+)
 from snooze.groupmanager.manager.manager_events import ManagerEffect, OrderHost, TellLeader
-from snooze.groupmanager.manager.migration_core import INCOMING_TIMEOUT_S, MAX_FINISHES
+from snooze.groupmanager.manager.migration_core import MAX_FINISHES
 from tests.unit.manager.builders import (
     REFUSED,
     SMALL,
@@ -520,6 +523,56 @@ def test_a_vm_that_nobody_sends_any_more_is_given_up() -> None:
     assert order.order == AbortIncoming(10, "", "x")
     assert desk.cores(HERE) == 0.0
     assert desk.answer(order, OrderDone()) == []
+
+
+# ---------------------------------------------------------------- a destination that joins anew
+
+
+def test_a_host_that_joins_keeps_room_for_what_it_is_ready_to_receive() -> None:
+    """Found by ``snooze-sim replay 1076``: the manager died, and others were started there."""
+    desk = Desk()
+    desk.join(HERE, report_of("x", VmState.MIGRATING), epoch=11)
+    desk.join(THERE, epoch=11, arriving=[report_of("x")])
+    assert desk.cores(THERE) == 1.0
+    assert not desk.core.migrations.moves("x"), "what its source says of it is heard"
+    moving = report_of("x", VmState.MIGRATING)
+    assert told(desk.notice(HERE, moving, gone=True))[0].state is VmState.UNREACHABLE
+    assert desk.cores(THERE) == 1.0
+    assert told(desk.notice(THERE, report_of("x")))[0].host_id == THERE
+    assert desk.cores(THERE) == 1.0
+    assert desk.core.migrations.count() == 0
+
+
+def test_a_migration_of_a_dead_manager_that_failed_is_taken_back() -> None:
+    desk = Desk()
+    desk.join(HERE, report_of("x", VmState.MIGRATING), epoch=11)
+    desk.join(THERE, epoch=11, arriving=[report_of("x")])
+    desk.now_s += INCOMING_TIMEOUT_S - 1
+    assert none(OrderHost, desk.notice("h9", report_of("y"))), "it is under way"
+    order = only(OrderHost, desk.notice(HERE, report_of("x")))
+    assert (order.host_id, order.order) == (THERE, AbortIncoming(11, "", "x"))
+    assert desk.cores(THERE) == 0.0
+    assert desk.answer(order, OrderDone()) == []
+
+
+def test_a_migration_of_which_nothing_is_heard_is_taken_back() -> None:
+    desk = Desk()
+    desk.join(THERE, epoch=11, arriving=[report_of("x")])
+    desk.now_s += ADOPTED_TIMEOUT_S
+    assert none(OrderHost, desk.notice("h9", report_of("y")))
+    desk.now_s += ADOPTED_PAUSE_S
+    order = only(OrderHost, desk.notice("h9", report_of("y")))
+    assert order.order == AbortIncoming(11, "", "x")
+    (vm,) = told(desk.answer(order, OrderDone(report_of("x"))))
+    assert (vm.host_id, vm.state) == (THERE, VmState.RUNNING), "it had come after all"
+
+
+def test_room_is_kept_at_a_destination_that_joins_anew_while_its_manager_lives(
+    journey: Journey,
+) -> None:
+    journey.go(2)
+    journey.join(THERE, epoch=11, arriving=[report_of("a")])
+    assert journey.cores(THERE) == 1.0
 
 
 # ---------------------------------------------------------------- a source that joins anew
