@@ -27,6 +27,8 @@ from snooze.common.wire import (
     VmStatus,
 )
 from snooze.groupmanager.manager.arrivals_core import (
+    ADOPTED_PAUSE_S,
+    ADOPTED_TIMEOUT_S,
     INCOMING_TIMEOUT_S,
 )
 from snooze.groupmanager.manager.manager_events import ManagerEffect, OrderHost, TellLeader
