@@ -232,7 +232,8 @@ class VmEntry:
     ``tried`` are the managers that refused it. ``waits_s``: since when it is not settled.
     ``lacks_room``: no host in reach can hold it, one that could be woken can; ``waits_for``: the
     host that is to come for it; ``wake_failed``: one that it waited for did not; ``ask_again_s``:
-    when managers that refused it are asked again.
+    when managers that refused it are asked again; ``for_now_s``: until when a refusal that is not
+    for long (no session, just left) does not end it.
     ``elsewhere_s``: since when it may be on a host other than ``host_id`` (infinite: it cannot);
     a host that has been away since before then does not have it, and a joined one would say so.
     ``was``: its last state that is more than "out of sight". ``moving``: its manager moves it, and
@@ -268,6 +269,7 @@ class VmEntry:
     waits_for: str = ""
     wake_failed: bool = False
     ask_again_s: float = 0.0
+    for_now_s: float = -math.inf
     elsewhere_s: float = math.inf
     recorded: tuple[VmState, str, int] | None = None
     policy: VmPolicy = DEFAULT_POLICY

@@ -7,7 +7,8 @@ Rules:
 2. It is answered with its task's id only after its task and VMs are recorded.
 3. Each VM goes to the manager that dispatching names. A manager that refuses is not asked again for
    it; the next best is. When none is left the VM has failed, and the task says why; a new leader
-   first gives its members time to join.
+   first gives its members time to join, and managers that refused for the moment only (no session
+   with the store, just left) are asked again for a while.
 4. A VM is placed anew only when nobody can have it: the manager that was asked has answered, or has
    joined again without it, or is gone; and every host that has been away since it was asked has
    come back without it (a host that has a new assignment epoch refuses the old manager's orders,
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from snooze.common.api import TaskState
-from snooze.common.errors import ErrorReport
+from snooze.common.errors import ErrorReport, RemoteError, TooBusy
 from snooze.common.records import TaskVmRecord
 from snooze.common.vm_lifecycle import SETTLED, VmState
 from snooze.common.vms import VmErrorCode
@@ -76,6 +77,11 @@ from snooze.groupmanager.leader.whereabouts import (
     suspect,
 )
 
+FOR_NOW: Final = frozenset({TooBusy.code, RemoteError.code})
+"""Why a whole request is refused by a manager that will take it, or be gone, in a moment."""
+FOR_NOW_S: Final = 20.0
+"""From the first such refusal on. A suspended session is back or lost within a few seconds; a
+manager whose session is lost has left by then."""
 GIVEN_UP_AT_ONCE: Final = 10
 """Hosts in one tick: with 100,000 VMs a tenth of a second's work."""
 
@@ -204,6 +210,8 @@ class SubmissionCore(Reports):
                 vm.doubt, vm.elsewhere_s = "", math.inf
                 vm.tried.add(event.manager_id)
                 vm.manager_id, vm.reason = "", event.error.message
+                if event.error.code in FOR_NOW and vm.for_now_s == -math.inf:
+                    vm.for_now_s = now_s + FOR_NOW_S
                 again.append(vm)
             else:
                 doubtful = event.manager_id in self.registry.managers

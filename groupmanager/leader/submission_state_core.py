@@ -103,7 +103,7 @@ class SubmissionState:
         if not self.settled:
             vm.tried.clear()
             return []
-        if moving:
+        if moving or now_s < vm.for_now_s:
             if now_s >= vm.ask_again_s:
                 vm.tried.clear()
                 vm.ask_again_s = now_s + ASK_AGAIN_S

@@ -229,6 +229,34 @@ def test_a_manager_that_refuses_the_whole_request_is_a_refusal_too() -> None:
     assert only(AskManager, effects).manager_id != first
 
 
+def test_refusals_for_the_moment_do_not_end_a_vm() -> None:
+    """Found by chaos, seed 2: no manager has a session for a second, and six VMs had failed."""
+    desk = Desk("gm1", "gm2")
+    refusal = ErrorReport("too_busy", "no session")
+    first = desk.submit("a")[0].manager_id
+    effects = desk.feed(PlacementFailed(first, ["a"], False, refusal, desk.now_ms))
+    second = only(AskManager, effects).manager_id
+    desk.feed(PlacementFailed(second, ["a"], False, refusal, desk.now_ms))
+    assert desk.state("a") is VmState.PENDING
+    asked = only(AskManager, desk.tick(1.0)).manager_id
+    other = only(AskManager, desk.answered(asked, "a")).manager_id
+    assert {asked, other} == {"gm1", "gm2"}
+    desk.feed(PlacementFailed(other, ["a"], False, refusal, desk.now_ms))
+    for last in (True, False):
+        asked = only(AskManager, desk.tick(20.0) if last else effects).manager_id
+        effects = desk.feed(PlacementFailed(asked, ["a"], False, refusal, desk.now_ms))
+    assert none(AskManager, effects), "not for ever"
+    assert desk.error_of("a") == ErrorReport(VmErrorCode.NO_CAPACITY, "no session")
+
+
+def test_a_refusal_for_good_ends_it_at_once() -> None:
+    desk = Desk("gm1")
+    manager = desk.submit("a")[0].manager_id
+    refusal = ErrorReport("invalid_request", "larger than a frame")
+    desk.feed(PlacementFailed(manager, ["a"], False, refusal, desk.now_ms))
+    assert desk.error_of("a").code == VmErrorCode.NO_CAPACITY
+
+
 def test_no_manager_at_all() -> None:
     desk = Desk()
     desk.submit("a")
