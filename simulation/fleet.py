@@ -11,6 +11,7 @@ is either up, ended or silent), the agent's own code, and the front door between
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
@@ -61,6 +62,8 @@ ORDER_S = 0.3
 SILENCE_S = 3.0
 """Source: ``heartbeat.timeout_s``."""
 SAMPLES_S = 60.0
+TURN_S = 0.25
+"""Hosts whose samples are due within this time send them together."""
 BOOT_S = 60.0
 BUSY = 0.5
 """What share of its cores a VM uses: nothing is overloaded, and nothing worth emptying."""
@@ -70,7 +73,7 @@ class FleetLink:
     """The manager's end of a host's link."""
 
     def __init__(self, host: "FleetHost", process: Process) -> None:
-        self._host = host
+        self.host = host
         self.process = process
         self.stats = LinkStats()
         self.buffered_bytes = 0
@@ -99,14 +102,14 @@ class FleetLink:
         self.reason = CloseReason(cause, detail)
         if not self._ended.done():
             self._ended.set_result(self.reason)
-        self._host.lost(self)
+        self.host.lost(self)
 
     async def request(self, order: HostOrder, reply_type: Any, timeout_s: float) -> HostAnswer:
         """See ``Link``: the host carries the order out."""
         if self.reason is not None:
             raise not_sent(f"the link is closed ({self.reason})")
         self.stats.frames_out += 1
-        answer = await self._host.carry_out(order, self)
+        answer = await self.host.carry_out(order, self)
         self.stats.frames_in += 1
         return answer
 
@@ -205,9 +208,7 @@ class FleetHost:
         link.sink = accepted.service.on_notification
         self.link, self.epoch, self.manager_id = link, assignment.epoch, name
         accepted.opened(cast(Any, link))
-        self.fleet.world.schedule.after(
-            self.fleet.random.random() * SAMPLES_S, lambda: self._sample(link)
-        )
+        self.fleet.sample_in(self.fleet.random.random() * SAMPLES_S, link)
 
     def lost(self, link: FleetLink) -> None:
         """The link has ended."""
@@ -221,17 +222,17 @@ class FleetHost:
         else:
             self.seek(0.005 + 0.05 * self.fleet.random.random())
 
-    def _sample(self, link: FleetLink) -> None:
+    def sample(self, link: FleetLink) -> None:
         """Say what the VMs use, now and regularly."""
         if self.link is not link:
             return
+        self.fleet.sample_in(SAMPLES_S, link)
         taken_ms = self.fleet.world.machines["client"].wall_ms()
         on = [vm for vm in self.vms.values() if vm.state is VmState.RUNNING]
         usage = HostUsage(
             [VmUsage(vm.vm_id, taken_ms, vm.demand.scaled((BUSY, 1.0, BUSY, BUSY))) for vm in on]
         )
         link.tell(HostSamples.of(taken_ms, usage, round(SAMPLES_S * 1000)))
-        self.fleet.world.schedule.after(SAMPLES_S, lambda: self._sample(link))
 
     # ------------------------------------------------------------ orders
 
@@ -309,6 +310,8 @@ class Fleet:
         self.alive: dict[str, str] = {}
         """Where each guest is on that is on: rule 2 of ARCHITECTURE.md, at every change."""
         self.hosts: dict[str, FleetHost] = {}
+        self._wheel: dict[int, list[FleetLink]] = {}
+        self._turn()
         for number in range(count):
             name = f"node{number}"
             description = HostDescription(
@@ -319,6 +322,18 @@ class Fleet:
                 power=PowerDescription(driver="test", options=name),
             )
             self.hosts[name] = FleetHost(self, name, description)
+
+    def sample_in(self, delay_s: float, link: FleetLink) -> None:
+        """Have a host send a sample: in the next turn of the wheel after this time."""
+        turn = math.ceil((self.world.schedule.now_s + delay_s) / TURN_S)
+        self._wheel.setdefault(turn, []).append(link)
+
+    def _turn(self) -> None:
+        """One event for all the hosts that send a sample now."""
+        turn = round(self.world.schedule.now_s / TURN_S)
+        for link in self._wheel.pop(turn, ()):
+            link.host.sample(link)
+        self.world.schedule.at((turn + 1) * TURN_S, self._turn)
 
     def pause(self) -> float:
         """Seconds until a host asks again."""

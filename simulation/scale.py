@@ -23,7 +23,7 @@ import msgspec
 from snooze.common.resources import KIB_PER_GIB, Capacity
 from snooze.simulation.bmcs import Bmcs
 from snooze.simulation.clients import Clients
-from snooze.simulation.fleet import Fleet
+from snooze.simulation.fleet import SAMPLES_S, Fleet
 from snooze.simulation.invariants import Breach
 from snooze.simulation.loop import Process, Schedule
 from snooze.simulation.world import Shape, World, ruled
@@ -171,6 +171,8 @@ class Scale:
             managers_settings=(
                 ("submission", {"start_timeout_s": 120.0}),
                 ("heartbeat", {"interval_s": beat_s, "timeout_s": 3 * beat_s}),
+                ("monitoring", {"interval_s": SAMPLES_S}),
+                ("autonomy", {"interval_s": SAMPLES_S}),
             ),
         )
         world = World(shape, size.seed)

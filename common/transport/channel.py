@@ -8,8 +8,9 @@ Theory of operation
     Incoming frames are given to ``on_frame`` in order, in the loop turn in which they came. Until
     ``open`` is called they are held, and the socket is not read.
 
-    Once open, each side sends a PING every ``ping_interval_s`` and closes the channel when it has
-    not received one whole frame for ``silence_timeout_s``. If our own process stood still meanwhile
+    Once open, each side sends a PING every ``ping_interval_s``, unless it has just sent something
+    else (the answer to the peer's PING, for one), and closes the channel when it has not received
+    one whole frame for ``silence_timeout_s``. If our own process stood still meanwhile
     (stopped, starved, suspended with the machine), that silence was ours: the peer gets one more
     interval to be heard.
 """
@@ -18,6 +19,7 @@ import asyncio
 import dataclasses
 import enum
 import logging
+import math
 import socket
 from collections.abc import Callable
 from typing import cast
@@ -31,6 +33,9 @@ from snooze.common.transport.frames import HEADER, FrameKind, FrameReader, Malfo
 logger = logging.getLogger(__name__)
 
 _MAX_REASON_CHARS = 500
+_QUIET = 1.2
+"""Ping intervals after another frame was sent until a PING is due: what is sent once an interval, a
+little late perhaps, makes up for it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,6 +105,7 @@ class Channel(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_s = 0.0
         self._next_ping_s = 0.0
+        self._sent_s = -math.inf
         self._ping_id = 0
         self._ping_sent_s: float | None = None
         self._heard_s = 0.0
@@ -186,6 +192,7 @@ class Channel(asyncio.Protocol):
                 kind, ident, payload = frame
                 if kind == FrameKind.PING:
                     self.send_empty(FrameKind.PONG, ident)
+                    self._sent_s = self._loop.time()
                 elif kind == FrameKind.PONG:
                     self._on_pong(ident)
                 elif kind == FrameKind.BYE:
@@ -233,6 +240,7 @@ class Channel(asyncio.Protocol):
             del self._out[start:]
             raise
         HEADER.pack_into(self._out, start, length, kind, ident)
+        self._sent_s = self._loop.time()
         self._sent()
 
     def send_empty(self, kind: FrameKind, ident: int) -> None:
@@ -276,7 +284,10 @@ class Channel(asyncio.Protocol):
         if now_s >= self._heard_s + limits.silence_timeout_s:
             self.close(CloseCause.SILENT, f"no frame for {now_s - self._heard_s:.1f} s")
             return
-        if now_s >= self._next_ping_s:
+        quiet_s = self._sent_s + _QUIET * limits.ping_interval_s
+        if self._next_ping_s <= now_s < quiet_s:
+            self._next_ping_s = quiet_s
+        elif now_s >= self._next_ping_s:
             self._next_ping_s = now_s + limits.ping_interval_s
             self._ping_id = (self._ping_id + 1) & 0xFFFFFFFF
             self._ping_sent_s = now_s
