@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, cast
 
+import msgspec
+
 from snooze.common.errors import Conflict, ExecutionError, SnoozeError, StaleEpoch
 from snooze.common.resources import KIB_PER_GIB, Capacity
 from snooze.common.transport.channel import CloseCause, CloseReason, LinkStats
@@ -61,7 +63,7 @@ ORDER_S = 0.3
 """How long a host takes for an order, on average; a migration takes ten times as long."""
 SILENCE_S = 3.0
 """Source: ``heartbeat.timeout_s``."""
-SAMPLES_S = 60.0
+SAMPLES_S = 120.0
 TURN_S = 0.25
 """Hosts whose samples are due within this time send them together."""
 BOOT_S = 60.0
@@ -136,6 +138,9 @@ class FleetHost:
     manager_id: str = ""
     sent_to: Assignment | None = None
     seeks: bool = False
+    seen: list[VmReport] = field(default_factory=list[VmReport])
+    said: HostSamples | None = None
+    """What it said last of what its VMs use, and of which."""
 
     # ------------------------------------------------------------ looking for a manager
 
@@ -229,10 +234,13 @@ class FleetHost:
         self.fleet.sample_in(SAMPLES_S, link)
         taken_ms = self.fleet.world.machines["client"].wall_ms()
         on = [vm for vm in self.vms.values() if vm.state is VmState.RUNNING]
-        usage = HostUsage(
-            [VmUsage(vm.vm_id, taken_ms, vm.demand.scaled((BUSY, 1.0, BUSY, BUSY))) for vm in on]
-        )
-        link.tell(HostSamples.of(taken_ms, usage, round(SAMPLES_S * 1000)))
+        if self.said is None or on != self.seen:
+            usage = [
+                VmUsage(vm.vm_id, taken_ms, vm.demand.scaled((BUSY, 1.0, BUSY, BUSY))) for vm in on
+            ]
+            self.seen = on
+            self.said = HostSamples.of(taken_ms, HostUsage(usage), round(SAMPLES_S * 1000))
+        link.tell(msgspec.structs.replace(self.said, taken_ms=taken_ms))
 
     # ------------------------------------------------------------ orders
 

@@ -102,6 +102,7 @@ class HostTable:
     """Hosts in the order in which they joined, VMs by key, and the arrays that placement needs.
 
     ``capacity`` and ``reserved`` are ``float64[H, R]``, one row a host, in the order of ``order``.
+    ``empty`` are the hosts without VMs.
     ``version`` changes whenever hosts do (not when only reservations do), ``reservations`` then.
     """
 
@@ -112,6 +113,7 @@ class HostTable:
         self.capacity: FloatArray = np.zeros((0, R))
         self.reserved: FloatArray = np.zeros((0, R))
         self._row: dict[str, int] = {}
+        self.empty: dict[str, None] = {}
         self.version = self.reservations = 0
 
     def add_host(self, host: HostEntry) -> None:
@@ -120,6 +122,7 @@ class HostTable:
         self._row[host.host_id] = len(self.order)
         self.order.append(host.host_id)
         self.hosts[host.host_id] = host
+        self.empty[host.host_id] = None
         row = host.description.capacity.as_array()
         self.capacity = np.vstack([self.capacity, row])
         self.reserved = np.vstack([self.reserved, np.zeros(R)])
@@ -130,6 +133,7 @@ class HostTable:
         if host is None:
             return []
         self.version += 1
+        self.empty.pop(host_id, None)
         gone = [self.vms.pop(key) for key in sorted(host.vms)]
         row = self._row.pop(host_id)
         del self.order[row]
@@ -176,6 +180,7 @@ class HostTable:
             self.remove_vm(former)
         self.vms[vm.key] = vm
         self.hosts[vm.host_id].vms.add(vm.key)
+        self.empty.pop(vm.host_id, None)
         if vm.state in HOLDS_CAPACITY:
             self._reserve(vm.host_id, vm.demand, 1.0)
 
@@ -183,7 +188,10 @@ class HostTable:
         """A VM is no longer on its host."""
         if self.vms.pop(vm.key, None) is None:
             return
-        self.hosts[vm.host_id].vms.discard(vm.key)
+        host = self.hosts[vm.host_id]
+        host.vms.discard(vm.key)
+        if not host.vms:
+            self.empty[vm.host_id] = None
         if vm.state in HOLDS_CAPACITY:
             self._reserve(vm.host_id, vm.demand, -1.0)
 

@@ -102,7 +102,7 @@ class Monitoring:
         self._long = SampleHistory(LONG_SAMPLES, R, long_s)
         self._machines = SampleHistory(samples, R + len(NO_PRESSURE), period_s)
         self._hosts: dict[str, _Host] = {}
-        self._total: Capacity | None = ZERO
+        self._used: FloatArray = np.zeros((2, R))
         self._row: dict[str, int] = {}
         self._owner: dict[int, str] = {}
         self._ids: dict[int, str] = {}
@@ -138,7 +138,7 @@ class Monitoring:
         host.seen_s = now_s
         host.interval_s = min(max(message.interval_ms / 1000, self.period_s), MAX_INTERVAL_S)
         host.used, host.machine, host.details = message.host_used, machine, details
-        self._total = None
+        self._used[host.row] = host.used.as_tuple()
         own, whole_rated = host.rows, bool(rated.all())
         if host.contested:
             mine = own != NOBODY
@@ -247,6 +247,8 @@ class Monitoring:
         row = len(self._hosts) + 1
         if row >= self._machines.rows:
             self._machines.grow(2 * self._machines.rows)
+        if row >= len(self._used):
+            self._used = np.concatenate([self._used, np.zeros_like(self._used)])
         return row
 
     def remove_host(self, host_id: str, now_s: float) -> None:
@@ -254,7 +256,7 @@ class Monitoring:
         host = self._hosts.pop(host_id, None)
         if host is None:
             return
-        self._total = None
+        self._used[host.row] = 0.0
         for vm_id in host.vm_ids:
             self._retire(vm_id, host_id, now_s)
         self._machines.clear(np.array([host.row]))
@@ -353,10 +355,7 @@ class Monitoring:
 
     def total_used(self) -> Capacity:
         """What the VMs of all hosts used last."""
-        if self._total is None:
-            used = [host.used.as_tuple() for host in self._hosts.values()]
-            self._total = Capacity.of(np.array(used).sum(axis=0)) if used else ZERO
-        return self._total
+        return Capacity.of(self._used.sum(axis=0))
 
     @property
     def size(self) -> tuple[int, int]:

@@ -108,12 +108,11 @@ class Sleeping:
     def idle(self, now_s: float) -> dict[str, float]:
         """For how long each host has had nothing on it, in seconds; only those that have not."""
         result: dict[str, float] = {}
-        for host_id, host in self.table.hosts.items():
-            if host.vms or host_id in self.going or self._hindrance(host):
-                self.quiet_since_s.pop(host_id, None)
-            else:
-                since_s = self.quiet_since_s.setdefault(host_id, now_s)
+        for host_id in self.table.empty:
+            if host_id not in self.going and not self._hindrance(self.table.hosts[host_id]):
+                since_s = self.quiet_since_s.get(host_id, now_s)
                 result[host_id] = round(now_s - since_s, 1)
+        self.quiet_since_s = {host_id: self.quiet_since_s.get(host_id, now_s) for host_id in result}
         return result
 
     def _hindrance(self, host: HostEntry) -> str:
