@@ -539,6 +539,21 @@ async def test_silence_is_noticed_and_heartbeats_are_not_silence(serve: Serve, p
     writer.close()
 
 
+async def test_who_sends_something_else_anyway_does_not_ping(serve: Serve, peer: Peer) -> None:
+    limits = LinkLimits(ping_interval_s=1.0, silence_timeout_s=20.0)
+    link = await dial(await serve(limits), limits=limits)
+    other = await peer.links.get()
+    longest_s, told_s = 0.0, time.monotonic()
+    for number in range(30):
+        link.notify(Count(number))
+        await asyncio.sleep(0.1)
+        longest_s, told_s = max(longest_s, time.monotonic() - told_s), time.monotonic()
+    busy = longest_s > limits.ping_interval_s  # this machine, so that it was quiet after all
+    assert busy or link.stats.round_trip_s is None, "it had no need to ask"
+    await until(lambda: other.stats.round_trip_s is not None)
+    assert link.is_open
+
+
 async def test_our_own_standstill_is_not_the_peers_silence(serve: Serve) -> None:
     limits = LinkLimits(ping_interval_s=0.1, silence_timeout_s=0.4)
     link = await dial(await serve(limits), limits=limits)
