@@ -27,6 +27,7 @@ from snooze.common.api import (
     EventView,
     HierarchyView,
     HostView,
+    HostWhyView,
     ImageView,
     ManagerView,
     PowerAnswer,
@@ -162,6 +163,10 @@ class AsyncSnooze:
     async def host(self, name: str) -> HostView:
         """One host by its id or hostname."""
         return decode(await self.fetch(f"/hosts/{segment(name)}"), HostView)
+
+    async def why(self, host: str) -> HostWhyView:
+        """What stands against emptying a host now; nothing: it is emptied soon."""
+        return decode(await self.fetch(f"/hosts/{segment(host)}/why"), HostWhyView)
 
     async def managers(self) -> list[ManagerView]:
         """All group managers; one of them leads."""

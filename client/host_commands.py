@@ -38,11 +38,37 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     host = typer.Typer(help="Look after hosts: maintenance, power.", no_args_is_help=True)
     add(host, "list", view_commands.hosts, CLUSTER_PANEL)
+    add(host, "why", why, CLUSTER_PANEL)
     add(host, "drain", drain, CLUSTER_PANEL)
     add(host, "undrain", undrain, CLUSTER_PANEL)
     add(host, "confirm-dead", confirm_dead, CLUSTER_PANEL)
     energy_commands.register_host(host)
     app.add_typer(host, name="host", rich_help_panel=CLUSTER_PANEL)
+
+
+def why(
+    *,
+    host: Annotated[
+        str, typer.Argument(metavar="HOST", help="By name or id.", autocompletion=complete_host)
+    ],
+    output: OutputOption = Output.TABLE,
+    url: UrlOption = "",
+) -> None:
+    """Why a host is not emptied, so that it could sleep: all that stands against it now."""
+    from snooze.client import tables, terminal
+
+    view = on_cluster(url, lambda c: c.why(host))
+    if output is Output.JSON:
+        import msgspec
+
+        terminal.show_json(msgspec.json.encode(view))
+        return
+    rows = [
+        (each.code, each.message, tables.moment(each.until_ms) if each.until_ms else "")
+        for each in view.obstacles
+    ]
+    none = f"Nothing stands against it: {view.hostname} is emptied at the next look."
+    terminal.show(tables.plain_table(("CODE", "WHY IT IS NOT EMPTIED", "UNTIL"), rows, none))
 
 
 def drain(

@@ -23,6 +23,7 @@ from snooze.common.api import (
     EventView,
     HierarchyView,
     HostView,
+    HostWhyView,
     ImageView,
     ManagerView,
     PowerAnswer,
@@ -140,6 +141,10 @@ class Snooze:
     def host(self, name: str) -> HostView:
         """One host by its id or hostname."""
         return self._run(self._cluster.host(name))
+
+    def why(self, host: str) -> HostWhyView:
+        """What stands against emptying a host now; nothing: it is emptied soon."""
+        return self._run(self._cluster.why(host))
 
     def managers(self) -> list[ManagerView]:
         """All group managers; one of them leads."""

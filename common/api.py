@@ -475,6 +475,28 @@ class AutonomyRuleView(msgspec.Struct, frozen=True, omit_defaults=True):
     until_ms: int = 0
 
 
+class ObstacleView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that stands against emptying a host; ``until_ms``: until then, if that is known.
+
+    ``code`` is for programs: ``switched_off``, ``mode``, ``away``, ``maintenance``, ``empty``,
+    ``takes_no_part``, ``samples``, ``not_sleepable``, ``overloaded``, ``not_judged``, ``in_use``,
+    ``not_long_enough``, ``held``, ``plan_under_way``, ``proposed``, ``cool_down``, ``vm_stays``,
+    ``no_room``, ``no_benefit``, ``ha_reserve``, ``across``, or one of a plug-in's.
+    """
+
+    code: str
+    message: str
+    until_ms: int = 0
+
+
+class HostWhyView(msgspec.Struct, frozen=True):
+    """Why a host is not emptied now; without ``obstacles`` it is, at the next look."""
+
+    id: str
+    hostname: str
+    obstacles: tuple[ObstacleView, ...] = ()
+
+
 class AutonomyWindowView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A window that decisions keep to."""
 

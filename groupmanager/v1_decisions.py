@@ -18,6 +18,7 @@ def routes() -> list[tuple[str, str, Handler]]:
         ("GET", f"{API_PREFIX}/decisions", _decisions),
         ("GET", f"{API_PREFIX}/decisions/{{id}}", _decision),
         ("POST", f"{API_PREFIX}/decisions/{{id}}/{{word}}", _judge),
+        ("GET", f"{API_PREFIX}/hosts/{{id}}/why", _why),
         ("GET", f"{API_PREFIX}/autonomy", _autonomy),
         ("PUT", f"{API_PREFIX}/autonomy", _change),
         ("POST", f"{API_PREFIX}/managers/{{id}}/consolidate", _consolidate),
@@ -69,6 +70,12 @@ async def _judge(request: web.Request, leader: LeaderService) -> web.Response:
             request.match_info["id"], approved=word == "approve", who=said.who
         )
     )
+
+
+async def _why(request: web.Request, leader: LeaderService) -> web.Response:
+    """Why a host is not emptied now."""
+    leader.require()
+    return answer(await leader.across.why(request.match_info["id"]))
 
 
 async def _autonomy(request: web.Request, leader: LeaderService) -> web.Response:

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from snooze.common.api import ImageView
+from snooze.common.api import ImageView, ObstacleView
 from snooze.common.decisions import Decision, DecisionKind
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand
@@ -201,6 +201,13 @@ class Reconfigure(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     who: str = ""
 
 
+class ExplainHost(msgspec.Struct, frozen=True, tag=True):
+    """Say why a host is not emptied now; answered by ``HostExplained``."""
+
+    epoch: int
+    host_id: str
+
+
 LeaderOrder = (
     PlaceVms
     | VmOrder
@@ -213,6 +220,7 @@ LeaderOrder = (
     | SetAutonomy
     | JudgeDecision
     | Reconfigure
+    | ExplainHost
 )
 
 
@@ -265,6 +273,12 @@ class BusyVm(msgspec.Struct, frozen=True, array_like=True):
     uses_cores: float
 
 
+class HostExplained(msgspec.Struct, frozen=True, tag=True):
+    """All that stands against emptying a host; nothing: it is emptied at the next look."""
+
+    obstacles: tuple[ObstacleView, ...]
+
+
 class HostOverloaded(msgspec.Struct, frozen=True, tag=True):
     """A host is overloaded and no host of this manager can help; told again while that is so.
 
@@ -297,7 +311,13 @@ class Held(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
 
 ManagerAnswer = (
-    PlacementAnswer | VmOrderDone | RelayedAnswer | Accepted | HostDetails | DecisionMade
+    PlacementAnswer
+    | VmOrderDone
+    | RelayedAnswer
+    | Accepted
+    | HostDetails
+    | DecisionMade
+    | HostExplained
 )
 
 # ---------------------------------------------------------------- manager to leader

@@ -6,12 +6,22 @@ And of ``holds``: what managers are not to forget.
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, assert_never
 
+from snooze.common.api import HostWhyView, ObstacleView
 from snooze.common.clock import Clock
-from snooze.common.errors import ErrorReport, SnoozeError
+from snooze.common.errors import ErrorReport, NotFound, SnoozeError
+from snooze.common.records import HostPower
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.task_set import TaskSet
 from snooze.common.vm_lifecycle import VmCommand
-from snooze.common.wire import Held, HostOverloaded, HostToEmpty, VmOrder, VmStatus
+from snooze.common.wire import (
+    ExplainHost,
+    Held,
+    HostExplained,
+    HostOverloaded,
+    HostToEmpty,
+    VmOrder,
+    VmStatus,
+)
 from snooze.groupmanager.leader.autonomy import LeaderAutonomy
 from snooze.groupmanager.leader.decision_log import DecisionLog
 from snooze.groupmanager.leader.drain import Drains
@@ -20,6 +30,7 @@ from snooze.groupmanager.leader.energy import Energy
 from snooze.groupmanager.leader.energy_events import WantRoom
 from snooze.groupmanager.leader.holds import Holds
 from snooze.groupmanager.leader.journal import Journal
+from snooze.groupmanager.leader.manager_links import ManagerLinks
 from snooze.groupmanager.leader.recovery import Recovery
 from snooze.groupmanager.leader.registry import Registry
 from snooze.groupmanager.leader.relief_core import (
@@ -29,6 +40,7 @@ from snooze.groupmanager.leader.relief_core import (
 )
 from snooze.groupmanager.leader.submission_events import Decided
 
+EXPLAIN_TIMEOUT_S = 30.0
 OVERLOADS_LAST_S = 30.0
 """Twice as long as a manager takes to tell of an overloaded host again."""
 
@@ -44,6 +56,7 @@ class Leader(Protocol):
     energy: Energy
     drains: Drains
     recovery: Recovery
+    links: ManagerLinks
 
     def record_host(self, host_id: str) -> None:
         """Have the record say of a host what the registry says."""
@@ -120,6 +133,34 @@ class Across:
         if settled:
             self._perform(self.emptying.tick(now_s, now_ms))
         self.holds.tick()
+
+    async def why(self, id_or_name: str) -> HostWhyView:
+        """Why a host is not emptied now.
+
+        Raises:
+            NotFound: there is none of that name.
+            RemoteError, TooBusy: its manager does not answer.
+        """
+        host = self._registry.find_host(id_or_name)
+        if host is None:
+            raise NotFound(f"no host is called {id_or_name!r}")
+        host_id, name = host.description.host_id, host.description.hostname
+        if not host.joined:
+            is_up = host.state is HostPower.ACTIVE
+            text = "it is out of reach" if is_up else f"it is {host.state.value.replace('_', ' ')}"
+            return HostWhyView(host_id, name, (ObstacleView("away", text),))
+        found: list[ObstacleView] = []
+        if host.maintenance:
+            found.append(ObstacleView("maintenance", "it is drained, or in maintenance"))
+        order = ExplainHost(self._leader.epoch, host_id)
+        link = self._leader.links.require(host.manager_id)
+        found += (await link.request(order, HostExplained, EXPLAIN_TIMEOUT_S)).obstacles
+        plan = self.emptying.plan
+        if plan is not None and plan.told.host_id == host_id:
+            found.append(ObstacleView("plan_under_way", "it is being emptied across managers"))
+        lines = self.emptying.why.get(host_id, ())
+        found += [ObstacleView("across", f"across managers: {line}") for line in lines]
+        return HostWhyView(host_id, name, tuple(found))
 
     async def close(self) -> None:
         """Stop; migrations under way end by themselves."""

@@ -102,6 +102,10 @@ class ManagerAutonomy:
         """A person wants a consolidation now."""
         return events.ConsolidateAsked(request_id, self._clock.wall_ms(), who)
 
+    def explain_asked(self, request_id: int, host_id: str) -> events.HostExplainAsked:
+        """A person asks why a host is not emptied."""
+        return events.HostExplainAsked(request_id, self._clock.wall_ms(), host_id)
+
     def decisions(self) -> list[Decision]:
         """The latest, to be told to another leader."""
         return list(self._core.book.decisions.values())

@@ -34,7 +34,7 @@ Invariant: of each kind at most one decision is ``RUNNING`` and at most one is `
     RUNNING   all its moves ended: DONE, PARTLY or FAILED
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
@@ -46,9 +46,9 @@ from snooze.common.decisions import (
     DecisionMode,
     DecisionState,
 )
-from snooze.common.errors import Conflict, ErrorReport
+from snooze.common.errors import Conflict, ErrorReport, NotFound
 from snooze.common.resources import R
-from snooze.common.wire import DecisionMade, HostOverloaded, HostToEmpty
+from snooze.common.wire import DecisionMade, HostExplained, HostOverloaded, HostToEmpty
 from snooze.groupmanager.manager.autonomy_events import (
     AutonomyEvent,
     AutonomySet,
@@ -56,6 +56,7 @@ from snooze.groupmanager.manager.autonomy_events import (
     ConsolidateAsked,
     ConsolidationPlanned,
     DecisionJudged,
+    HostExplainAsked,
     LookedOn,
     LookOn,
     PlanConsolidation,
@@ -63,10 +64,11 @@ from snooze.groupmanager.manager.autonomy_events import (
     RelocationPlanned,
 )
 from snooze.groupmanager.manager.cluster_view import View
-from snooze.groupmanager.manager.deciding_core import Deciding, Realm
+from snooze.groupmanager.manager.deciding_core import Realm, among
 from snooze.groupmanager.manager.decision_story import Story
 from snooze.groupmanager.manager.look_core import Look
 from snooze.groupmanager.manager.manager_events import AnswerLeader, ManagerEffect, TellLeader
+from snooze.groupmanager.manager.obstacles_core import Explaining
 from snooze.groupmanager.manager.offers_core import all_vms, busy_vms, least_used, without_room
 from snooze.scheduling import dump
 from snooze.scheduling.consolidation import Consolidation, Verdict
@@ -74,7 +76,7 @@ from snooze.scheduling.deciding import DecisionKind as Recorded
 from snooze.scheduling.detection import Detection, Watch
 from snooze.scheduling.dump import Prepared, relocate_and_prepare
 from snooze.scheduling.relocation import Outcome, OutcomeKind
-from snooze.scheduling.snapshot import BoolArray, HostState
+from snooze.scheduling.snapshot import BoolArray
 from snooze.scheduling.units import Properties, number
 
 _OFF: Final = DecisionMode.OFF
@@ -102,13 +104,15 @@ class _Planning:
     seen: Detection
 
 
-class Autonomy(Deciding):
+class Autonomy(Explaining):
     """What one manager does by itself; see the module's rules."""
 
     def __init__(self, realm: Realm) -> None:
         super().__init__(realm)
         self._watch = Watch.fresh(0)
         self._watched: tuple[str, ...] = ()
+        self._seen: Detection | None = None
+        self._unanswered: list[tuple[str, int]] = []
         self._helpless: dict[str, str] = {}
         self._next_round_s = 0.0
         self._next_cron_ms = 0
@@ -138,6 +142,9 @@ class Autonomy(Deciding):
             case DecisionJudged():
                 self._wall_ms = event.wall_ms
                 return self._judged(event)
+            case HostExplainAsked():
+                self._wall_ms = event.wall_ms
+                return self._explain(event.host_id, event.request_id)
             case ConsolidationPlanned():
                 self._wall_ms = event.wall_ms
                 return self._planned(event)
@@ -171,21 +178,6 @@ class Autonomy(Deciding):
 
     # ------------------------------------------------------------ what is seen
 
-    def _for(self, kind: DecisionKind, view: View, without: BoolArray) -> View:
-        """The same with these hosts, and all that is switched off for a kind, left as it is."""
-        off_hosts, off_vms = self._off(kind)
-        snapshot = view.snapshot
-        if not without.any() and not off_hosts and not off_vms:
-            return view
-        without = without | _among(snapshot.host_ids, off_hosts)
-        stays = _among(snapshot.vm_ids, off_vms)
-        if not without.any() and not stays.any():
-            return view
-        state = snapshot.host_state.copy()
-        state[without & (state == HostState.ACTIVE)] = HostState.DRAINING
-        changed = snapshot.changed(host_state=state, movable=snapshot.movable & ~stays)
-        return replace(view, snapshot=changed, takes_part=view.takes_part & ~without)
-
     def _is_quiet(self, kind: DecisionKind) -> bool:
         planned = any(each.kind is kind for each in self._planning.values())
         return planned or super()._is_quiet(kind)
@@ -202,6 +194,7 @@ class Autonomy(Deciding):
             self.policy.relocator,
             self.policy.interval_s,
             self._samples.period_s,
+            foresees=bool(self._unanswered),
         )
         return self._look_on()
 
@@ -218,15 +211,36 @@ class Autonomy(Deciding):
         self._look = None
         effects = self._judge(look) if look.watch is not None and look.seen else []
         wanted, self._wanted = self._wanted, []
+        if self._unanswered and (look.foresees or look.watch is not None):
+            effects += self._answer_explains(look.view(self._table))
         if wanted:
             view = look.view(self._table)
             for who, request_id in wanted:
                 effects += self._plan_consolidation(who, request_id, view)
-        return effects
+        return effects + (self._begin_look(judge=False) if self._unanswered else [])
 
     def _no_look(self) -> list[ManagerEffect]:
         """A host left in the middle of it: who waits for it gets another."""
-        return self._begin_look(judge=False) if self._wanted and self._table.order else []
+        waits = self._wanted or self._unanswered
+        return self._begin_look(judge=False) if waits and self._table.order else []
+
+    def _explain(self, host_id: str, request_id: int) -> list[ManagerEffect]:
+        """A person asks why a host is not emptied: that takes a look at all of them."""
+        self._unanswered.append((host_id, request_id))
+        return [] if self._look is not None else self._begin_look(judge=False)
+
+    def _answer_explains(self, view: View | None) -> list[ManagerEffect]:
+        asked, self._unanswered = self._unanswered, []
+        effects: list[ManagerEffect] = []
+        for host_id, request_id in asked:
+            if view is None or host_id not in view.snapshot.host_ids:
+                gone = NotFound(f"host {host_id} is not here any more; ask again")
+                effects.append(AnswerLeader(request_id, ErrorReport.of(gone)))
+                continue
+            row = self._watched.index(host_id) if host_id in self._watched else -1
+            found = self.obstacles(host_id, view, self._seen, row)
+            effects.append(AnswerLeader(request_id, HostExplained(found)))
+        return effects
 
     def _round(self) -> list[ManagerEffect]:
         kinds = (DecisionKind.OVERLOAD, DecisionKind.UNDERLOAD)
@@ -238,7 +252,7 @@ class Autonomy(Deciding):
     def _judge(self, look: Look) -> list[ManagerEffect]:
         """What was seen, and what is to be done about it."""
         seen, takes_part = look.detection(), look.takes_part()
-        self._watch, self._watched = seen.watch, look.order
+        self._watch, self._watched, self._seen = seen.watch, look.order, seen
         hot = seen.overloaded & takes_part
         self._hot = frozenset(look.order[row] for row in np.flatnonzero(hot).tolist())
         for host_id in [each for each in self._helpless if each not in self._hot]:
@@ -446,8 +460,8 @@ class Autonomy(Deciding):
                 return []
             why_not = "hosts came or went meanwhile; ask again"
             return [AnswerLeader(request_id, ErrorReport.of(Conflict(why_not)))]
-        view = self._for(kind, view, _among(view.snapshot.host_ids, self._hot))
-        rests = _among(view.snapshot.vm_ids, self.memory.resting(self._now_s))
+        view = self._for(kind, view, among(view.snapshot.host_ids, self._hot))
+        rests = among(view.snapshot.vm_ids, self.memory.resting(self._now_s))
         if rests.any():
             changed = view.snapshot.changed(movable=view.snapshot.movable & ~rests)
             view = replace(view, snapshot=changed)
@@ -499,10 +513,6 @@ class Autonomy(Deciding):
         return effects + [
             AnswerLeader(request_id, DecisionMade(decision)) for request_id in asked.request_ids
         ]
-
-
-def _among(names: Sequence[str], chosen: Collection[str]) -> BoolArray:
-    return np.array([name in chosen for name in names], dtype=np.bool_)
 
 
 def _how_good(answer: Consolidation) -> str:

@@ -35,6 +35,15 @@ class ConsolidateAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class HostExplainAsked:
+    """A person asks why a host is not emptied; it is one of this manager's."""
+
+    request_id: int
+    wall_ms: int
+    host_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class DecisionJudged:
     """A person approves or rejects what was proposed."""
 
@@ -80,6 +89,7 @@ AutonomyEvent = (
     AutonomyTicked
     | AutonomySet
     | ConsolidateAsked
+    | HostExplainAsked
     | DecisionJudged
     | ConsolidationPlanned
     | RelocationPlanned

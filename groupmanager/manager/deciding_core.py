@@ -3,11 +3,12 @@
 Rules 2 to 7 of ``autonomy_core.py``, whose other part looks at the hosts and has plans made.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from snooze.common.autonomy import Control, Scope, strictest
 from snooze.common.decisions import Decision, DecisionKind, DecisionMode, DecisionState
@@ -25,6 +26,7 @@ from snooze.groupmanager.manager.move_memory import MoveMemory
 from snooze.groupmanager.manager.plan_work import Step, Work, Worker
 from snooze.scheduling.dump import Prepared
 from snooze.scheduling.relocation_cost import MigrationCost, MigrationModel
+from snooze.scheduling.snapshot import BoolArray, HostState
 from snooze.scheduling.units import number
 
 _OFF: Final = DecisionMode.OFF
@@ -109,6 +111,21 @@ class Deciding:
             ):
                 names.add(rule.target)
         return off[Scope.HOST], off[Scope.VM]
+
+    def _for(self, kind: DecisionKind, view: View, without: BoolArray) -> View:
+        """The same with these hosts, and all that is switched off for a kind, left as it is."""
+        off_hosts, off_vms = self._off(kind)
+        snapshot = view.snapshot
+        if not without.any() and not off_hosts and not off_vms:
+            return view
+        without = without | among(snapshot.host_ids, off_hosts)
+        stays = among(snapshot.vm_ids, off_vms)
+        if not without.any() and not stays.any():
+            return view
+        state = snapshot.host_state.copy()
+        state[without & (state == HostState.ACTIVE)] = HostState.DRAINING
+        changed = snapshot.changed(host_state=state, movable=snapshot.movable & ~stays)
+        return replace(view, snapshot=changed, takes_part=view.takes_part & ~without)
 
     def mode(self, kind: DecisionKind) -> DecisionMode:
         """What may be done of a kind at this moment."""
@@ -296,3 +313,8 @@ class Deciding:
     def _moved(self, key: str, source: str, cause: str) -> None:
         """A VM moved, by our will or a person's."""
         self.memory.moved(key, source, self._now_s)
+
+
+def among(names: Sequence[str], chosen: Collection[str]) -> BoolArray:
+    """``bool[len(names)]``: which of the names are chosen."""
+    return np.array([name in chosen for name in names], dtype=np.bool_)

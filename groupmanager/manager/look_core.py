@@ -36,6 +36,7 @@ class Look:
         order: the hosts, as in the table when it began.
         watch: what the detector knows of them; None: nobody is judged.
         at: the next host.
+        foresees: what VMs are expected to use is wanted though nobody is judged.
     """
 
     order: tuple[str, ...]
@@ -44,6 +45,7 @@ class Look:
     interval_s: float
     period_s: float
     at: int = 0
+    foresees: bool = False
     views: list[View] = field(default_factory=list[View])
     seen: list[Detection] = field(default_factory=list[Detection])
 
@@ -73,6 +75,7 @@ class Look:
                     view.snapshot, view.window, _part(self.watch, begun, self.at), self.interval_s
                 )
             )
+        if self.watch is not None or self.foresees:
             foreseen = self.relocator.foresee(
                 view.snapshot, view.window, view.requested, self.period_s
             )

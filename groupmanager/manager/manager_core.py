@@ -46,6 +46,7 @@ from snooze.groupmanager.manager.autonomy_events import (
     ConsolidateAsked,
     ConsolidationPlanned,
     DecisionJudged,
+    HostExplainAsked,
     LookedOn,
     RelocationPlanned,
 )
@@ -164,6 +165,7 @@ class ManagerCore:
                 AutonomyTicked()
                 | AutonomySet()
                 | ConsolidateAsked()
+                | HostExplainAsked()
                 | DecisionJudged()
                 | ConsolidationPlanned()
                 | RelocationPlanned()

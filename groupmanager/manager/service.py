@@ -17,6 +17,7 @@ from snooze.common.core_runner import CoreRunner
 from snooze.common.errors import (
     Conflict,
     ErrorReport,
+    NotFound,
     NotLeader,
     Problem,
     RemoteError,
@@ -40,6 +41,7 @@ from snooze.common.wire import (
     DescribeHosts,
     DirectHosts,
     DisksSeen,
+    ExplainHost,
     ForgetHost,
     HostAnswer,
     HostDetail,
@@ -352,6 +354,10 @@ class ManagerService:
                 return Accepted()
             case JudgeDecision():
                 return await self._ask(lambda i: self.load.judged(i, message))
+            case ExplainHost():
+                if message.host_id not in self.core.table.hosts:
+                    raise NotFound(f"host {message.host_id} is not here")
+                return await self._ask(lambda i: self.load.explain_asked(i, message.host_id))
             case Reconfigure():
                 return await self.consolidate(message.who)
             case _:

@@ -1,12 +1,13 @@
-"""Half-empty hosts of several managers: packed by the leader, as far as the HA reserve lets."""
+"""Half-empty hosts of several managers: packed by the leader, and every host says why it stays."""
 
+import json
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
 from snooze.client.allinone import Options, cluster
 from snooze.client.async_sdk import AsyncSnooze
-from tests.integration.autonomy.test_load_moves import Bench
+from tests.integration.autonomy.test_load_moves import Bench, command
 
 QUICK: dict[str, object] = {
     "monitoring": {"interval_s": 0.5},
@@ -41,11 +42,34 @@ async def test_the_last_half_empty_host_of_each_manager(bench: Bench) -> None:
 
     await bench.until(spread, "each manager has a host")
 
-    async def emptied() -> bool:
-        return any(view.state == "done" for view in await bench.decisions(kind="underload"))
+    async def packed() -> bool:
+        return set((await bench.where()).values()) == {"host3"}
 
-    await bench.until(emptied, "the host that is used least is emptied")
-    [view] = await bench.decisions(kind="underload")
-    assert "host1 is hardly used" in view.reason
-    assert view.outcome == "2 moved; host1 is empty"
-    assert await bench.where() == {"a": "host3", "b": "host3", "c": "host2", "d": "host3"}
+    await bench.until(packed, "everything is on the host that is used most")
+
+    async def ended() -> bool:
+        return len(await bench.decisions(kind="underload", state="done")) == 2
+
+    await bench.until(ended, "two hosts were emptied")
+    second, first = await bench.decisions(kind="underload")
+    assert "host1 is hardly used" in first.reason, "the one that is used least comes first"
+    assert first.outcome == "2 moved; host1 is empty"
+    assert first.actions[-1] == "host1 is empty then"
+    assert second.outcome == "1 moved; host2 is empty"
+    code, shown = await command(bench.running.url, "decisions", "replay", first.id)
+    assert code == 0, shown
+
+    url = bench.running.url
+    code, shown = await command(url, "host", "why", "host3", "--output", "json")
+    assert code == 0, shown
+    view = json.loads(shown)
+    assert view["hostname"] == "host3"
+    held = [each for each in view["obstacles"] if each["code"] == "held"]
+    assert {"VM a moved a moment ago", "VM c moved a moment ago"} <= {e["message"] for e in held}
+    assert all(each["until_ms"] > 0 for each in held), "its manager knows, though it moved none"
+    code, shown = await command(url, "host", "why", "host1")
+    assert code == 0, shown
+    assert "nothing is on it" in shown
+    code, shown = await command(url, "host", "why", "nowhere")
+    assert code != 0
+    assert "no host is called 'nowhere'" in shown
