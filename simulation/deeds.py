@@ -37,6 +37,9 @@ shutdown, start,   host named, ``resize`` to ``amount`` cores
 reboot, destroy,
 migrate, resize
 =================  ==============================================================================
+
+In place of a machine's name ``leader`` is who leads when it is done, and ``manager`` another group
+manager, the ``number``-th counted round.
 """
 
 from random import Random
@@ -88,6 +91,7 @@ COMMANDS: Final = (
 )
 WISHES: Final = ("submit", *COMMANDS)
 VERBS: Final = (*FAULTS, *WISHES)
+ROLES: Final = frozenset({"leader", "manager"})
 
 
 class Deed(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -177,9 +181,32 @@ def draw(seed: int, shape: Shape, length_s: float, trouble: float = 1.0) -> list
     for _ in range(GHOSTS):
         at_s = round(ghosts.uniform(0.0, length_s), 3)
         deeds.append(Deed(at_s, "ghost", number=ghosts.randrange(64)))
+    answers = Random(f"answers:{seed}")
+    if answers.random() < 0.4:
+        deeds += _lost_answers(answers, shape, length_s)
     if shape.leases:
         deeds += _lease_troubles(Random(f"leases:{seed}"), shape, length_s)
     return sorted(deeds, key=lambda deed: deed.at_s)
+
+
+def _lost_answers(random: Random, shape: Shape, length_s: float) -> list[Deed]:
+    """A manager is asked to place VMs, and its answer is lost; what it ordered is carried out.
+
+    Then, mostly, that manager dies, and a host that may have the VMs stays away.
+    """
+    at_s = random.uniform(1.0, length_s / 2)
+    number = random.randrange(shape.managers)
+    gone_s = length_s - at_s - 1.0
+    deeds = [Deed(round(at_s, 3), "cut", ("manager", "leader"), round(gone_s, 3), number)]
+    for _ in range(random.randint(2, 4)):
+        asked_s = round(at_s + random.uniform(0.05, 2.5), 3)
+        deeds.append(Deed(asked_s, "submit", (), number=2, amount=1.0))
+    if random.random() < 0.7:
+        lost_s = round(at_s + random.uniform(0.5, 3.5), 3)
+        host = f"host{random.randrange(shape.hosts)}"
+        deeds.append(Deed(lost_s, "isolate", (host,), round(gone_s, 3)))
+        deeds.append(Deed(round(lost_s + 0.001, 3), "kill", ("manager",), round(gone_s, 3), number))
+    return deeds
 
 
 def _lease_troubles(random: Random, shape: Shape, length_s: float) -> list[Deed]:
@@ -294,6 +321,7 @@ def problems_of(deed: Deed, shape: Shape) -> list[str]:
         *(f"zk{i}" for i in range(shape.servers)),
         *(f"bs{i}" for i in range(shape.bootstraps)),
         "client",
+        *ROLES,
     }
     if deed.verb.startswith("bmc") or deed.verb in {
         "kill",

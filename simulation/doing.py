@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
+
 from snooze.simulation.clients import Clients
-from snooze.simulation.deeds import COMMANDS, Deed
+from snooze.simulation.deeds import COMMANDS, ROLES, Deed
 from snooze.simulation.ghosts import Ghosts
 from snooze.simulation.network import Weather
 from snooze.simulation.world import World
@@ -33,8 +35,20 @@ class Doer:
         for deed in script:
             self.world.schedule.at(start_s + deed.at_s, partial(self.do, deed))
 
+    def _named(self, deed: Deed) -> Deed:
+        """With the names of who leads now, and of another manager."""
+        if not ROLES & set(deed.who):
+            return deed
+        managers = sorted(self.world.managers) or ["gm0"]
+        leaders = [name for name in managers if self.world.managers[name].leading is not None]
+        leader = leaders[0] if leaders else managers[0]
+        others = [name for name in managers if name != leader] or [leader]
+        names = {"leader": leader, "manager": others[deed.number % len(others)]}
+        return msgspec.structs.replace(deed, who=tuple(names.get(n, n) for n in deed.who))
+
     def do(self, deed: Deed) -> None:
         """Do one, and have it undone when its time is over."""
+        deed = self._named(deed)
         self.world.tell("--", _told(deed))
         undo = self._do(deed)
         self.look()

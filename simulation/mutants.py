@@ -16,9 +16,11 @@ from typing import Any, Final
 
 import msgspec
 
-from snooze.common.coordination.port import Check
+from snooze.common.coordination.port import Check, Session, SessionState
 from snooze.common.lease_core import LeaseCore
-from snooze.common.wire import LeaseGranted
+from snooze.common.wire import LeaseGranted, PlaceVms, RelayedOrder, VmOrder
+from snooze.groupmanager.election import Election
+from snooze.groupmanager.leader import submission_core, submission_restarts_core
 from snooze.groupmanager.leader.authority import Authority
 from snooze.groupmanager.leader.journal import Journal
 from snooze.groupmanager.leader.membership_core import MembershipCore
@@ -28,15 +30,17 @@ from snooze.groupmanager.leader.registry import HostEntry
 from snooze.groupmanager.leader.submission_core import SubmissionCore
 from snooze.groupmanager.leader.submission_events import (
     AnswerSubmission,
+    PlacementFailed,
     RecordTask,
     Submitted,
     UpdateRecords,
 )
 from snooze.groupmanager.manager.host_table import HostTable
 from snooze.groupmanager.manager.leases import Leases
+from snooze.groupmanager.manager.manager_events import OrderAsked, PlaceAsked, RelayAsked
+from snooze.groupmanager.manager.service import ManagerService
 from snooze.localcontroller.agent_core import AgentCore
 from snooze.localcontroller.fence_guard import Guard
-from snooze.localcontroller.lease import HostLease
 from snooze.scheduling.recovery_question import FenceQuestion
 
 FIRST_SEED: Final = 1
@@ -170,15 +174,55 @@ async def _own_term_only(_authority: Authority) -> None:
     """What other leaders granted is not looked at."""
 
 
-async def _no_lease_needed(_lease: HostLease) -> None:
-    """Whatever is ordered is started."""
+async def _granted_beyond_own(leases: Leases, host_id: str, epoch: int) -> LeaseGranted:
+    """A manager grants whole leases, whatever is left of its own."""
+    granted = await _grant(leases, host_id, epoch)
+    return LeaseGranted(leases._lease_s) if _is_let_in(leases, host_id, epoch) else granted
 
 
-async def _granted_to_anybody(leases: Leases, host_id: str, epoch: int) -> LeaseGranted:
-    """A host gets a lease before the leader has heard of it."""
-    return LeaseGranted(leases._lease_s)
+def _is_let_in(leases: Leases, host_id: str, epoch: int) -> bool:
+    host = leases._table.hosts.get(host_id)
+    return host is not None and host.directed and host.epoch == epoch
 
 
+def _nowhere_else(_vm: Any, _hosts: Any) -> bool:
+    """A host that is away has nothing."""
+    return False
+
+
+def _silence_is_no(core: SubmissionCore, event: PlacementFailed, now_s: float) -> list[Any]:
+    """A manager that did not answer is taken to have refused."""
+    return _failed(core, dataclasses.replace(event, unknown=False), now_s)
+
+
+def _deaf(election: Election, session: Session) -> None:
+    """That the store is out of reach, or has ended the session, is nothing to it."""
+    if session.state is SessionState.CONNECTED:
+        _session_changed(election, session)
+
+
+def _leads_on(election: Election, epoch: int) -> bool:
+    """Who was once elected leads."""
+    return election._confirmed_epoch == epoch
+
+
+async def _any_leader(service: ManagerService, message: Any) -> msgspec.Struct:
+    """A manager carries out what any leader orders, also one that was deposed."""
+    match message:
+        case PlaceVms():
+            return await service._ask(lambda i: PlaceAsked(i, message))
+        case VmOrder():
+            return await service._ask(lambda i: OrderAsked(i, message))
+        case RelayedOrder():
+            return await service._ask(lambda i: RelayAsked(i, message))
+        case _:
+            return await _answer_leader(service, message)
+
+
+_answer_leader = ManagerService._answer_leader
+_failed = SubmissionCore._failed
+_grant = Leases.grant
+_session_changed = Election._session_changed
 _journal = Journal.__init__
 _question = RecoveryCore._question
 _power_answered = RecoveryCore._power_answered
@@ -192,6 +236,35 @@ _ALL: tuple[Mutant, ...] = (
         6,
         _replacing(AgentCore, "admit", _any_epoch),
         seen_by=2,
+    ),
+    Mutant(
+        "any-leader",
+        "a group manager takes orders of leaders that were deposed",
+        60,
+        _replacing(ManagerService, "_answer_leader", _any_leader),
+    ),
+    Mutant(
+        "leads-on",
+        "a leader leads on whatever becomes of its session with the store",
+        60,
+        _replacing(Election, "is_leader", _leads_on, (Election, "_session_changed", _deaf)),
+    ),
+    Mutant(
+        "placed-without-proof",
+        "a VM is placed anew although a host that is away may have it",
+        100,
+        _replacing(
+            submission_core,
+            "may_be_on",
+            _nowhere_else,
+            (submission_restarts_core, "may_be_on", _nowhere_else),
+        ),
+    ),
+    Mutant(
+        "silence-is-refusal",
+        "a group manager that did not answer a placement is taken to have refused it",
+        60,
+        _replacing(SubmissionCore, "_failed", _silence_is_no),
     ),
     Mutant(
         "unfenced-writes",
@@ -271,16 +344,10 @@ _ALL: tuple[Mutant, ...] = (
         _replacing(Authority, "load", _own_term_only),
     ),
     Mutant(
-        "no-lease-needed",
-        "a host without a lease starts what it is ordered to",
+        "granted-beyond-own",
+        "a group manager that its leader does not hear grants its hosts leases all the same",
         200,
-        _replacing(HostLease, "require", _no_lease_needed),
-    ),
-    Mutant(
-        "granted-to-anybody",
-        "a manager grants leases whether or not it holds one, and to hosts unknown to its leader",
-        200,
-        _replacing(Leases, "grant", _granted_to_anybody),
+        _replacing(Leases, "grant", _granted_beyond_own),
     ),
     Mutant(
         "never-balanced",
