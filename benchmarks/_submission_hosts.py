@@ -2,7 +2,8 @@
 
 ``python -m benchmarks._submission_hosts COUNT HYPERVISOR BOOTSTRAP DIRECTORY [SETTINGS]``; prints
 ``up`` when all have started, stops on SIGTERM. BOOTSTRAP may be several, separated by commas;
-SETTINGS are more of them, by section, as JSON.
+SETTINGS are more of them, by section, as JSON; ``benchmark.first`` is the number of the first host,
+``benchmark.start_s`` how long a start takes, at least and in the mean beyond that.
 """
 
 import asyncio
@@ -19,7 +20,11 @@ from snooze.common.logging_setup import configure_logging
 from snooze.common.settings import LogSettings
 from snooze.common.settings_localcontroller import LocalControllerSettings
 from snooze.localcontroller.hypervisor.libvirt_options import host_file
-from snooze.localcontroller.hypervisor.simulated_world import SimulatedWorld
+from snooze.localcontroller.hypervisor.simulated_world import (
+    Latency,
+    SimulatedSettings,
+    SimulatedWorld,
+)
 from snooze.localcontroller.service import LocalController
 
 CPUS = 128
@@ -38,7 +43,10 @@ def make_host(
     if hypervisor == "simulated":
         driver: dict[str, object] = {
             "driver": "simulated",
-            "simulated": {"cpus": CPUS, "memory_kib": MEMORY_KIB},
+            "simulated": {
+                "cpus": CPUS,
+                "memory_kib": MEMORY_KIB,
+            },
         }
     else:
         file = directory / f"{name}.xml"
@@ -78,8 +86,13 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    world = SimulatedWorld()
-    hosts = [make_host(i, hypervisor, bootstrap, directory, world, more) for i in range(count)]
+    own = more.get("benchmark", {})
+    start_s, first = float(str(own.get("start_s", 0.0))), int(str(own.get("first", 0)))
+    latencies = {"start": Latency(start_s, start_s)}
+    world = SimulatedWorld(settings=SimulatedSettings(latencies=latencies))
+    hosts = [
+        make_host(first + i, hypervisor, bootstrap, directory, world, more) for i in range(count)
+    ]
     for host in hosts:
         await host.start()
     print("up", flush=True)

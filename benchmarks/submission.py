@@ -98,6 +98,8 @@ async def cluster(arguments: argparse.Namespace) -> AsyncGenerator[tuple[Daemons
                         },
                         **common,
                     }
+                    if index and hasattr(arguments, "placement"):
+                        tables["placement"] = {"policy": arguments.placement}
                     kind = BootstrapSettings if index == 0 else GroupManagerSettings
                     file = directory / f"{name}.toml"
                     file.write_text(toml_text(parse("", kind, overrides=tables)))
