@@ -14,10 +14,13 @@ from snooze.client.terminal import plain
 from snooze.client.units import (
     bytes_text,
     cores_text,
+    energy_text,
     memory_text,
     pair_text,
     rate_text,
+    share_text,
     span_text,
+    watts_text,
 )
 from snooze.common.api import (
     EnergyView,
@@ -168,26 +171,38 @@ def energy(view: EnergyView) -> list[RenderableType]:
         (
             _text(host.hostname or host.id),
             _status(host.power or "gone"),
-            f"{host.watts:.1f}",
+            watts_text(host.watts),
             host.source,
-            f"{host.used_kwh:.3f}",
-            f"{round(host.saved_kwh, 3) + 0.0:.3f}",
+            energy_text(host.used_kwh),
+            energy_text(host.saved_kwh),
             span_text(host.up_s * 1000),
             span_text(host.asleep_s * 1000),
         )
         for host in view.hosts
     ]
-    columns = ("HOST", "POWER", ">WATTS", "BY", ">KWH USED", ">KWH SAVED", ">UP", ">ASLEEP")
+    columns = ("HOST", "POWER", ">DRAWS", "BY", ">USED", ">SAVED", ">UP", ">ASLEEP")
+    if view.hosts:
+        rows.append(
+            (
+                Text("all", style="bold"),
+                Text(),
+                watts_text(view.watts),
+                "",
+                energy_text(view.used_kwh),
+                energy_text(view.saved_kwh),
+                "",
+                "",
+            )
+        )
     whole = view.used_kwh + view.saved_kwh
-    share = f" ({view.saved_kwh / whole:.0%})" if whole > 0 else ""
+    saved = f"{share_text(view.saved_kwh / whole)} saved" if whole > 0 else "Nothing is metered yet"
     since = f" since {moment(view.began_ms)}" if view.began_ms else ""
-    saver = "on" if view.enabled else "off"
+    saver = "is on." if view.enabled else "is off: hosts sleep only when a person says so."
+    guess = any(host.source == "model" for host in view.hosts)
     return [
         _table(columns, rows, "No hosts have joined."),
-        line(
-            f"{view.used_kwh:.3f} kWh used{since}, {view.saved_kwh:.3f} kWh saved{share}; "
-            f"{view.watts:.0f} W now. Energy saving is {saver}."
-        ),
+        line(f"{saved}{since}. Energy saving {saver}"),
+        *([line("Watts by model are estimates; see docs/energy.md.")] if guess else []),
     ]
 
 

@@ -72,6 +72,30 @@ def pair_text(part_kib: float, whole_kib: float) -> str:
     return f"{part_kib / factor:.1f}/{number} {unit}"
 
 
+def energy_text(kwh: float) -> str:
+    """``12.5 Wh``, ``3.46 kWh``, ``146 kWh``, ``1.21 MWh``: three digits; never ``-0``."""
+    for factor, unit in ((1000.0, "Wh"), (1.0, "kWh"), (0.001, "MWh")):
+        if unit == "MWh" or abs(kwh * factor) < 999.5:
+            return f"{_three_digits(kwh * factor)} {unit}"
+    raise AssertionError(kwh)
+
+
+def watts_text(watts: float) -> str:
+    """``66.8 W``, ``350.0 W``, ``1.20 kW``."""
+    return f"{watts:.1f} W" if abs(watts) < 999.95 else f"{watts / 1000:.2f} kW"
+
+
+def _three_digits(value: float) -> str:
+    size = abs(value)
+    places = 0 if size >= 99.95 else 1 if size >= 9.995 else 2
+    return f"{round(value, places) + 0.0:.{places}f}"
+
+
+def share_text(share: float) -> str:
+    """``41 %``."""
+    return f"{share + 0.0:.0%}".replace("%", " %").replace("-0 ", "0 ")
+
+
 def cores_text(cores: float) -> str:
     """``4`` or ``0.25``."""
     return f"{cores:.0f}" if cores == round(cores) else f"{cores:.2f}"

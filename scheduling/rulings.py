@@ -108,7 +108,7 @@ class Replayed:
             said = [f"{self.kind}: {where}"]
         elif isinstance(answer, Dispatched):
             names = self._names()
-            said = [f"{self.kind}: a manager for {len(answer.managers)} VMs"]
+            said = [f"{self.kind}: a manager for {_count(len(answer.managers), 'VM')}"]
             said += [f"  {names.get(vm, vm)}: {names.get(at, at)}" for vm, at in answer.managers]
         elif isinstance(answer, Emptying):
             names = self._names()
@@ -116,7 +116,7 @@ class Replayed:
             said += [f"  {names.get(vm, vm)} to {names.get(to, to)}" for vm, to in answer.moves]
         else:
             names = self._names()
-            said = [f"{self.kind}: {len(names)} hosts could, {len(answer.hosts)} do"]
+            said = [f"{self.kind}: {len(answer.hosts)} of {_count(len(names), 'host')}"]
             said += [f"  {names.get(host_id, host_id)}: {why}" for host_id, why in answer.hosts]
         return said + [f"  instead: {line}" for line in answer.others]
 
@@ -134,6 +134,10 @@ class Replayed:
                 return names | {each.id: each.name for each in self.question.managers}
             case _:
                 return {}
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def pack(kind: str, question: Question, answer: Answer) -> bytes:

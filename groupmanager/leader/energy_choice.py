@@ -279,7 +279,7 @@ def choose_wakers(
         for host_id, host in sorted(registry.hosts.items())
         if host.state in SLEEPERS and (host_id in willing or host_id in coming)
     ]
-    vms = waiting_vms(registry, MAX_WAITING, now_s)
+    vms = waiting_vms(registry, MAX_WAITING, now_s, now_ms)
     needs = [_waiting(vm, hosts) for vm in vms]
     needs += [Waiting(each.name, amounts(each.demand)) for each in wanted]
     reserve = reserve_of(policy, fleet, expected) if policy.enabled else None

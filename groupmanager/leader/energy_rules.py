@@ -160,24 +160,40 @@ def fits(vm: VmEntry, room: FloatArray) -> bool:
     return bool((vm.demand.as_array() <= room + slack).all())
 
 
-def waiting_vms(registry: Registry, most: int, now_s: float) -> list[VmEntry]:
+def fits_alone(vm: VmEntry, host: HostEntry) -> bool:
+    """Whether the host, if it is empty, holds the VM, not overcommitted."""
+    return not host.maintenance and fits(vm, host.description.capacity.as_array())
+
+
+def waiting_vms(registry: Registry, most: int, now_s: float, now_ms: int) -> list[VmEntry]:
     """The VMs that no host in reach has room for, by id, at most so many.
 
-    Those whose host has just come up are being placed on it.
+    Those whose host has just come up are being placed on it; so are those that wait for none yet,
+    if one has just come up that may take them.
     """
     waiting: list[VmEntry] = []
+    fresh = [host for host in registry.hosts.values() if just_woken(host, now_ms)]
     for vm in registry.vms.values():
         if not vm.lacks_room or vm.doubt or vm.state is not VmState.PENDING:
             continue
         host = registry.hosts.get(vm.waits_for)
-        if host is None or not just_joined(host, now_s):
-            waiting.append(vm)
+        if host is not None and just_joined(host, now_s):
+            continue
+        if host is None and any(may_be_on(vm, each) and fits_alone(vm, each) for each in fresh):
+            continue
+        waiting.append(vm)
     return sorted(waiting, key=lambda vm: vm.vm_id)[:most]
 
 
 def just_joined(host: HostEntry, now_s: float) -> bool:
     """Whether it joined so lately that its manager's word on its room may be under way."""
     return host.joined and now_s - host.seen_s <= JUST_JOINED_S
+
+
+def just_woken(host: HostEntry, now_ms: int) -> bool:
+    """Likewise, of a host that slept."""
+    up = host.joined and host.state is HostPower.ACTIVE and host.state_since_ms > 0
+    return up and now_ms - host.state_since_ms <= JUST_JOINED_S * 1000
 
 
 def could_be_woken_for(

@@ -360,7 +360,7 @@ class PowerSteps:
                     outcome = f"it joined after {took_s:.1f} s"
                     done = f"{host.description.hostname}: {outcome}"
                     effects += ended(step.decision, DecisionState.DONE, done, now_ms)
-                    effects.append(self._announce("host.awake", host, outcome, step))
+                    effects.append(self._announce("host.awake", host, f"is up: {outcome}", step))
                 return effects
             case _:
                 assert_never(host.state)

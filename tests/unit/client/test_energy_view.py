@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from snooze.client import tables
-from snooze.client.energy_plot import svg
+from snooze.client.energy_plot import LEFT, RIGHT, WIDTH, nice, svg, thinned
+from snooze.client.units import energy_text, watts_text
 from snooze.common.api import EnergyHostView, EnergySlotView, EnergyView, HostView
 from snooze.common.resources import Capacity
 
@@ -39,8 +40,9 @@ def test_the_table_says_what_was_used_and_saved() -> None:
     text = shown(*tables.energy(view_of()))
     assert "<node&1>" in text
     assert "bmc" in text
-    assert "1.500 kWh used" in text
-    assert "0.500 kWh saved (25%)" in text
+    row = " ".join(text.splitlines()[1].split())
+    assert row.startswith("<node&1> asleep 5.0 W bmc 1.50 kWh 500 Wh")
+    assert "25 % saved since" in text
     assert "Energy saving is on" in text
 
 
@@ -55,13 +57,47 @@ def test_the_plot_is_well_formed_and_inside_its_frame() -> None:
     picture = svg(view_of(*slots(2016)))
     root = ElementTree.fromstring(picture)
     paths = [element.get("d", "") for element in root.iter("{http://www.w3.org/2000/svg}path")]
-    assert len(paths) == 4
-    assert "1.500 kWh used, 0.500 kWh saved" in picture
+    assert "500 Wh saved, 25 % of what would have been used" in picture
+    assert "1.50 kWh used" in picture
+    assert len(picture) < 60_000, "as many points as there are pixels"
+    assert len(paths) > 6
     for path in paths:
         numbers = path.replace("M", " ").replace("H", " ").replace("V", " ").replace("Z", "")
         values = [float(word) for word in numbers.replace(",", " ").split()]
-        assert min(values) >= 49.9
-        assert max(values) <= 840.1
+        assert min(values) >= LEFT - 0.1
+        assert max(values) <= WIDTH - RIGHT + 0.1
+
+
+def test_many_slots_are_drawn_as_means_that_hold_the_same_energy() -> None:
+    past = slots(2016)
+    few = thinned(past, 400)
+    assert 300 < len(few) <= 400
+    assert sum(slot.watts for slot in few) / len(few) == pytest.approx(
+        sum(slot.watts for slot in past) / len(past), rel=1e-6
+    )
+    assert thinned(past[:7], 400) == past[:7]
+
+
+@pytest.mark.parametrize(("most", "top"), [(0.0, 4), (66.8, 80), (1799.0, 2000), (100.0, 100)])
+def test_axes_end_at_round_figures(most: float, top: float) -> None:
+    assert nice(most) == pytest.approx(top)
+
+
+@pytest.mark.parametrize(
+    ("kwh", "text"),
+    [
+        (0.0, "0.00 Wh"),
+        (-1e-9, "0.00 Wh"),
+        (0.01249, "12.5 Wh"),
+        (0.9996, "1.00 kWh"),
+        (145.97, "146 kWh"),
+        (1234.0, "1.23 MWh"),
+    ],
+)
+def test_energy_has_three_digits(kwh: float, text: str) -> None:
+    assert energy_text(kwh) == text
+    assert watts_text(66.83) == "66.8 W"
+    assert watts_text(1234.0) == "1.23 kW"
 
 
 def test_a_host_is_shown_with_its_power() -> None:

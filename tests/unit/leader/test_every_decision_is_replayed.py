@@ -267,7 +267,7 @@ def test_a_restart_tells_why_and_which_manager_and_which_host(tmp_path: Path) ->
     _, shown = replayed(decision, tmp_path)
     assert shown.count("the same as recorded") == 3
     assert "restart: vm name-a" in shown
-    assert "dispatch: a manager for 1 VMs\n  name-a: gm1" in shown
+    assert "dispatch: a manager for 1 VM\n  name-a: gm1" in shown
     assert "placement by first_fit: 2 hosts, 1 VMs" in shown
     file = tmp_path / "decision.json"
     output = io.StringIO()
