@@ -149,12 +149,16 @@ def measure(task: TaskView) -> tuple[float, float | None, str]:
         if task.state in TASK_ENDED and moved.downtime_ms:
             detail += f", down for {span_text(moved.downtime_ms)}"
         return done, moved.total_bytes, detail
+    waits = next((vm for vm in task.vms if vm.note and not _settled(vm)), None)
     if len(task.vms) > 1:
         settled = sum(_settled(vm) for vm in task.vms)
-        return settled, len(task.vms), f"{settled}/{len(task.vms)} VMs"
+        words = f"{settled}/{len(task.vms)} VMs"
+        if waits is not None:
+            words += plain(f"; {waits.name} {waits.note}")
+        return settled, len(task.vms), words
     if task.state in TASK_ENDED:
         return 1, 1, task.state.value
-    return 0, None, task.state.value
+    return 0, None, task.state.value if waits is None else plain(waits.note)
 
 
 def _settled(vm: TaskVm) -> bool:

@@ -22,6 +22,14 @@ def test_a_submission_counts_the_vms_that_have_settled() -> None:
     assert measure(task) == (2, 3, "2/3 VMs")
 
 
+def test_what_a_vm_waits_for_is_said() -> None:
+    waits = TaskVm("b", state=VmState.PENDING, note="waits for host h2 to wake")
+    task = TaskView("t", "submit", TaskState.RUNNING, 0, vms=[waits])
+    assert measure(task) == (0, None, "waits for host h2 to wake")
+    both = msgspec.structs.replace(task, vms=[TaskVm("a", state=VmState.RUNNING), waits])
+    assert measure(both) == (1, 2, "1/2 VMs; b waits for host h2 to wake")
+
+
 def test_a_migration_counts_bytes() -> None:
     moved = MigrationProgress("v", total_bytes=4 * MIB, processed_bytes=MIB, dirty_kib_s=512)
     task = TaskView("t", "migrate", TaskState.RUNNING, 0, vms=[TaskVm("a")], progress=moved)

@@ -404,22 +404,6 @@ def test_hosts_in_maintenance_are_not_woken() -> None:
     assert house.ordered(OrderWake) == []
 
 
-def test_a_vm_that_waits_while_another_host_comes_up_does_not_wake_one_for_itself() -> None:
-    house = house_of(3)
-    house.put("h3", "keeps it up", 4.0)
-    house.tick()
-    first, second = asleep(house)
-    house.feed(WakeAsked(1, first, wall_ms(house.now_s)))
-    house.run(31)
-    assert house.state(first) is ACTIVE
-    vm = house.want("vm", 4.0)  # it came in the moment before, and is being placed there
-    house.run(4)
-    assert house.ordered(OrderWake) == [first]
-    house.run(4)
-    assert house.ordered(OrderWake) == [first, second], "it is still there: it did not fit"
-    assert vm.waits_for == second
-
-
 def test_hosts_that_are_just_joining_a_new_leader_do_not_wake_others() -> None:
     house = sleeping_house(3, reserve_share=Capacity(0.5, 0.5))
     up = next(host_id for host_id, state in house.states().items() if state is ACTIVE)

@@ -57,3 +57,19 @@ def test_by_default_a_host_sleeps_after_as_long_as_it_has_to_sleep_to_pay_for_wa
     assert asleep(house) == [], "it takes 30 s, as was measured: paid for in 63 s"
     house.run(15)
     assert asleep(house) == ["h1"]
+
+
+def test_a_vm_that_waits_while_another_host_comes_up_does_not_wake_one_for_itself() -> None:
+    house = house_of(3)
+    house.put("h3", "keeps it up", 4.0)
+    house.tick()
+    first, second = asleep(house)
+    house.feed(WakeAsked(1, first, wall_ms(house.now_s)))
+    house.run(31)
+    assert house.state(first) is ACTIVE
+    vm = house.want("vm", 4.0)  # it came in the moment before, and is being placed there
+    house.run(4)
+    assert house.ordered(OrderWake) == [first]
+    house.run(4)
+    assert house.ordered(OrderWake) == [first, second], "it is still there: it did not fit"
+    assert vm.waits_for == second
