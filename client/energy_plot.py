@@ -150,12 +150,12 @@ def _times(first: float, last: float, x: Place) -> list[str]:
     """Names of whole hours, or days, of the reader's clock, and a line for each."""
     hours = (last - first) / HOUR_MS
     step_h = next((step for step in STEPS_H if hours / step <= TICKS), STEPS_H[-1])
+    moments: list[float] = []
     if hours < 2:
-        moments = [first, last]
+        moments += [first, last]
     else:
         begin = _local(first).replace(minute=0, second=0, microsecond=0)
         moment = begin.replace(hour=0) if step_h >= 24 else begin
-        moments = []
         while (at_ms := moment.timestamp() * 1000) <= last:
             if at_ms >= first and (step_h >= 24 or moment.hour % step_h == 0):
                 moments.append(at_ms)

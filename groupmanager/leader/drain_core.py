@@ -160,7 +160,7 @@ class DrainCore:
         """``overcommit`` and ``headroom`` (``float64[R]``) are those of placement."""
         self.registry = registry
         self.tasks: dict[str, Task] = {}
-        self.can_wake: Callable[[VmEntry], bool] = lambda vm: False
+        self.can_wake: Callable[[VmEntry], bool] = _cannot
         """Whether there is a sleeper that could take a VM."""
         self._overcommit = overcommit
         self._headroom = headroom
@@ -508,7 +508,7 @@ class DrainCore:
         """What the first batch of a plan moves is the next wave; room is wanted for the others."""
         effects: list[DrainEffect] = []
         job.wakes_until_s = job.wakes_until_s or now_s + WAKES_S
-        can_wake = self.can_wake if now_s < job.wakes_until_s else lambda _: False
+        can_wake = self.can_wake if now_s < job.wakes_until_s else _cannot
         for reason in answer.plan.reasons:
             vm = self.registry.vms.get(snapshot.vm_ids[reason.vm])
             if vm is None:
@@ -589,6 +589,10 @@ class DrainCore:
         else:
             text = f"host {name} is empty and in maintenance"
         return Announce(f"host.{job.task.kind}.{what}", host_id, text, job.task.task_id)
+
+
+def _cannot(_vm: VmEntry) -> bool:
+    return False
 
 
 def _outcome(vm: VmEntry, error: ErrorReport | None = None) -> TaskVmRecord:

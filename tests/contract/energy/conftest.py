@@ -28,7 +28,7 @@ PATIENCE_S = 60.0
 POLL_S = 0.05
 CORES = 16
 """Of each host: a VM that has one for itself."""
-HOSTS = ("host1", "host2", "host3")
+HOSTS: tuple[str, ...] = ("host1", "host2", "host3")
 DOMAIN = (
     "<domain type='kvm'><name>{name}</name><memory unit='KiB'>65536</memory>"
     "<vcpu>{vcpus}</vcpu><os><type>hvm</type></os></domain>"
