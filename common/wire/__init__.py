@@ -66,6 +66,7 @@ from snooze.common.wire.joining import (
 )
 from snooze.common.wire.manager_link import (
     Accepted,
+    AskMoving,
     BusyVm,
     DecisionMade,
     DescribeHosts,
@@ -90,6 +91,7 @@ from snooze.common.wire.manager_link import (
     ManagerNotice,
     ManagerRequest,
     ManagerSummary,
+    NotMoving,
     PauseEnergy,
     PlacedVm,
     PlacementAnswer,
@@ -118,6 +120,7 @@ __all__ = [
     "AbortIncoming",
     "Accepted",
     "Address",
+    "AskMoving",
     "Assignment",
     "AssignmentRequest",
     "BusyVm",
@@ -168,6 +171,7 @@ __all__ = [
     "MigrateOut",
     "MigrationMoved",
     "MoveToManager",
+    "NotMoving",
     "OfferIssued",
     "OfferVm",
     "OrderDone",

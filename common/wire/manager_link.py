@@ -438,4 +438,16 @@ class PauseEnergy(msgspec.Struct, frozen=True, tag=True):
     paused: bool
 
 
-ManagerRequest = RelayToHost | RenewLease | PauseEnergy
+class AskMoving(msgspec.Struct, frozen=True, tag=True):
+    """Are these VMs still on their way? They are awaited; answered by ``NotMoving``."""
+
+    vm_ids: list[str]
+
+
+class NotMoving(msgspec.Struct, frozen=True, tag=True):
+    """Those that are not: a host in reach has them, or they are gone."""
+
+    vm_ids: list[str]
+
+
+ManagerRequest = RelayToHost | RenewLease | PauseEnergy | AskMoving

@@ -10,8 +10,10 @@ import msgspec
 from snooze.common.errors import NotFound, SnoozeError, TooBusy
 from snooze.common.transport.link import Link, Service
 from snooze.common.transport.link_server import Accepted as LinkAccepted
+from snooze.common.vm_lifecycle import SETTLED
 from snooze.common.wire import (
     Accepted,
+    AskMoving,
     DescribeHosts,
     HostDetail,
     HostDetails,
@@ -21,8 +23,10 @@ from snooze.common.wire import (
     ManagerNotice,
     ManagerRequest,
     ManagerWelcome,
+    NotMoving,
     RelayedAnswer,
     RelayedOrder,
+    RelayToHost,
 )
 from snooze.groupmanager.leader.registry import Registry
 
@@ -127,6 +131,24 @@ class ManagerLinks:
         link = self.require(host.manager_id)
         message = RelayedOrder(epoch, cause, host_id, order)
         return await link.request(message, RelayedAnswer, RELAY_TIMEOUT_S)
+
+    async def relay_for(self, epoch: int, message: RelayToHost) -> RelayedAnswer:
+        """A manager's migration takes a step on another manager's host. Raises: as ``relay``."""
+        return await self.relay(epoch, message.cause, message.host_id, message.order)
+
+    def not_moving(self, message: AskMoving) -> NotMoving:
+        """Of the VMs that a manager awaits, those that nobody moves any more.
+
+        A host in reach says that it has the VM and does not move it; or there is no such VM.
+        """
+        ended: list[str] = []
+        for vm_id in message.vm_ids:
+            vm = self._registry.vms.get(vm_id)
+            host = self._registry.hosts.get(vm.host_id) if vm is not None else None
+            is_there = host is not None and host.joined
+            if vm is None or (is_there and not vm.moving and vm.state in SETTLED):
+                ended.append(vm_id)
+        return NotMoving(ended)
 
     async def tell(self, manager_id: str, message: LeaderOrder) -> None:
         """Order what needs no answer; a manager that does not take it is logged."""

@@ -30,6 +30,7 @@ from snooze.common.vm_lifecycle import VmCommand
 from snooze.common.vms import MigrationProgress
 from snooze.common.wire import (
     Accepted,
+    AskMoving,
     Assignment,
     AssignmentRequest,
     DecisionMade,
@@ -400,11 +401,11 @@ class LeaderService:
 
     async def _answer_manager(self, message: ManagerRequest) -> msgspec.Struct:
         match message:
-            case RelayToHost():  # a manager's migration takes a step on another manager's host
+            case RelayToHost():
                 self.require()
-                return await self.links.relay(
-                    self.epoch, message.cause, message.host_id, message.order
-                )
+                return await self.links.relay_for(self.epoch, message)
+            case AskMoving():
+                return self.links.not_moving(message)
             case PauseEnergy():
                 self.require()
                 await self.autonomy.pause_sleep(message.manager_id, paused=message.paused)

@@ -10,11 +10,14 @@ Rules:
    here ordered it (its manager changed, or died: seed 1076). Such an *adopted* one is over besides
    once its source is seen not to be moving it any more, or ``ADOPTED_TIMEOUT_S`` later if nothing
    is heard of its source.
+4. The leader is asked about a VM that is awaited for longer than ``ASK_AFTER_S``. If a host in
+   reach has it and does not move it, or there is no such VM, it will not come: its manager died
+   before it could say so.
 
 Invariant: one entry a VM; its room is reserved on the host while it is there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,6 +39,8 @@ from snooze.groupmanager.manager.ordering import GiveOrder, Outcome
 
 INCOMING_TIMEOUT_S: Final = 4000.0
 """Longer than another manager waits for any step of its migration."""
+ASK_AFTER_S: Final = 20.0
+"""Longer than what is said of a migration takes to the leader."""
 ADOPTED_TIMEOUT_S: Final = 120.0
 """A migration whose manager died may go on for so long while we do not hear of its source."""
 ADOPTED_PAUSE_S: Final = 5.0
@@ -187,6 +192,15 @@ class Arrivals:
     def expire(self, now_s: float) -> list[ManagerEffect]:
         """Give up VMs that nobody sends any more."""
         late = [i for i, incoming in self._expected.items() if self._is_late(i, incoming, now_s)]
+        return [effect for vm_id in late for effect in self._give_up(vm_id)]
+
+    def old(self, now_s: float) -> list[str]:
+        """Those that are awaited for so long that the leader is asked about them (rule 4)."""
+        return [i for i, each in self._expected.items() if now_s - each.since_s > ASK_AFTER_S]
+
+    def ended(self, vm_ids: Sequence[str]) -> list[ManagerEffect]:
+        """Rule 4: nobody moves them any more."""
+        late = [vm_id for vm_id in vm_ids if vm_id in self._expected]
         return [effect for vm_id in late for effect in self._give_up(vm_id)]
 
     def _is_late(self, vm_id: str, incoming: Incoming, now_s: float) -> bool:

@@ -57,6 +57,7 @@ from snooze.groupmanager.manager.directives import Directives, put_report
 from snooze.groupmanager.manager.host_table import HostEntry, HostTable, VmEntry
 from snooze.groupmanager.manager.manager_events import (
     AnswerLeader,
+    ArrivalsEnded,
     CloseHost,
     Directed,
     HostAnswered,
@@ -151,6 +152,8 @@ class ManagerCore:
                 if isinstance(order, DropDisk):
                     return self._drop_disk(event, order)
                 return self.migrations.arrivals.relayed(event, now_s)
+            case ArrivalsEnded():
+                return self.migrations.arrivals.ended(event.vm_ids)
             case ReleaseAsked():
                 return self._release(event)
             case SleepAsked():

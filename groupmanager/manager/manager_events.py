@@ -111,8 +111,16 @@ class Directed:
     directives: list[HostDirective]
 
 
+@dataclass(frozen=True, slots=True)
+class ArrivalsEnded:
+    """The leader knows that nobody moves these VMs, which hosts of ours await, any more."""
+
+    vm_ids: list[str]
+
+
 ManagerEvent = (
     Directed
+    | ArrivalsEnded
     | AutonomyEvent
     | HostJoined
     | HostLost

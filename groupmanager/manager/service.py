@@ -37,6 +37,7 @@ from snooze.common.vm_lifecycle import HOLDS_CAPACITY
 from snooze.common.wire import (
     PROTOCOL,
     Accepted,
+    AskMoving,
     DecisionMade,
     DescribeHosts,
     DirectHosts,
@@ -59,6 +60,7 @@ from snooze.common.wire import (
     ManagerDescription,
     MigrateOut,
     MigrationMoved,
+    NotMoving,
     PlaceVms,
     Reconfigure,
     RelayedAnswer,
@@ -89,6 +91,7 @@ logger = logging.getLogger(__name__)
 ORDER_TIMEOUT_S = 60.0
 MIGRATION_MARGIN_S = 60.0
 RELAY_TIMEOUT_S = 3600.0
+ASK_MOVING_S = 10.0
 
 
 class ManagerService:
@@ -159,9 +162,25 @@ class ManagerService:
         self._tasks.spawn(self.leader.keep())
         self._tasks.spawn(self.summaries.keep())
         self._tasks.spawn(self.leases.keep())
+        self._tasks.spawn(self._ask_about_arrivals())
         self._tasks.spawn(
             self.load.keep(lambda: self._is_serving() and self.leader.link is not None)
         )
+
+    async def _ask_about_arrivals(self) -> None:
+        """Whether the VMs that hosts have awaited for long are still on their way."""
+        while True:
+            await asyncio.sleep(ASK_MOVING_S)
+            vm_ids = self.core.migrations.arrivals.old(self._clock.monotonic_s())
+            link = self.leader.link
+            if not vm_ids or link is None:
+                continue
+            try:
+                answer = await link.request(AskMoving(vm_ids), NotMoving, ASK_MOVING_S)
+            except SnoozeError as error:
+                logger.debug("the leader does not say what moves", extra={"error": error.message})
+            else:
+                self._runner.feed(events.ArrivalsEnded(answer.vm_ids))
 
     async def close(self) -> None:
         """Let hosts and leader go; VMs keep running."""

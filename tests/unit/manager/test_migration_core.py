@@ -29,9 +29,15 @@ from snooze.common.wire import (
 from snooze.groupmanager.manager.arrivals_core import (
     ADOPTED_PAUSE_S,
     ADOPTED_TIMEOUT_S,
+    ASK_AFTER_S,
     INCOMING_TIMEOUT_S,
 )
-from snooze.groupmanager.manager.manager_events import ManagerEffect, OrderHost, TellLeader
+from snooze.groupmanager.manager.manager_events import (
+    ArrivalsEnded,
+    ManagerEffect,
+    OrderHost,
+    TellLeader,
+)
 from snooze.groupmanager.manager.migration_core import MAX_FINISHES
 from tests.unit.manager.builders import (
     REFUSED,
@@ -522,6 +528,19 @@ def test_a_vm_that_nobody_sends_any_more_is_given_up() -> None:
     assert desk.notice("h9", report_of("y")) == []
     desk.now_s += 1.0
     order = only(OrderHost, desk.notice("h9", report_of("y")))
+    assert order.order == AbortIncoming(10, "", "x")
+    assert desk.cores(HERE) == 0.0
+    assert desk.answer(order, OrderDone()) == []
+
+
+def test_a_vm_that_the_leader_knows_elsewhere_is_given_up() -> None:
+    """The other manager died before it could say so: its host kept room, and was not released."""
+    desk = Desk()
+    desk.answer(only(OrderHost, prepare(desk)), TicketIssued(TICKET))
+    arrivals = desk.core.migrations.arrivals
+    assert arrivals.old(desk.now_s + ASK_AFTER_S) == []
+    assert arrivals.old(desk.now_s + ASK_AFTER_S + 1.0) == ["x"]
+    order = only(OrderHost, desk.feed(ArrivalsEnded(["x", "unheard of"])))
     assert order.order == AbortIncoming(10, "", "x")
     assert desk.cores(HERE) == 0.0
     assert desk.answer(order, OrderDone()) == []
