@@ -3,7 +3,7 @@
 import msgspec
 
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.wire import AskMoving
+from snooze.common.wire import AskMoving, ManagerRequest, ManagerWelcome
 from snooze.groupmanager.leader.manager_links import ManagerLinks
 from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry, VmEntry
 from tests.unit.leader.builders import SMALL, host_of, manager_of
