@@ -177,7 +177,7 @@ class LabDemo(Story):
         """What the cluster decided of these kinds, and why."""
         decisions = decode(await self.sdk.fetch("/decisions"), list[DecisionView])
         return [
-            f"{one.kind}, {one.state}: {one.reason}"
+            f"decided: {one.kind} ({one.state}), because {one.reason}"
             for one in sorted(decisions, key=lambda one: one.at_ms)
             if one.kind in kinds
         ]
@@ -345,7 +345,12 @@ async def show(console: Console) -> int:
     try:
         with await asyncio.to_thread(LabCluster, plan(), "demo", say) as lab:
             how = "KVM" if lab.kvm else "software emulation (KVM does not boot a guest here)"
-            console.print(f"Four hosts on this machine; guests run by {how}.", highlight=False)
+            console.print(
+                f"Four hosts of {HOST_CORES:g} cores and {HOST_MEMORY_KIB // 2**20} GiB on this "
+                f"machine; guests run by {how}.\nEach guest counts its heart beats on its disk: "
+                "one that is started anew, or runs twice, shows there.",
+                highlight=False,
+            )
             await asyncio.to_thread(lab.wait_ready)
             disks = {name: lab.images / f"{name}.raw" for name in GUESTS}
             with Witness(disks) as witness:

@@ -37,7 +37,7 @@ class Story:
             self.console.print(f"[red]✗[/] {self.steps}. {title}: {error}", highlight=False)
             raise Broken(f"step {self.steps} ({title}): {error}") from error
         took_ms = (SYSTEM_CLOCK.monotonic_s() - started_s) * 1000
-        took = f"{took_ms:.0f} ms" if took_ms < 10_000 else f"{took_ms / 1000:.1f} s"
+        took = f"{took_ms:.0f} ms" if took_ms < 1000 else f"{took_ms / 1000:.1f} s"
         self.console.print(f"[green]✓[/] {self.steps}. {title} [dim]({took})[/]", highlight=False)
         for line in found:
             self.console.print(f"     {line}", highlight=False, markup=False)
