@@ -202,6 +202,8 @@ class MigrationTicket(msgspec.Struct, frozen=True, omit_defaults=True):
         copy_storage: disks lie on storage that is not shared and travel too.
         incremental: only what lies above a master image that both hosts have.
         token: names this reservation at the destination.
+        hold: the guest arrives paused, and runs once it is finished: no lock on a disk would keep
+            it from running twice if both hypervisors lose each other as it changes over.
     """
 
     vm_id: str
@@ -211,3 +213,4 @@ class MigrationTicket(msgspec.Struct, frozen=True, omit_defaults=True):
     copy_storage: bool = False
     token: str = ""
     incremental: bool = False
+    hold: bool = False

@@ -62,6 +62,8 @@ class VmTag:
 
     Attributes:
         incoming: state in which it will run once its migration is finished, or empty.
+        held: it ran when it began to move; while it is paused, it waits for the word that its
+            source has let it go.
     """
 
     vm_id: str
@@ -71,6 +73,7 @@ class VmTag:
     mac_address: str = ""
     image: str = ""
     incoming: str = ""
+    held: bool = False
     policy: VmPolicy = DEFAULT_POLICY
 
     @classmethod
@@ -100,6 +103,7 @@ class VmTag:
             "mac": self.mac_address,
             "image": self.image,
             "incoming": self.incoming,
+            "held": "yes" if self.held else "",
         }
         if self.policy != DEFAULT_POLICY:
             values["policy"] = msgspec.json.encode(self.policy).decode()
@@ -124,6 +128,7 @@ class DomainFacts:
     Attributes:
         tag: ours; None for a domain that is not managed.
         disks: paths of files it can write.
+        locked: those of them on which qemu takes a lock that another qemu cannot have.
         files: paths of all files it has as disks, those it only reads included.
     """
 
@@ -137,6 +142,7 @@ class DomainFacts:
     has_acpi: bool
     tag: VmTag | None
     disks: tuple[str, ...] = ()
+    locked: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
     @property
@@ -222,18 +228,24 @@ def read_domain(xml: str) -> DomainFacts:
         mac_address=attribute(root.find("devices/interface/mac"), "address"),
         has_acpi=root.find("features/acpi") is not None,
         tag=_read_tag(root),
-        disks=tuple(
-            path
-            for disk in root.iterfind("devices/disk")
-            if disk.find("readonly") is None
-            and attribute(disk, "device") in ("", "disk", "lun")
-            and (path := attribute(disk.find("source"), "file"))
-        ),
+        disks=_writable(root),
+        locked=_writable(root, but_shareable=True),
         files=tuple(
             path
             for source in root.iterfind("devices/disk/source")
             if (path := attribute(source, "file"))
         ),
+    )
+
+
+def _writable(root: Element, *, but_shareable: bool = False) -> tuple[str, ...]:
+    return tuple(
+        path
+        for disk in root.iterfind("devices/disk")
+        if disk.find("readonly") is None
+        and attribute(disk, "device") in ("", "disk", "lun")
+        and not (but_shareable and disk.find("shareable") is not None)
+        and (path := attribute(disk.find("source"), "file"))
     )
 
 
@@ -279,6 +291,7 @@ def _read_tag(root: Element) -> VmTag | None:
         mac_address=attribute(element, "mac"),
         image=attribute(element, "image"),
         incoming=attribute(element, "incoming"),
+        held=attribute(element, "held") == "yes",
         policy=_read_policy(attribute(element, "policy")),
     )
 

@@ -382,10 +382,19 @@ def suspend(connection: libvirt.virConnect, vm_id: str) -> VmReport:
     """See the port."""
     domain, present = managed(connection, vm_id)
     if present.state is VmState.PAUSED:
-        return present
+        _wait_no_more(domain, present)
+        return present_report(domain)
     _check_state(present, "suspend", VmState.RUNNING)
     domain.suspend()
     return present_report(domain)
+
+
+def _wait_no_more(domain: libvirt.virDomain, present: VmReport) -> None:
+    """Somebody has said what it is to do: it waits for nobody's word after its migration."""
+    tag = read_domain(present.xml).tag
+    if tag is not None and tag.held:
+        flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        write_tag(domain, replace(tag, held=False), flags)
 
 
 def resume(connection: libvirt.virConnect, vm_id: str) -> VmReport:
@@ -395,6 +404,7 @@ def resume(connection: libvirt.virConnect, vm_id: str) -> VmReport:
         return present
     _check_state(present, "resume", VmState.PAUSED)
     domain.resume()
+    _wait_no_more(domain, present)
     return present_report(domain)
 
 

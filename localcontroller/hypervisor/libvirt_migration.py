@@ -5,6 +5,12 @@ Two ways. With a hypervisor that migrates, the source's libvirt speaks to the de
 no migration of any kind: there the definition is made at the destination with a mark that it is
 still arriving, removed at the source, and started at the destination. Between the last two steps
 the VM runs nowhere, never twice.
+
+When two libvirts lose each other in the instant in which the guest changes over, the source lets it
+run on although the destination may have begun (measured: a destination that freezes there and goes
+on later runs it, too). What prevents that is qemu's lock on a disk that both open. Where no disk
+has one (block devices, network disks, ``<shareable/>``, copied or no disks) the guest is *held*: it
+arrives paused and marked, and runs when it is finished, which is asked once its source has none.
 """
 
 import logging
@@ -45,6 +51,9 @@ COPY_NOTE: Final = (
     "this hypervisor has no migration: the definition was moved and the guest started anew"
 )
 _COPYING: Final = (MigrationMethod.NO_SHARED_FULL, MigrationMethod.NO_SHARED_INCREMENTAL)
+
+
+_LIVE_AND_CONFIG: Final = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
 
 
 def offer(
@@ -104,6 +113,8 @@ def prepare_incoming(
         copy_storage=copy,
         token=made.token,
         incremental=incremental,
+        hold=made.report.state is VmState.RUNNING
+        and (copy or not read_domain(made.report.xml).locked),
     )
 
 
@@ -164,17 +175,39 @@ def migrate_out(
         return
     if present.state not in (VmState.RUNNING, VmState.PAUSED):
         raise Conflict(f"cannot migrate VM {present.name!r}: it is {present.state.value}")
-    disks = read_domain(present.xml).disks
+    facts = read_domain(present.xml)
+    disks, tag = facts.disks, facts.tag
+    hold = ticket.hold and present.state is VmState.RUNNING and tag is not None
     try:
+        if hold and tag is not None:
+            write_tag(domain, replace(tag, held=True), _LIVE_AND_CONFIG)
         if options.max_downtime_ms:
             _try_max_downtime(domain, options.max_downtime_ms)
-        domain.migrateToURI3(ticket.uri, _parameters(ticket, options), _flags(ticket, options))
+        domain.migrateToURI3(
+            ticket.uri, _parameters(ticket, options), _flags(ticket, options, hold=hold)
+        )
     except libvirt.libvirtError as error:
+        if hold:
+            _let_go(connection, vm_id)
         _say_where_it_is(connection, vm_id, present.name, error)
     finally:
         workshop.images.withdraw_proofs(ticket.token)
     if ticket.copy_storage and workshop.options.remove_disks:
         workshop.images.remove_moved(disks)
+
+
+def _is_paused(domain: libvirt.virDomain) -> bool:
+    present = report(domain)
+    return present is not None and present.state is VmState.PAUSED
+
+
+def _let_go(connection: libvirt.virConnect, vm_id: str) -> None:
+    """It stayed: it waits for nobody's word."""
+    domain = find(connection, vm_id)
+    if domain is not None:
+        tag = read_domain(domain.XMLDesc()).tag
+        if tag is not None and tag.held and domain.isActive() and not _is_paused(domain):
+            write_tag(domain, replace(tag, held=False), _LIVE_AND_CONFIG)
 
 
 def _try_max_downtime(domain: libvirt.virDomain, downtime_ms: int) -> None:
@@ -215,7 +248,8 @@ def _parameters(ticket: MigrationTicket, options: MigrationOptions) -> dict[str,
     return parameters
 
 
-def _flags(ticket: MigrationTicket, options: MigrationOptions) -> int:
+def _flags(ticket: MigrationTicket, options: MigrationOptions, *, hold: bool) -> int:
+    """What libvirt is told; a guest that is held has not left its source: no post-copy then."""
     flags = (
         libvirt.VIR_MIGRATE_LIVE
         | libvirt.VIR_MIGRATE_PEER2PEER
@@ -223,8 +257,10 @@ def _flags(ticket: MigrationTicket, options: MigrationOptions) -> int:
         | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
         | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
     )
+    if hold:
+        flags |= libvirt.VIR_MIGRATE_PAUSED
     postcopy = options.slow is SlowMigration.POSTCOPY
-    if postcopy and not ticket.copy_storage:
+    if postcopy and not (ticket.copy_storage or hold):
         flags |= libvirt.VIR_MIGRATE_POSTCOPY
     elif options.auto_converge and (postcopy or options.slow is SlowMigration.CONVERGE):
         flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
@@ -272,6 +308,10 @@ def finish_incoming(
         raise ExecutionError(f"VM {vm_id} has not arrived on {workshop.description.hostname}")
     if ticket.live:
         workshop.images.room_is_taken(read_domain(present.xml).disks, vm_id)
+    if tag is not None and tag.held:
+        if present.state is VmState.PAUSED:
+            domain.resume()
+        write_tag(domain, replace(tag, held=False), _LIVE_AND_CONFIG)
     return present_report(domain)
 
 
@@ -281,8 +321,7 @@ def _start_arrived(domain: libvirt.virDomain, tag: VmTag) -> None:
         domain.create()
         if tag.incoming == VmState.PAUSED.value:
             domain.suspend()
-    flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
-    write_tag(domain, replace(tag, incoming=""), flags)
+    write_tag(domain, replace(tag, incoming=""), _LIVE_AND_CONFIG)
 
 
 def abort_incoming(
@@ -291,11 +330,14 @@ def abort_incoming(
     """See the port."""
     domain = find(connection, vm_id)
     if domain is not None:
-        if domain.isActive():
-            if report(domain) is None and ticket.live:
-                raise Conflict(f"VM {vm_id} is still arriving; abort it at its source first")
-            return
         tag = read_domain(domain.XMLDesc()).tag
+        if domain.isActive():
+            present = report(domain)
+            if present is None and ticket.live:
+                raise Conflict(f"VM {vm_id} is still arriving; abort it at its source first")
+            if tag is not None and tag.held and present and present.state is VmState.PAUSED:
+                raise Conflict(f"VM {vm_id} has arrived, and waits: its source may have it still")
+            return
         if tag is not None and tag.incoming:
             undefine(domain)
     if ticket.live:
