@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,6 +25,8 @@ from snooze.localcontroller.hypervisor.port import MigrationOptions
 if TYPE_CHECKING:
     from tests.integration.hypervisor.conftest import Lab
 
+TRIES = 3
+"""The instant is missed now and then: then the destination never had the whole guest."""
 THROTTLED = MigrationOptions(progress_period_s=0.05, bandwidth_mib_s=1, auto_converge=False)
 
 
@@ -36,7 +38,7 @@ def shareable(spec: VmSpec) -> VmSpec:
 @contextlib.asynccontextmanager
 async def moving(
     lab: "Lab", spec: VmSpec, one: LibvirtHypervisor, two: LibvirtHypervisor
-) -> AsyncIterator[tuple[MigrationTicket, "asyncio.Task[None]"]]:
+) -> AsyncGenerator[tuple[MigrationTicket, "asyncio.Task[None]"]]:
     """A migration that is under way and as slow as can be, until it is let go."""
     ticket = await two.prepare_incoming(await one.offer(spec.vm_id, THROTTLED))
     began = asyncio.Event()
@@ -50,9 +52,9 @@ async def moving(
     yield ticket, migration
 
 
-def throttle(lab: "Lab", name: str, bytes_s: int) -> None:
+def throttle(lab: "Lab", name: str, bytes_s: int, times: int = 20) -> None:
     command = f"qemu-monitor-command --hmp {name} 'migrate_set_parameter max-bandwidth {bytes_s}B'"
-    lab.one.exec(["virsh", "; ".join([command] * 20)])
+    lab.one.exec(["virsh", "; ".join([command] * times)])
 
 
 async def test_a_guest_whose_disk_has_no_lock_waits_for_its_sources_word(lab: "Lab") -> None:
@@ -102,36 +104,39 @@ async def test_a_destination_that_freezes_as_the_guest_changes_over_never_runs_i
     await one.start(spec)
     await asyncio.to_thread(wait_for_beat, disk)
     with Witness({"guest": disk}) as witness:
-        async with moving(lab, spec, one, two) as (ticket, migration):
-            frozen = lab.two.libvirtd_pid()
-            os.kill(frozen, signal.SIGSTOP)
-            try:
-                await asyncio.to_thread(throttle, lab, spec.name, 1 << 30)
-                with pytest.raises(ExecutionError, match="still runs here"):
-                    await migration
-            finally:
-                os.kill(frozen, signal.SIGCONT)
-        assert [r.state for r in await one.inventory()] == [VmState.RUNNING]
-        await settled(two, ticket)
-        goes_on = read_beat(disk)
-        assert goes_on is not None
-        await asyncio.to_thread(wait_for_beat, disk, goes_on.count + 2)
-        assert witness.violations() == []
-        assert len(witness.boots("guest")) == 1
-    assert "held" not in (await one.inventory())[0].xml, "it waits for nothing"
-    assert await two.discard(spec.vm_id, spec.generation) is None
+        for _ in range(TRIES):
+            async with moving(lab, spec, one, two) as (ticket, migration):
+                frozen = lab.two.libvirtd_pid()
+                os.kill(frozen, signal.SIGSTOP)
+                try:
+                    await asyncio.to_thread(throttle, lab, spec.name, 1 << 30, 1)
+                    with pytest.raises(ExecutionError, match="still runs here"):
+                        await migration
+                finally:
+                    os.kill(frozen, signal.SIGCONT)
+            assert [r.state for r in await one.inventory()] == [VmState.RUNNING]
+            arrived = await settled(two, ticket)
+            goes_on = read_beat(disk)
+            assert goes_on is not None
+            await asyncio.to_thread(wait_for_beat, disk, goes_on.count + 2)
+            assert witness.violations() == []
+            assert len(witness.boots("guest")) == 1
+            assert "held" not in (await one.inventory())[0].xml, "it waits for nothing"
+            assert await two.discard(spec.vm_id, spec.generation) is None
+            if arrived:
+                break
 
 
-async def settled(two: LibvirtHypervisor, ticket: MigrationTicket) -> None:
-    """Until the destination has made up its mind: it has the guest paused, or not at all."""
+async def settled(two: LibvirtHypervisor, ticket: MigrationTicket) -> bool:
+    """Until the destination has made up its mind; whether it has the guest, which is paused."""
     async with asyncio.timeout(30):
         while True:
-            with contextlib.suppress(RemoteError, TooBusy):
+            with contextlib.suppress(RemoteError, TooBusy, Conflict):
                 reports = await two.inventory()
-                if [r.state for r in reports] in ([VmState.PAUSED], [VmState.STOPPED]):
-                    return
+                if reports and reports[0].state is not VmState.STARTING:
+                    assert reports[0].state in {VmState.PAUSED, VmState.STOPPED}
+                    return reports[0].state is VmState.PAUSED
                 if not reports:
-                    with contextlib.suppress(Conflict):
-                        await two.abort_incoming(ticket.vm_id, ticket)
-                        return
+                    await two.abort_incoming(ticket.vm_id, ticket)
+                    return False
             await asyncio.sleep(0.2)
