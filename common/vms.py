@@ -153,6 +153,7 @@ class VmReport(msgspec.Struct, frozen=True, omit_defaults=True):
         policy: as in its metadata; the default for domains without.
         fenced: the host switched it off by itself, because it held no lease.
         interrupted: it is off and nobody switched it off: its host went down under it.
+        halted: it is paused by a migration, and by nobody's wish.
     """
 
     vm_id: str
@@ -169,6 +170,7 @@ class VmReport(msgspec.Struct, frozen=True, omit_defaults=True):
     policy: VmPolicy = VmPolicy()
     fenced: bool = False
     interrupted: bool = False
+    halted: bool = False
 
 
 class MigrationProgress(msgspec.Struct, frozen=True, omit_defaults=True):

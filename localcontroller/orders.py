@@ -539,7 +539,12 @@ class Orders:
             self._refresh()
             return
         report = msgspec.structs.replace(
-            known, state=change.state, reason=change.reason, fenced=False, interrupted=False
+            known,
+            state=change.state,
+            reason=change.reason,
+            fenced=False,
+            interrupted=False,
+            halted=False,
         )
         (report,) = self._mark([report])
         self._known[vm_id] = report
@@ -573,13 +578,12 @@ class Orders:
 
 def _differs(former: VmReport, report: VmReport) -> bool:
     """Whether a manager would want to hear of it; the XML may change its order by itself."""
-    return (former.state, former.demand, former.name, former.generation, former.fenced) != (
-        report.state,
-        report.demand,
-        report.name,
-        report.generation,
-        report.fenced,
-    )
+    return _telling(former) != _telling(report)
+
+
+def _telling(report: VmReport) -> tuple[object, ...]:
+    place = report.name, report.generation, report.demand
+    return *place, report.state, report.fenced, report.halted
 
 
 def _brings_in(order: HostOrder) -> bool:

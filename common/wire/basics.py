@@ -111,6 +111,7 @@ class VmStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     policy: VmPolicy = VmPolicy()
     fenced: bool = False
     interrupted: bool = False
+    halted: bool = False
 
 
 class RenewLease(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

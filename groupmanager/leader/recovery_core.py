@@ -419,8 +419,12 @@ class RecoveryCore:
             if vm is None or (vm.host_id in {"", host_id} and not vm.doubt):
                 continue
             # Of one generation one guest runs at most: if this one does, what we know is old.
+            # Of two that a migration left paused either is the whole guest.
             same = status.generation == vm.generation
-            only_off = same and not (vm.state is VmState.RUNNING and status.state is VmState.PAUSED)
+            home = self.registry.hosts.get(vm.host_id)
+            runs = vm.state is VmState.RUNNING
+            waits = vm.state is VmState.PAUSED and home is not None and home.joined
+            only_off = same and not (status.state is VmState.PAUSED and (runs or waits))
             found.append(StaleCopy(vm_id, status.generation, only_off))
         return tuple(found)
 

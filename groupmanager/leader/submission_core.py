@@ -294,6 +294,7 @@ class SubmissionCore(Reports):
         effects += self._watch_hosts(now_s)
         effects += self._settle_strays(now_s, event.now_ms)
         effects += self._restart_due(now_s, event.now_ms)
+        effects += self.let_go_on(now_s) if self.settled else []
         acquit(self.registry, now_s)
         for vm in self._awaited():
             if now_s - vm.waits_s > self.start_timeout_s:

@@ -62,7 +62,7 @@ class SubmissionEffects:
             self._epoch,
             submissions.RECOVERY,
             effect.vm_id,
-            VmCommand.START,
+            VmCommand.RESUME if effect.resume else VmCommand.START,
             destination=effect.host_id,
         )
         error = ""

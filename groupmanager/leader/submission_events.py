@@ -256,11 +256,15 @@ class RecordRestarts:
 
 @dataclass(frozen=True, slots=True)
 class StartThere:
-    """Have a manager start a VM that is off on this of its hosts; answered by ``StartEnded``."""
+    """Have a manager start a VM that is off on this of its hosts; answered by ``StartEnded``.
+
+    ``resume``: it is paused there, and is to run on.
+    """
 
     manager_id: str
     vm_id: str
     host_id: str
+    resume: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,7 @@ class Reports(Restarts):
         vm.state, vm.demand, vm.generation = status.state, status.demand, status.generation
         vm.manager_id, vm.host_id, vm.doubt = event.manager_id, status.host_id, ""
         vm.reason, vm.moving = status.reason, status.state is VmState.MIGRATING
+        self.note_halted(vm, status, now_s)
         if not vm.ip_address:
             vm.ip_address = status.ip_address
         self._note_whereabouts(vm, now_s)

@@ -53,10 +53,10 @@ from snooze.groupmanager.leader.submission_events import (
     SubmissionEffect,
     UpdateRecords,
 )
+from snooze.groupmanager.leader.submission_halted_core import Halted
 from snooze.groupmanager.leader.submission_state_core import (
     LONG_AGO,
     LOST_AFTER_S,
-    SubmissionState,
     announce,
 )
 from snooze.groupmanager.leader.vm_views import record_of
@@ -77,7 +77,7 @@ _OFF = frozenset({VmState.STOPPED, VmState.FAILED, VmState.STOPPING, VmState.DES
 
 
 @dataclass(slots=True)
-class Restarts(SubmissionState):
+class Restarts(Halted):
     """The part of the submission core that brings VMs back."""
 
     restart_window_ms: int = 3_600_000

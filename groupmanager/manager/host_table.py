@@ -95,6 +95,7 @@ class VmEntry:
             policy=report.policy,
             fenced=report.fenced,
             interrupted=report.interrupted,
+            halted=report.halted and self.state is VmState.PAUSED,
         )
 
 

@@ -176,7 +176,12 @@ def report(domain: libvirt.virDomain) -> VmReport | None:
         if why in _SHUTOFF_FAILURES:
             state = VmState.FAILED
     interrupted = number == _SHUTOFF and why in _SHUTOFF_UNASKED
-    return as_report(facts, state, xml, reason, interrupted=interrupted)
+    found = as_report(facts, state, xml, reason, interrupted=interrupted)
+    if state is VmState.PAUSED and facts.tag is not None:
+        halted = facts.tag.held or why == _PAUSED_MIGRATION
+        if halted and domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
+            return msgspec.structs.replace(found, halted=True)
+    return found
 
 
 def as_report(

@@ -305,6 +305,7 @@ class SimulatedHypervisor(HostListener):
                 raise ExecutionError(f"VM {vm.spec.name!r} stopped while it was migrating")
             if self.world.migrations_halt:
                 self._enter(vm, VmState.PAUSED, ChangeKind.PAUSED, "migration")
+                vm.halted = True
                 raise ExecutionError(f"the migration of {vm.spec.name!r} stopped half-way")
             self._hand_over(vm, before, ticket, last)
         finally:
@@ -522,7 +523,7 @@ class SimulatedHypervisor(HostListener):
                 listener._call_back(vm, ChangeKind.STARTED)
 
     def _enter(self, vm: SimulatedVm, state: VmState, kind: ChangeKind, reason: str) -> None:
-        vm.state, vm.reason, vm.interrupted = state, "", False
+        vm.state, vm.reason, vm.interrupted, vm.halted = state, "", False, False
         self._tell(vm, kind, reason)
 
     def _tell(self, vm: SimulatedVm, kind: ChangeKind, reason: str) -> None:
@@ -563,4 +564,5 @@ def _report(vm: SimulatedVm) -> VmReport:
         vm.reason,
         spec.policy,
         interrupted=vm.interrupted,
+        halted=vm.halted,
     )

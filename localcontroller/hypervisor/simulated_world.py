@@ -97,6 +97,7 @@ class SimulatedVm:
     max_memory_kib: int = 0
     reason: str = ""
     interrupted: bool = False
+    halted: bool = False
 
 
 @dataclass(slots=True)

@@ -67,7 +67,7 @@ async def test_a_guest_whose_disk_has_no_lock_waits_for_its_sources_word(lab: "L
     assert ticket.hold
     await one.migrate_out(spec.vm_id, ticket, MigrationOptions(), lambda _: None)
     [report] = await two.inventory()
-    assert report.state is VmState.PAUSED
+    assert (report.state, report.halted) == (VmState.PAUSED, True)
     with pytest.raises(Conflict, match="waits"):
         await two.abort_incoming(spec.vm_id, ticket)
     for _ in range(2):
@@ -75,7 +75,8 @@ async def test_a_guest_whose_disk_has_no_lock_waits_for_its_sources_word(lab: "L
     after = await asyncio.to_thread(wait_for_beat, disk, before.count + 1)
     assert after.boot == before.boot
     await two.suspend(spec.vm_id)
-    assert (await two.finish_incoming(spec.vm_id, ticket)).state is VmState.PAUSED, "by a person"
+    paused = await two.finish_incoming(spec.vm_id, ticket)
+    assert (paused.state, paused.halted) == (VmState.PAUSED, False), "by a person"
 
 
 async def test_a_lock_or_a_paused_guest_needs_no_waiting(lab: "Lab") -> None:
@@ -133,9 +134,10 @@ async def settled(two: LibvirtHypervisor, ticket: MigrationTicket) -> bool:
         while True:
             with contextlib.suppress(RemoteError, TooBusy, Conflict):
                 reports = await two.inventory()
-                if reports and reports[0].state is not VmState.STARTING:
-                    assert reports[0].state in {VmState.PAUSED, VmState.STOPPED}
-                    return reports[0].state is VmState.PAUSED
+                state = reports[0].state if reports else VmState.DESTROYED
+                assert state is not VmState.RUNNING, "it runs twice"
+                if state in {VmState.PAUSED, VmState.STOPPED}:
+                    return state is VmState.PAUSED
                 if not reports:
                     await two.abort_incoming(ticket.vm_id, ticket)
                     return False

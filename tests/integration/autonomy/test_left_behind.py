@@ -1,4 +1,4 @@
-"""Disks that lie on hosts without their VM, through real daemons: only what is proven goes."""
+"""What those leave behind that die half-way, through real daemons: disks, and guests that wait."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,6 +8,7 @@ import pytest
 from snooze.client.allinone import Options, cluster
 from snooze.client.async_sdk import AsyncSnooze
 from snooze.common.api import ClusterRequest, VmRequest
+from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import LooseDisk
 from snooze.localcontroller import agent
 
@@ -73,3 +74,32 @@ async def test_a_disk_goes_when_its_vm_is_proven_gone(monkeypatch: pytest.Monkey
             return wanted <= kinds and await shown() == {stranger: "nothing is known of its VM"}
 
         await until(told, "people are told")
+
+
+async def test_a_guest_that_a_migration_left_paused_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its manager sees to no migration of it: that one has died. One that a person paused stays."""
+    monkeypatch.setattr(agent, "RECONCILE_INTERVAL_S", 0.5)
+    options = Options(managers=1, hosts=2, hypervisor="simulated", port=0)
+    async with cluster(options) as running, AsyncSnooze(running.url) as client:
+        vms = [
+            VmRequest(name, 1, 65536, image="master.raw", host="host1")
+            for name in ("left", "wished")
+        ]
+        await client.wait(await client.submit(ClusterRequest(vms)), check=True)
+        await client.wait(await client.suspend("wished"), check=True)
+        ids = {vm.name: vm.vm_id for vm in await client.vms()}
+        guest = running.world.hosts["host1"].vms[ids["left"]]
+        guest.state, guest.halted = VmState.PAUSED, True
+
+        async def seen() -> bool:
+            return (await client.vm("left")).state is VmState.PAUSED
+
+        async def goes_on() -> bool:
+            return (await client.vm("left")).state is VmState.RUNNING
+
+        await until(seen, "it is seen")
+        await until(goes_on, "it goes on")
+        assert guest.state is VmState.RUNNING
+        assert (await client.vm("wished")).state is VmState.PAUSED
