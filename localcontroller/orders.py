@@ -23,7 +23,6 @@ import msgspec
 
 from snooze.common.errors import Conflict, InvalidRequest, RemoteError, SnoozeError
 from snooze.common.logging_setup import caused_by
-from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand, VmState
 from snooze.common.vms import (
     DEFAULT_POLICY,
@@ -66,6 +65,7 @@ from snooze.localcontroller.hypervisor.port import (
     MigrationOptions,
     VmChange,
 )
+from snooze.localcontroller.order_rules import brings_in, differs, network_of
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ class Orders:
         }
         for vm_id, report in after.items():
             former = before.get(vm_id)
-            if vm_id not in touched and (former is None or _differs(former, report)):
+            if vm_id not in touched and (former is None or differs(former, report)):
                 self._tell(VmChanged(report))
         for vm_id, former in before.items():
             if vm_id not in after and vm_id not in touched:
@@ -282,7 +282,7 @@ class Orders:
 
     async def _do(self, order: HostOrder) -> HostAnswer:
         logger.debug("order", extra={"order": type(order).__name__})
-        if self._goes_down and _brings_in(order):
+        if self._goes_down and brings_in(order):
             raise Conflict("this host is going down")
         match order:
             case StartVm():
@@ -441,7 +441,7 @@ class Orders:
             order.vm_id, max(1, round(demand.cpu_cores)), round(demand.memory_kib)
         )
         if report.demand != demand:
-            report = msgspec.structs.replace(report, demand=_network_of(report.demand, demand))
+            report = msgspec.structs.replace(report, demand=network_of(report.demand, demand))
         return self._note(report, order.epoch)
 
     # ------------------------------------------------------------ migration
@@ -574,29 +574,3 @@ class Orders:
         task = asyncio.ensure_future(look())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _differs(former: VmReport, report: VmReport) -> bool:
-    """Whether a manager would want to hear of it; the XML may change its order by itself."""
-    return _telling(former) != _telling(report)
-
-
-def _telling(report: VmReport) -> tuple[object, ...]:
-    place = report.name, report.generation, report.demand
-    return *place, report.state, report.fenced, report.halted
-
-
-def _brings_in(order: HostOrder) -> bool:
-    """Whether a VM is on here afterwards that may not have been before."""
-    match order:
-        case StartVm() | PrepareIncoming() | FinishIncoming():
-            return True
-        case CommandVm():
-            return order.command is VmCommand.START
-        case _:
-            return False
-
-
-def _network_of(measured: Capacity, asked: Capacity) -> Capacity:
-    """The size that the hypervisor reports, with the network that was asked for."""
-    return Capacity(measured.cpu_cores, measured.memory_kib, asked.rx_kib_s, asked.tx_kib_s)
