@@ -481,7 +481,7 @@ class ObstacleView(msgspec.Struct, frozen=True, omit_defaults=True):
     ``code`` is for programs: ``switched_off``, ``mode``, ``away``, ``maintenance``, ``empty``,
     ``takes_no_part``, ``samples``, ``not_sleepable``, ``overloaded``, ``not_judged``, ``in_use``,
     ``not_long_enough``, ``held``, ``plan_under_way``, ``proposed``, ``cool_down``, ``vm_stays``,
-    ``no_room``, ``no_benefit``, ``ha_reserve``, ``across``, or one of a plug-in's.
+    ``no_room``, ``no_benefit``, ``ha_reserve``, ``across``, ``plugin``.
     """
 
     code: str

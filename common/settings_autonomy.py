@@ -71,8 +71,8 @@ class AutonomySettings(Section, frozen=True, kw_only=True):
         str,
         Meta(pattern=r"^(/.*)?\Z"),
         Doc(
-            "Where plug-ins (*.py) for estimators and detectors lie, as in docs/scheduling.md. "
-            "Empty: none.",
+            "Where plug-ins (*.py) lie: estimators, detectors, relocation and consolidation, as in "
+            "docs/scheduling.md. Empty: none.",
             form="an absolute path, or empty",
         ),
     ] = ""
@@ -162,8 +162,12 @@ class RelocationSettings(Section, frozen=True, kw_only=True):
         Doc("The past that a forecast looks at; longer than what is kept: all that is kept."),
     ] = 60.0
     policy: Annotated[
-        Literal["predictive", "greedy", "greedy_overload", "greedy_underload"],
-        Doc("Which VMs move, and where to. greedy is the original's way."),
+        str,
+        Meta(min_length=1, max_length=128),
+        Doc(
+            "Which VMs move, and where to: predictive, greedy (the original's way), "
+            "greedy_overload, greedy_underload, or a plug-in's name."
+        ),
     ] = "predictive"
     margin: Annotated[
         float, Meta(ge=1, le=1000), Doc("How many times its cost a move has to gain (predictive).")
@@ -209,8 +213,12 @@ class ConsolidationSettings(Section, frozen=True, kw_only=True):
         ),
     ] = ""
     method: Annotated[
-        Literal["optimiser", "sercon", "first_fit_decreasing", "colony"],
-        Doc("Which algorithm; sercon is the original's."),
+        str,
+        Meta(min_length=1, max_length=128),
+        Doc(
+            "Which algorithm: optimiser, sercon (the original's), first_fit_decreasing, colony, or "
+            "a plug-in's name."
+        ),
     ] = "optimiser"
     max_moves: Annotated[int, Meta(ge=1, le=100_000), Doc("Most moves of one plan.")] = 200
     host_worth_s: Annotated[

@@ -25,14 +25,15 @@ from snooze.scheduling.dump import Decision, DumpError
 from snooze.scheduling.plans import Plan
 from snooze.scheduling.policies import BUILT_IN, Catalogue, PlacementPolicy, PolicyError
 from snooze.scheduling.snapshot import NONE, Snapshot
+from snooze.scheduling.units import UnitFailed
 
 
 def main(arguments: list[str]) -> int:
     """Run one command; see the top of this file."""
     options = _parser().parse_args(arguments)
-    catalogue = BUILT_IN
+    catalogue, options.loaded = BUILT_IN, None
     if options.plugins is not None:
-        loaded = plugins.load(Path(options.plugins))
+        loaded = options.loaded = plugins.for_plans(options.plugins)
         catalogue = loaded.catalogue
         for problem in loaded.problems:
             sys.stderr.write(f"{problem.where}: {problem.message}\n")
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> int:
         if not plans:
             raise DumpError("a decision without a plan can only be replayed")
         decision = _decision(plans[-1], options, catalogue)
-    except (PolicyError, OSError, ValueError) as error:
+    except (PolicyError, UnitFailed, OSError, ValueError) as error:
         sys.stderr.write(f"{options.file}: {error}\n")
         return 2
     _tell_problems(decision)
@@ -108,7 +109,7 @@ def _replay_step(text: str, options: argparse.Namespace, catalogue: Catalogue) -
         return replay_ruling(ruling, as_json=options.json)
     decision = _decision(text, options, catalogue)
     _tell_problems(decision)
-    return _replay(decision, as_json=options.json)
+    return _replay(decision, options.loaded, as_json=options.json)
 
 
 def _tell_problems(decision: Decision) -> None:
@@ -116,9 +117,9 @@ def _tell_problems(decision: Decision) -> None:
         sys.stderr.write(f"{problem.where}: {problem.message}\n")
 
 
-def _replay(decision: Decision, *, as_json: bool) -> int:
+def _replay(decision: Decision, loaded: plugins.Plugins | None, *, as_json: bool) -> int:
     snapshot = decision.snapshot
-    plan = decision.decide()
+    plan = decision.decide(loaded)
     violations = check_plan(snapshot, plan)
     same = decision.placement is None or bool((plan.placement == decision.placement).all())
     if as_json:

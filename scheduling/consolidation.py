@@ -111,6 +111,17 @@ def consolidate(snapshot: Snapshot, policy: ConsolidationPolicy | None = None) -
     return _Consolidating(snapshot, policy or ConsolidationPolicy()).run()
 
 
+def brought_to(
+    snapshot: Snapshot, placement: IntArray, policy: ConsolidationPolicy, name: str
+) -> Consolidation:
+    """A consolidation that somebody else found: VMs brought to ``placement``, if that is worth it.
+
+    ``name``: of who found it. Moves that have no order are among the plan's ``reasons``.
+    """
+    made = _Consolidating(snapshot, policy).brought_to(placement)
+    return replace(made, plan=replace(made.plan, policy=name))
+
+
 class _Consolidating:
     """One consolidation in progress."""
 
@@ -156,6 +167,16 @@ class _Consolidating:
         if ordered is None:
             message = f"{self.policy.method} found no host to empty within its bounds"
             return self._nothing(Verdict.NO_PLAN, message)
+        return self._weighed(ordered)
+
+    def brought_to(self, placement: IntArray) -> Consolidation:
+        """See the function of this name."""
+        if (placement == self.snapshot.placement).all():
+            return self._nothing(Verdict.NO_PLAN, "it found no host to empty")
+        return self._weighed(self._to(placement))
+
+    def _weighed(self, ordered: Ordered) -> Consolidation:
+        """Worth it, or not."""
         released = np.flatnonzero(self.before & ~self._used(self.snapshot.moved(ordered.placement)))
         cost_s = float(self.cost_s[[move.vm for move in ordered.moves]].sum())
         if released.size == 0 or cost_s > self.policy.host_worth_s * released.size:
@@ -179,10 +200,13 @@ class _Consolidating:
         return None if bin_of is None or (bin_of == self.field.home).all() else bin_of
 
     def _ordered(self, bin_of: IntArray) -> Ordered:
+        return self._to(self.field.placement(bin_of))
+
+    def _to(self, placement: IntArray) -> Ordered:
         policy = self.policy
         return order_moves(
             self.snapshot,
-            self.field.placement(bin_of),
+            placement,
             cost=self.cost_s,
             parallelism=replace(
                 policy.parallelism,

@@ -8,13 +8,14 @@ trusts the file: the snapshot is validated like any other, and what cannot be re
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from snooze.scheduling import plugged
 from snooze.scheduling.check import check_plan
 from snooze.scheduling.consolidation import Consolidation, consolidate
 from snooze.scheduling.deciding import (
@@ -23,9 +24,11 @@ from snooze.scheduling.deciding import (
     decide,
     drain_options,
     options_of,
+    relocated,
 )
 from snooze.scheduling.drain import Drain, DrainPolicy, drain
 from snooze.scheduling.plans import Move, Plan
+from snooze.scheduling.plugins import DeciderKind, Plugins, for_plans
 from snooze.scheduling.policies import (
     BUILT_IN,
     Catalogue,
@@ -36,6 +39,7 @@ from snooze.scheduling.policies import (
     is_table,
 )
 from snooze.scheduling.relocation import Outcome, Situation
+from snooze.scheduling.relocation_predictive import DEFAULT
 from snooze.scheduling.reserve import stranded_hosts
 from snooze.scheduling.situations import (
     read_situation,
@@ -50,7 +54,7 @@ from snooze.scheduling.snapshot import (
     Labels,
     Snapshot,
 )
-from snooze.scheduling.units import Properties, PropertyValue
+from snooze.scheduling.units import Properties, PropertyValue, UnitFailed
 from snooze.scheduling.validation import as_numbers
 
 FORMAT: Final = "snooze-decision/1"
@@ -105,10 +109,17 @@ class Decision:
     options: Properties = field(default_factory=dict[str, PropertyValue])
     situation: Situation | None = None
 
-    def decide(self) -> Plan:
-        """Decide again, by the same code as then."""
-        options = options_of(self.kind, self.options)
-        return decide(self.kind, self.snapshot, self.policy, options, self.cursor, self.situation)
+    def decide(self, plugged_in: Plugins | None = None) -> Plan:
+        """Decide again, by the same code as then. Raises: UnitFailed: see ``deciding.decide``."""
+        return decide(
+            self.kind,
+            self.snapshot,
+            self.policy,
+            options_of(self.kind, self.options),
+            self.cursor,
+            self.situation,
+            plugged_in,
+        )
 
 
 def snapshot_document(snapshot: Snapshot) -> dict[str, object]:
@@ -303,22 +314,48 @@ def prepare(decision: Decision, plan: Plan, outcomes: tuple[Outcome, ...] = ()) 
     )
 
 
-def relocate_and_prepare(situation: Situation, options: Mapping[str, object]) -> Prepared:
-    """A relocation's plan, proved; ``options`` as in ``RELOCATION``."""
-    chosen = options_of(DecisionKind.RELOCATION, options)
-    answer = relocation_policy(chosen).plan(situation)
+def relocate_and_prepare(
+    situation: Situation, options: Mapping[str, object], directory: str = ""
+) -> Prepared:
+    """A relocation's plan, proved; ``options`` as in ``RELOCATION``.
+
+    ``directory``: of plug-ins. One that fails decides nothing (``plugged.py``, rule 3).
+    """
+    chosen, kind = options_of(DecisionKind.RELOCATION, options), DeciderKind.RELOCATION
+    answer, problem = None, None
+    name = str(chosen["policy"])
+    if plugged.is_plugged(kind, name):
+        try:
+            answer = relocated(situation, chosen, for_plans(directory))
+        except UnitFailed as failure:
+            problem = plugged.problem_of(kind, name, failure)
+            chosen = options_of(DecisionKind.RELOCATION, {**chosen, "policy": DEFAULT.name})
+    answer = answer or relocation_policy(chosen).plan(situation)
+    plan = plugged.with_problem(answer, problem) if problem is not None else answer.plan
     decision = Decision(
         DecisionKind.RELOCATION, situation.snapshot, options=chosen, situation=situation
     )
-    return prepare(decision, answer.plan, answer.outcomes)
+    return prepare(decision, plan, answer.outcomes)
 
 
 def consolidate_and_prepare(
-    snapshot: Snapshot, options: Mapping[str, object]
+    snapshot: Snapshot, options: Mapping[str, object], directory: str = ""
 ) -> tuple[Consolidation, Prepared]:
-    """A consolidation, proved; ``options`` as in ``CONSOLIDATION``."""
-    chosen = options_of(DecisionKind.CONSOLIDATION, options)
-    answer = consolidate(snapshot, consolidation_policy(chosen))
+    """A consolidation, proved; ``options`` as in ``CONSOLIDATION``; else as above."""
+    chosen, kind = options_of(DecisionKind.CONSOLIDATION, options), DeciderKind.CONSOLIDATION
+    policy, name = consolidation_policy(chosen), str(chosen["method"])
+    answer, problem = None, None
+    if plugged.is_plugged(kind, name):
+        try:
+            answer = plugged.consolidate(snapshot, policy, for_plans(directory), name)
+        except UnitFailed as failure:
+            problem = plugged.problem_of(kind, name, failure)
+            chosen = options_of(
+                DecisionKind.CONSOLIDATION, {**chosen, "method": policy.method.value}
+            )
+    answer = answer or consolidate(snapshot, policy)
+    if problem is not None:
+        answer = replace(answer, plan=plugged.with_problem(answer, problem))
     return answer, prepare(
         Decision(DecisionKind.CONSOLIDATION, snapshot, options=chosen), answer.plan
     )

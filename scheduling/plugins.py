@@ -14,7 +14,7 @@ class                  function
 ``PerHostFilter``      ``keep(scene, host, properties) -> bool``, asked for the hosts still left
 ``PerHostWeight``      ``score(scene, host, properties) -> float``
 ``Decider``            ``decide(...)``, see there: placement, dispatching, estimator, detector,
-                       consolidation
+                       relocation, consolidation
 =====================  ======================================================================
 
 Every call runs under a guard (``guard.py``): on another thread, with a time limit, and its answer
@@ -26,6 +26,7 @@ Loading a plug-in runs its code with the rights of the daemon, so directory and 
 writable by others; they are refused if they are.
 """
 
+import functools
 import importlib.metadata
 import importlib.util
 import logging
@@ -82,6 +83,8 @@ LIST: Final = "SNOOZE_PLUGINS"
 MAX_FILES: Final = 200
 MAX_FILE_BYTES: Final = 1_000_000
 TIME_LIMIT_S: Final = 1.0
+PLAN_LIMIT_S: Final = 20.0
+"""For one call of a whole plan. Plans are made in a process of their own, killed after 60 s."""
 LOAD_LIMIT_S: Final = 10.0
 
 
@@ -92,6 +95,8 @@ class DeciderKind(StrEnum):
     """``(snapshot, properties) -> int64[V]`` host of every VM."""
     CONSOLIDATION = "consolidation"
     """``(snapshot, properties) -> int64[V]`` host of every VM, moves included."""
+    RELOCATION = "relocation"
+    """``(situation, properties) -> int64[V]`` host of every VM, moves included."""
     DISPATCHING = "dispatching"
     """``(views, demand[V, R], properties) -> int64[V]`` manager of every VM."""
     ESTIMATOR = "estimator"
@@ -147,7 +152,7 @@ class Plugins:
         stays = snapshot.placement != NONE
 
         def examined(answer: object) -> Plan:
-            placement = _indices(answer, snapshot.vms, snapshot.hosts)
+            placement = host_indices(answer, snapshot.vms, snapshot.hosts)
             moved = (placement != snapshot.placement) & stays
             if kind is DeciderKind.PLACEMENT and moved.any():
                 raise UnitFailed("moved a VM that already has a host")
@@ -157,7 +162,7 @@ class Plugins:
                 raise UnitFailed(f"its plan breaks {len(broken)} rules; first {broken[0]}")
             return plan
 
-        return self._call(kind, name, properties, examined, snapshot)
+        return self.ask(kind, name, properties, examined, snapshot)
 
     def dispatch(
         self,
@@ -173,10 +178,10 @@ class Plugins:
         """
 
         def examined(answer: object) -> IntArray:
-            return _indices(answer, len(demand), len(views))
+            return host_indices(answer, len(demand), len(views))
 
         kind = DeciderKind.DISPATCHING
-        return self._call(kind, name, properties, examined, tuple(views), demand)
+        return self.ask(kind, name, properties, examined, tuple(views), demand)
 
     def estimate(
         self,
@@ -200,7 +205,7 @@ class Plugins:
             return numbers.copy()
 
         kind = DeciderKind.ESTIMATOR
-        return self._call(kind, name, properties, examined, samples, requested)
+        return self.ask(kind, name, properties, examined, samples, requested)
 
     def detect(
         self,
@@ -220,9 +225,9 @@ class Plugins:
                 return str(answer)
             raise UnitFailed(f"unknown answer {str(answer)[:40]!r}")
 
-        return self._call(DeciderKind.DETECTOR, name, properties, examined, samples, capacity)
+        return self.ask(DeciderKind.DETECTOR, name, properties, examined, samples, capacity)
 
-    def _call(
+    def ask(
         self,
         kind: DeciderKind,
         name: str,
@@ -230,6 +235,11 @@ class Plugins:
         examined: Callable[[object], T],
         *arguments: object,
     ) -> T:
+        """Any decider's answer, as ``examined`` makes it (which raises ``UnitFailed`` or is sound).
+
+        Raises:
+            UnitFailed: it is not there, raised, hung, or its answer is not sound.
+        """
         decider = self.deciders.get((kind, name))
         if decider is None:
             raise UnitFailed(f"there is no {kind.value} plug-in {name!r}")
@@ -288,6 +298,12 @@ def load(
     for problem in problems:
         log.warning("plug-in not loaded", extra={"where": problem.where, "why": problem.message})
     return Plugins(base.extended(units), MappingProxyType(deciders), tuple(problems), guard)
+
+
+@functools.lru_cache(maxsize=8)
+def for_plans(directory: str) -> Plugins:
+    """The plug-ins of a directory, loaded once in each process, with time for whole plans."""
+    return load(Path(directory), time_limit_s=PLAN_LIMIT_S)
 
 
 def _files(directory: Path, problems: list[Problem]) -> list[Path]:
@@ -382,7 +398,7 @@ def _guarded(
             return guarded_balancer(plugin, guard)
 
 
-def _indices(answer: object, count: int, bound: int) -> IntArray:
+def host_indices(answer: object, count: int, bound: int) -> IntArray:
     """``int64[count]`` with values from -1 to bound - 1; UnitFailed if ``answer`` is not that."""
     numbers = as_numbers(answer)
     if numbers is None or numbers.shape != (count,):

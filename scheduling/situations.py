@@ -26,7 +26,7 @@ from snooze.scheduling.validation import as_numbers
 _ACTUAL: Final = Predictive()
 
 RELOCATION: Final = (
-    Property("policy", _ACTUAL.name, PropertyKind.TEXT, choices=tuple(RELOCATIONS)),
+    Property("policy", _ACTUAL.name, PropertyKind.TEXT),
     Property("confidence", _ACTUAL.confidence, low=0.0, high=100.0),
     Property("passing", _ACTUAL.passing, low=0.0, high=1.0),
     Property("horizon_s", _ACTUAL.horizon_s, low=0.0, high=1e9),
@@ -38,13 +38,15 @@ RELOCATION: Final = (
     Property("max_moves", MAX_MOVES, PropertyKind.WHOLE, 0, 1e9),
     Property("bandwidth_kib_s", _ACTUAL.migration.bandwidth_kib_s, low=0.0, high=1e12),
 )
-"""The options of a recorded relocation; all but the first are of the predictive policy."""
+"""The options of a recorded relocation; all but the first are of the predictive policy.
+
+A ``policy`` that is no built-in one is a plug-in's (``plugged.py``)."""
 
 
 def relocation_policy(options: Properties) -> RelocationPolicy:
-    """The policy that ``RELOCATION`` options name."""
+    """The built-in policy that ``RELOCATION`` options name; the predictive one for a plug-in's."""
     name = str(options["policy"])
-    if name != _ACTUAL.name:
+    if name != _ACTUAL.name and name in RELOCATIONS:
         return RELOCATIONS[name]
     return Predictive(
         confidence=number(options, "confidence"),

@@ -26,13 +26,36 @@ from snooze.groupmanager.manager.manager_events import ManagerEffect, ManagerEve
 from snooze.groupmanager.manager.monitoring import Monitoring
 from snooze.groupmanager.planner import Planner
 from snooze.scheduling.dump import consolidate_and_prepare, relocate_and_prepare
+from snooze.scheduling.plans import Plan
+from snooze.scheduling.plugged import CODE
 
 logger = logging.getLogger(__name__)
 
 LOOK_PAUSE_S = 0.005
 """Between two steps of a look: about as long as one step takes."""
+MAX_FAILURES = 100
+"""Different failures of plug-ins that are logged."""
 TICK_S = 1.0
 """At most; approvals expire and moves begin within it."""
+
+
+class FailureLog:
+    """Logs plug-ins that failed, each failure once; the built-in policy decided."""
+
+    def __init__(self) -> None:
+        self._known: set[tuple[str, str]] = set()
+
+    def note(self, plan: Plan) -> None:
+        """A plan was made; its problems name the plug-ins that were asked first."""
+        for problem in plan.problems:
+            key = (problem.where, problem.message)
+            if problem.code != CODE or key in self._known or len(self._known) >= MAX_FAILURES:
+                continue
+            self._known.add(key)
+            logger.warning(
+                "a plug-in failed; the built-in policy decides",
+                extra={"plugin": problem.where, "why": problem.message},
+            )
 
 
 class ManagerAutonomy:
@@ -55,6 +78,8 @@ class ManagerAutonomy:
         self._runner = runner
         self._clock = clock
         self._tick_s = min(TICK_S, settings.autonomy.interval_s)
+        self._directory = settings.autonomy.plugins_directory
+        self._failures = FailureLog()
         self._allowed = False
         self._planner = Planner()
         self._tasks = TaskSet()
@@ -131,8 +156,9 @@ class ManagerAutonomy:
         answer, prepared, error = None, None, ""
         try:
             answer, prepared = await self._planner.call(
-                consolidate_and_prepare, effect.snapshot, dict(effect.options)
+                consolidate_and_prepare, effect.snapshot, dict(effect.options), self._directory
             )
+            self._failures.note(answer.plan)
         except SnoozeError as failure:
             error = self._not_planned(failure)
         now_ms = self._clock.wall_ms()
@@ -144,8 +170,9 @@ class ManagerAutonomy:
         answer, error = None, ""
         try:
             answer = await self._planner.call(
-                relocate_and_prepare, effect.situation, dict(effect.options)
+                relocate_and_prepare, effect.situation, dict(effect.options), self._directory
             )
+            self._failures.note(answer.plan)
         except SnoozeError as failure:
             error = self._not_planned(failure)
         now_ms = self._clock.wall_ms()

@@ -410,7 +410,7 @@ class Autonomy(Explaining):
         situation = self.policy.relocator.situation(
             view.snapshot, view.foreseen, R, chosen, self.memory.hold, self._now_s
         )
-        if not aside:
+        if not aside and not self.policy.plugged_relocation:
             made = relocate_and_prepare(situation, self.policy.relocation)
             return self._made(_Planning(kind, view, seen), made)
         self._count += 1

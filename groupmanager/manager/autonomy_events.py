@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from snooze.common.autonomy import AutonomyRecord
-from snooze.scheduling.consolidation import Consolidation, ConsolidationPolicy
-from snooze.scheduling.deciding import consolidation_policy
+from snooze.scheduling.consolidation import Consolidation
 from snooze.scheduling.dump import Prepared
 from snooze.scheduling.relocation import Situation
 from snooze.scheduling.snapshot import Snapshot
@@ -104,11 +103,6 @@ class PlanConsolidation:
     token: int
     snapshot: Snapshot
     options: Properties
-
-    @property
-    def policy(self) -> ConsolidationPolicy:
-        """As the options say."""
-        return consolidation_policy(self.options)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

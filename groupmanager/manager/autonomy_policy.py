@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from snooze.common.time_plans import Cron
 from snooze.groupmanager.manager.cluster_view import Looking
 from snooze.groupmanager.manager.plan_work import Bounds
+from snooze.scheduling.plugged import is_plugged
+from snooze.scheduling.plugins import DeciderKind
 from snooze.scheduling.relocation_round import Relocator
 from snooze.scheduling.units import Properties
 
@@ -21,6 +23,7 @@ class AutonomyPolicy:
         cron: when to consolidate; None: only when asked.
         only_sleepable: underloaded hosts are emptied only if they can be put to sleep.
         keep_room: rule 6 holds.
+        plugins_directory: where a relocation or consolidation of a plug-in is; empty: none.
     """
 
     relocator: Relocator
@@ -35,3 +38,10 @@ class AutonomyPolicy:
     cron: Cron | None
     only_sleepable: bool
     keep_room: bool
+    plugins_directory: str = ""
+
+    @property
+    def plugged_relocation(self) -> str:
+        """The plug-in that relocates; empty: a built-in policy does."""
+        name = str(self.relocation["policy"])
+        return name if is_plugged(DeciderKind.RELOCATION, name) else ""

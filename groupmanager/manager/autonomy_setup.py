@@ -12,12 +12,13 @@ from snooze.common.time_plans import Cron, zone_of
 from snooze.groupmanager.manager.autonomy_policy import AutonomyPolicy
 from snooze.groupmanager.manager.cluster_view import Looking
 from snooze.groupmanager.manager.plan_work import Bounds
-from snooze.scheduling import plugins
+from snooze.scheduling import plugged, plugins
 from snooze.scheduling.deciding import DecisionKind as Recorded
 from snooze.scheduling.deciding import options_of
 from snooze.scheduling.detection import Detector, Thresholds
 from snooze.scheduling.estimation import Average, Estimator
 from snooze.scheduling.plugin_choices import Choices, choices
+from snooze.scheduling.plugins import DeciderKind
 from snooze.scheduling.relocation_round import Relocator
 from snooze.scheduling.situations import relocation_policy
 
@@ -32,11 +33,15 @@ def autonomy_policy(
         overcommit, headroom: ``float64[R]``, as placement multiplies capacities.
 
     Raises:
-        SettingsError: a detector or estimator of that name is not there.
+        SettingsError: there is no detector, estimator, policy or method of that name.
     """
     autonomy, relocation = settings.autonomy, settings.relocation
     directory = autonomy.plugins_directory
-    known = choices(plugins.load(Path(directory)) if directory else None)
+    found = plugins.load(Path(directory)) if directory else None
+    known = choices(found)
+    _must_be_there(DeciderKind.RELOCATION, relocation.policy, "relocation.policy", found)
+    method = settings.consolidation.method
+    _must_be_there(DeciderKind.CONSOLIDATION, method, "consolidation.method", found)
     limits = relocation.thresholds
     each = zip(limits.cpu, limits.memory, limits.network, limits.network, strict=True)
     rows = [cast("tuple[float, ...]", row) for row in each]
@@ -87,6 +92,7 @@ def autonomy_policy(
         cron=Cron.of(consolidation.cron, zone) if consolidation.cron else None,
         only_sleepable=relocation.only_sleepable,
         keep_room=autonomy.keep_room,
+        plugins_directory=directory,
     )
 
 
@@ -109,6 +115,21 @@ def _estimator(settings: RelocationSettings, known: Choices) -> Estimator:
     except ValueError as error:
         raise _not_there("relocation.estimator", error) from None
     return replace(found, samples=settings.samples) if isinstance(found, Average) else found
+
+
+def _must_be_there(kind: DeciderKind, name: str, key: str, found: plugins.Plugins | None) -> None:
+    """Raises: SettingsError: there is no policy of that name; says which there are, and more."""
+    there = plugged.known(kind, found)
+    if name in there:
+        return
+    text = f"there is no {kind.value} policy {name!r}; there are: {', '.join(there)}"
+    if found is None:
+        text += " (plug-ins are loaded from autonomy.plugins_directory, which is not set)"
+    else:
+        text += "".join(
+            f"; not loaded: {each.where}: {each.message}" for each in found.problems[:5]
+        )
+    raise _not_there(key, ValueError(text))
 
 
 def _not_there(key: str, error: ValueError) -> SettingsError:

@@ -12,6 +12,7 @@ from snooze.groupmanager.manager.plan_work import Step
 from snooze.scheduling.detection import LIMITS, Detection, Detector
 from snooze.scheduling.explain import other_targets
 from snooze.scheduling.plans import Plan
+from snooze.scheduling.plugged import CODE
 from snooze.scheduling.relocation import Outcome
 from snooze.scheduling.relocation_cost import MigrationCost
 
@@ -99,6 +100,11 @@ class Story:
         """What was not done, and why."""
         moved = {move.vm for move in plan.moves}
         lines = [
+            f"{problem.where} was asked first, and failed: {problem.message}"
+            for problem in plan.problems
+            if problem.code == CODE
+        ]
+        lines += [
             f"{self.vm(reason.vm)} stays: {reason.message}"
             for reason in plan.reasons
             if reason.vm not in moved

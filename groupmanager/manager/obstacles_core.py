@@ -189,6 +189,9 @@ class Explaining(Deciding):
             hold=Hold(),
             load_axes=R,
         )
+        if plugged := self.policy.plugged_relocation:
+            text = f"the plug-in {plugged} decides; of room, the built-in policy tells"
+            yield ObstacleView("plugin", text)
         answer = self.policy.relocator.policy.plan(asked)
         story = Story(self._table, view)
         for outcome in answer.outcomes:

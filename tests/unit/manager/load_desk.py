@@ -59,8 +59,7 @@ from snooze.groupmanager.manager.manager_events import (
 )
 from snooze.groupmanager.manager.monitoring import Monitoring
 from snooze.groupmanager.manager.plan_work import Step, Work
-from snooze.scheduling.consolidation import consolidate
-from snooze.scheduling.dump import relocate_and_prepare
+from snooze.scheduling.dump import consolidate_and_prepare, relocate_and_prepare
 from tests.unit.manager.builders import REFUSED, Desk
 
 PERIOD_S = 3.0
@@ -184,11 +183,17 @@ class LoadDesk(Desk):
                 case LookOn():
                     self.tell(LookedOn(self.wall_ms))
                 case PlanRelocation():
-                    made = relocate_and_prepare(effect.situation, effect.options)
+                    directory = self.settings.autonomy.plugins_directory
+                    made = relocate_and_prepare(effect.situation, effect.options, directory)
                     self.tell(RelocationPlanned(effect.token, self.wall_ms, made))
                 case PlanConsolidation():
-                    answer = consolidate(effect.snapshot, effect.policy)
-                    self.tell(ConsolidationPlanned(effect.token, self.wall_ms, answer))
+                    directory = self.settings.autonomy.plugins_directory
+                    answer, prepared = consolidate_and_prepare(
+                        effect.snapshot, effect.options, directory
+                    )
+                    self.tell(
+                        ConsolidationPlanned(effect.token, self.wall_ms, answer, "", prepared)
+                    )
                 case AnswerLeader():
                     self.answers[effect.request_id] = effect.answer
                 case _:
