@@ -93,6 +93,7 @@ from snooze.groupmanager.manager.monitoring import Monitoring
 from snooze.scheduling import placement
 from snooze.scheduling.anticipation import DayHistory
 from snooze.scheduling.consolidation import consolidate
+from snooze.scheduling.deciding import consolidation_policy
 from snooze.scheduling.dump import relocate_and_prepare
 
 TICK_S: Final = 100.0
@@ -441,7 +442,7 @@ class Month:
                     made = relocate_and_prepare(effect.situation, effect.options)
                     self._feed(RelocationPlanned(effect.token, self.wall_ms, made))
                 case PlanConsolidation():
-                    answer = consolidate(effect.snapshot, effect.policy)
+                    answer = consolidate(effect.snapshot, consolidation_policy(effect.options))
                     self._feed(ConsolidationPlanned(effect.token, self.wall_ms, answer))
                 case _:
                     pass

@@ -169,12 +169,12 @@ def test_a_plugged_consolidation_and_ones_that_fail(folder: Path) -> None:
 
 def test_a_name_that_is_not_there_stops_the_start_and_says_what_there_is(folder: Path) -> None:
     for key, settings in (
-        ("relocation.policy", {"relocation": RelocationSettings(policy="to_the_lost")}),
-        ("consolidation.method", {"consolidation": ConsolidationSettings(method="all_on_fist")}),
+        ("relocation.policy", settings_of(relocation=RelocationSettings(policy="to_the_lost"))),
+        ("consolidation.method", settings_of(consolidation=ConsolidationSettings(method="all"))),
     ):
         desk = LoadDesk(1)
         with pytest.raises(SettingsError) as wrong:
-            autonomy_policy(settings_of(**settings), desk.core.overcommit, desk.core.headroom)  # type: ignore[arg-type]
+            autonomy_policy(settings, desk.core.overcommit, desk.core.headroom)
         assert key in str(wrong.value)
         assert "autonomy.plugins_directory, which is not set" in str(wrong.value)
     (folder / "broken.py").write_text("import nothing_of_this_name")
