@@ -1,7 +1,6 @@
 """The drain core's shell: a person's calls, records, and migrations as any client would order."""
 
 import asyncio
-import itertools
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import assert_never
@@ -10,6 +9,7 @@ from snooze.common.api import DrainRequest, DrainView
 from snooze.common.clock import Clock
 from snooze.common.core_runner import CoreRunner
 from snooze.common.errors import ErrorReport, InvalidRequest, NotFound, NotLeader, SnoozeError
+from snooze.common.questions import Questions
 from snooze.common.resources import Capacity
 from snooze.common.task_set import TaskSet
 from snooze.common.vm_lifecycle import VmCommand
@@ -64,8 +64,7 @@ class Drains:
         self._task_moved = task_moved
         self._core = DrainCore(registry, overcommit.as_array(), headroom.as_array())
         self._runner = CoreRunner(self._core, self._perform, clock)
-        self._requests = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[DrainView]] = {}
+        self._questions = Questions[DrainView]()
         self._shown: set[str] = set()
         self._tasks = TaskSet()
 
@@ -122,9 +121,7 @@ class Drains:
     async def close(self) -> None:
         """Stop; migrations under way end by themselves, and the next leader goes on."""
         await self._tasks.close()
-        for future in self._answers.values():
-            if not future.done():
-                future.set_exception(NotLeader("the leader changed; ask again", retry_after_s=0.5))
+        self._questions.close(NotLeader("the leader changed; ask again", retry_after_s=0.5))
 
     def _hosts(self, names: Sequence[str]) -> list[str]:
         """The ids of hosts.
@@ -141,14 +138,7 @@ class Drains:
         return found
 
     async def _asked(self, event: Callable[[int], events.DrainEvent]) -> DrainView:
-        number = next(self._requests)
-        future: asyncio.Future[DrainView] = asyncio.get_running_loop().create_future()
-        self._answers[number] = future
-        try:
-            self._runner.feed(event(number))
-            return await future
-        finally:
-            self._answers.pop(number, None)
+        return await self._questions.ask(lambda number: self._runner.feed(event(number)))
 
     def _perform(self, effect: events.DrainEffect) -> None:
         match effect:
@@ -176,13 +166,10 @@ class Drains:
     def _answer(self, effect: events.AnswerDrain) -> None:
         if effect.view is not None and effect.view.task_id:
             self._show(effect.view.task_id)
-        future = self._answers.get(effect.request_id)
-        if future is None or future.done():
-            return
         if effect.error is not None:
-            future.set_exception(effect.error.as_error())
+            self._questions.refuse(effect.request_id, effect.error)
         elif effect.view is not None:
-            future.set_result(effect.view)
+            self._questions.answer(effect.request_id, effect.view)
 
     def _show(self, task_id: str) -> None:
         """Let the task be seen, from its first sign of life."""

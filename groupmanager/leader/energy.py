@@ -5,7 +5,6 @@ next leader goes on from it. What if an order timed out and happened: the core a
 """
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import assert_never
@@ -27,6 +26,7 @@ from snooze.common.errors import (
     SnoozeError,
     TooBusy,
 )
+from snooze.common.questions import Questions
 from snooze.common.resources import Capacity, FloatArray, R
 from snooze.common.settings_energy import EnergySettings
 from snooze.common.task_set import TaskSet
@@ -123,8 +123,7 @@ class Energy:
         self.meter = EnergyMeter(registry, settings.power_curve)
         self._written: dict[str, EnergyRecord] = {}
         self._next_part = 0
-        self._requests = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[str]] = {}
+        self._questions = Questions[str]()
         self._expects: FloatArray = np.zeros(R)
         self._expected_s = -EXPECT_S
         self._metered_s = 0.0
@@ -154,9 +153,7 @@ class Energy:
         """Stop; hosts stay as they are, and the next leader goes on."""
         self.write_record()
         await self._tasks.close()
-        for future in self._answers.values():
-            if not future.done():
-                future.set_exception(NotLeader("the leader changed; ask again", retry_after_s=0.5))
+        self._questions.close(NotLeader("the leader changed; ask again", retry_after_s=0.5))
 
     def tick(self, *, settled: bool) -> None:
         """Time went by."""
@@ -206,12 +203,16 @@ class Energy:
             NotFound, Conflict: nothing changed.
         """
         host_id, now_ms = self._host(name).description.host_id, self._clock.wall_ms()
-        return await self._ask(lambda number: events.SleepAsked(number, host_id, now_ms, force))
+        return await self._questions.ask(
+            lambda number: self._runner.feed(events.SleepAsked(number, host_id, now_ms, force))
+        )
 
     async def wake(self, name: str) -> str:
         """Wake a host; likewise. A repeat is harmless."""
         host_id, now_ms = self._host(name).description.host_id, self._clock.wall_ms()
-        return await self._ask(lambda number: events.WakeAsked(number, host_id, now_ms))
+        return await self._questions.ask(
+            lambda number: self._runner.feed(events.WakeAsked(number, host_id, now_ms))
+        )
 
     def approve(self, decision_id: str) -> None:
         """A person approves of a proposed decision; of another's nothing comes."""
@@ -271,16 +272,6 @@ class Energy:
         if host is None:
             raise NotFound(f"no host is called {name!r}; `snooze hosts` lists them")
         return host
-
-    async def _ask(self, event: Callable[[int], events.EnergyEvent]) -> str:
-        number = next(self._requests)
-        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._answers[number] = future
-        try:
-            self._runner.feed(event(number))
-            return await future
-        finally:
-            self._answers.pop(number, None)
 
     # ------------------------------------------------------------ what the core asks
 
@@ -383,13 +374,10 @@ class Energy:
         return None
 
     def _answer(self, effect: events.AnswerPerson) -> None:
-        future = self._answers.get(effect.request_id)
-        if future is None or future.done():
-            return
         if effect.error is not None:
-            future.set_exception(effect.error.as_error())
+            self._questions.refuse(effect.request_id, effect.error)
         else:
-            future.set_result(effect.message)
+            self._questions.answer(effect.request_id, effect.message)
 
     # ------------------------------------------------------------ metering
 

@@ -52,6 +52,27 @@ MIN_SAVED_W: Final = 0.1
 MAX_PAYS_S: Final = 7 * 86_400.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """What there is to say when hosts are chosen.
+
+    Attributes:
+        limit: ``[R]``, scales what hosts may be promised.
+        fleet: what is up.
+        expected: ``[R]``, demand that is about to come.
+        wake_times_s: how long hosts took to wake, as far as that was measured.
+    """
+
+    registry: Registry
+    policy: EnergyPolicy
+    limit: FloatArray
+    fleet: Fleet
+    expected: FloatArray
+    wake_times_s: Mapping[str, float]
+    now_s: float
+    now_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """Hosts with the reason for each, in order; what else was weighed; and what replays it.
@@ -90,25 +111,15 @@ class _Ears:
         return self.heard[-1]
 
 
-def choose_sleepers(
-    registry: Registry,
-    policy: EnergyPolicy,
-    fleet: Fleet,
-    expected: FloatArray,
-    ha_lacks: HaLacks,
-    barred: set[str],
-    proposed: set[str],
-    wake_times_s: Mapping[str, float],
-    now_s: float,
-    now_ms: int,
-) -> Chosen:
+def choose_sleepers(look: Look, ha_lacks: HaLacks, barred: set[str], proposed: set[str]) -> Chosen:
     """Hosts that nobody needs: idle and up for long enough, the reserve held without them.
 
     ``barred`` are left alone; ``proposed`` too, and the reserve is to hold without them already.
     ``ha_lacks`` is told which hosts would stay.
     """
+    registry, policy, fleet = look.registry, look.policy, look.fleet
     waiting = [vm for vm in registry.vms.on("") if vm.state is VmState.PENDING]
-    idle_s = _idle_times_s(registry, now_s)
+    idle_s = _idle_times_s(look)
     rows: list[int] = []
     others: list[str] = []
     for row, host in enumerate(fleet.hosts):
@@ -134,61 +145,43 @@ def choose_sleepers(
         return Chosen(())
     hosts = [fleet.hosts[row] for row in rows]
     room: FloatArray = fleet.room[rows]
-    idle = _idle_hosts(hosts, room, idle_s, policy, wake_times_s, now_s, now_ms)
-    question = _sleep_question(policy, fleet, expected, idle, proposed)
-    return _answered(registry, fleet, question, ha_lacks, others)
+    question = _sleep_question(look, _idle_hosts(look, hosts, room, idle_s), proposed)
+    return _answered(look, question, ha_lacks, others)
 
 
 def choose_asked(
-    registry: Registry,
-    policy: EnergyPolicy,
-    fleet: Fleet,
-    expected: FloatArray,
-    limit: FloatArray,
-    ha_lacks: HaLacks,
-    host: HostEntry,
-    proposed: set[str],
-    wake_times_s: Mapping[str, float],
-    now_s: float,
-    now_ms: int,
-    *,
-    force: bool,
+    look: Look, ha_lacks: HaLacks, host: HostEntry, proposed: set[str], *, force: bool
 ) -> Chosen:
     """Whether a host on which there is nothing goes to sleep because a person wants it to."""
-    room = room_of([host], limit)
-    idle_s = _idle_times_s(registry, now_s)
-    idle = _idle_hosts([host], room, idle_s, policy, wake_times_s, now_s, now_ms)
+    room = room_of([host], look.limit)
+    idle = _idle_hosts(look, [host], room, _idle_times_s(look))
     question = msgspec.structs.replace(
-        _sleep_question(policy, fleet, expected, idle, proposed - {_id(host)}),
+        _sleep_question(look, idle, proposed - {_id(host)}),
         asked=_id(host),
         force=force,
         maintenance=host.maintenance,
     )
-    return _answered(registry, fleet, question, ha_lacks)
+    return _answered(look, question, ha_lacks)
 
 
-def _idle_times_s(registry: Registry, now_s: float) -> dict[str, float]:
+def _idle_times_s(look: Look) -> dict[str, float]:
     idle_s: dict[str, float] = {}
-    for manager in registry.managers.values():
-        idle_s.update((host_id, now_s - since_s) for host_id, since_s in manager.idle.items())
+    for manager in look.registry.managers.values():
+        idle_s.update((host_id, look.now_s - since) for host_id, since in manager.idle.items())
     return idle_s
 
 
 def _idle_hosts(
-    hosts: Sequence[HostEntry],
-    room: FloatArray,
-    idle_s: Mapping[str, float],
-    policy: EnergyPolicy,
-    wake_times_s: Mapping[str, float],
-    now_s: float,
-    now_ms: int,
+    look: Look, hosts: Sequence[HostEntry], room: FloatArray, idle_s: Mapping[str, float]
 ) -> tuple[IdleHost, ...]:
     """Hosts with ``room[H, R]`` as a question tells of them."""
-    model = _model(hosts, policy)
-    saves, pays = model.idle_saving_w(), _pays_s(model, policy, hosts, wake_times_s)
+    model = _model(hosts, look.policy)
+    saves, pays = model.idle_saving_w(), _pays_s(look, model, hosts)
     idle: list[IdleHost] = []
     for row, host in enumerate(hosts):
-        up_s = (now_ms - host.state_since_ms) / 1000 if host.state_since_ms else now_s - host.seen_s
+        up_s = look.now_s - host.seen_s
+        if host.state_since_ms:
+            up_s = (look.now_ms - host.state_since_ms) / 1000
         idle.append(
             IdleHost(
                 _id(host),
@@ -203,18 +196,13 @@ def _idle_hosts(
     return tuple(idle)
 
 
-def _sleep_question(
-    policy: EnergyPolicy,
-    fleet: Fleet,
-    expected: FloatArray,
-    idle: tuple[IdleHost, ...],
-    proposed: set[str],
-) -> SleepQuestion:
+def _sleep_question(look: Look, idle: tuple[IdleHost, ...], proposed: set[str]) -> SleepQuestion:
+    policy, fleet = look.policy, look.fleet
     leaving = np.array([_id(host) in proposed for host in fleet.hosts], dtype=np.bool_)
     gone: FloatArray = fleet.room[leaving].sum(axis=0)
     return SleepQuestion(
         idle,
-        reserve_of(policy, fleet, expected),
+        reserve_of(policy, fleet, look.expected),
         policy.idle_s,
         policy.min_on_s,
         tuple(sorted(_id(host) for host in fleet.hosts if _id(host) in proposed)),
@@ -223,18 +211,14 @@ def _sleep_question(
 
 
 def _answered(
-    registry: Registry,
-    fleet: Fleet,
-    question: SleepQuestion,
-    ha_lacks: HaLacks,
-    others: Iterable[str] = (),
+    look: Look, question: SleepQuestion, ha_lacks: HaLacks, others: Iterable[str] = ()
 ) -> Chosen:
     """The answer to a question, with what HA said to it."""
-    up = frozenset(_id(host) for host in fleet.hosts)
+    up = frozenset(_id(host) for host in look.fleet.hosts)
     ears = _Ears(lambda going: ha_lacks(up - going))
     choice = choose_sleep(question, ears)
     question = msgspec.structs.replace(question, ha=tuple(ears.heard))
-    return _chosen(registry, rulings.SLEEP, question, choice, others)
+    return _chosen(look.registry, rulings.SLEEP, question, choice, others)
 
 
 def _id(host: HostEntry) -> str:
@@ -257,37 +241,27 @@ def _chosen(
 
 
 def choose_wakers(
-    registry: Registry,
-    policy: EnergyPolicy,
-    fleet: Fleet,
-    expected: FloatArray,
-    limit: FloatArray,
-    ha: str,
-    willing: set[str],
-    coming: set[str],
-    wanted: Sequence[Room],
-    wake_times_s: Mapping[str, float],
-    now_s: float,
-    now_ms: int,
+    look: Look, ha: str, willing: set[str], coming: set[str], wanted: Sequence[Room]
 ) -> Chosen:
     """Hosts that VMs wait for (each is told which), and those that the reserve lacks.
 
     ``ha``: what HA lacks of the hosts that are up; empty: nothing. ``wanted``: room besides.
     """
+    registry, policy = look.registry, look.policy
     hosts = [
         host
         for host_id, host in sorted(registry.hosts.items())
         if host.state in SLEEPERS and (host_id in willing or host_id in coming)
     ]
-    vms = waiting_vms(registry, MAX_WAITING, now_s, now_ms)
+    vms = waiting_vms(registry, MAX_WAITING, look.now_s, look.now_ms)
     needs = [_waiting(vm, hosts) for vm in vms]
     needs += [Waiting(each.name, amounts(each.demand)) for each in wanted]
-    reserve = reserve_of(policy, fleet, expected) if policy.enabled else None
+    reserve = reserve_of(policy, look.fleet, look.expected) if policy.enabled else None
     if not hosts:
         for vm in vms:
             vm.waits_for = ""
         return Chosen(())
-    room = room_of(hosts, limit)
+    room = room_of(hosts, look.limit)
     on_way = np.array([_id(host) in coming for host in hosts], dtype=np.bool_)
     if not needs and not ha:
         if reserve is None:
@@ -295,13 +269,8 @@ def choose_wakers(
         enough = reserve.up + int(on_way.sum()) >= reserve.hosts
         if enough and not (reserve.missing(room[on_way].sum(axis=0)) > SLACK).any():
             return Chosen(())
-    question = WakeQuestion(
-        _sleepers(hosts, room, coming, policy, wake_times_s, now_ms),
-        tuple(needs),
-        policy.min_off_s,
-        reserve,
-        ha,
-    )
+    sleepers = _sleepers(look, hosts, room, coming)
+    question = WakeQuestion(sleepers, tuple(needs), policy.min_off_s, reserve, ha)
     choice = choose_wake(question)
     for vm, host_id in zip(vms, choice.waits, strict=False):
         vm.waits_for = host_id
@@ -310,33 +279,20 @@ def choose_wakers(
     return _chosen(registry, rulings.WAKE, question, choice)
 
 
-def wake_asked(
-    registry: Registry,
-    policy: EnergyPolicy,
-    limit: FloatArray,
-    host: HostEntry,
-    wake_times_s: Mapping[str, float],
-    now_ms: int,
-) -> Chosen:
+def wake_asked(look: Look, host: HostEntry) -> Chosen:
     """A host that a person wants awake."""
-    room = room_of([host], limit)
-    sleepers = _sleepers([host], room, set(), policy, wake_times_s, now_ms)
-    question = WakeQuestion(sleepers, (), policy.min_off_s, asked=_id(host))
-    return _chosen(registry, rulings.WAKE, question, choose_wake(question))
+    sleepers = _sleepers(look, [host], room_of([host], look.limit), set())
+    question = WakeQuestion(sleepers, (), look.policy.min_off_s, asked=_id(host))
+    return _chosen(look.registry, rulings.WAKE, question, choose_wake(question))
 
 
 def _sleepers(
-    hosts: Sequence[HostEntry],
-    room: FloatArray,
-    coming: set[str],
-    policy: EnergyPolicy,
-    wake_times_s: Mapping[str, float],
-    now_ms: int,
+    look: Look, hosts: Sequence[HostEntry], room: FloatArray, coming: set[str]
 ) -> tuple[Sleeper, ...]:
     """Hosts with ``room[H, R]`` as a question tells of them."""
-    model = _model(hosts, policy)
+    model = _model(hosts, look.policy)
     cost = model.curve_w[:, -1] - model.asleep_w
-    pays = _pays_s(model, policy, hosts, wake_times_s)
+    pays = _pays_s(look, model, hosts)
     return tuple(
         Sleeper(
             _id(host),
@@ -345,7 +301,7 @@ def _sleepers(
             _id(host) in coming,
             host.state is HostPower.ASLEEP,
             float(cost[row]),
-            (now_ms - host.state_since_ms) / 1000,
+            (look.now_ms - host.state_since_ms) / 1000,
             float(pays[row]),
         )
         for row, host in enumerate(hosts)
@@ -364,18 +320,14 @@ def _model(hosts: Sequence[HostEntry], policy: EnergyPolicy) -> PowerModel:
     return model_of(described, policy.power_curve)
 
 
-def _pays_s(
-    model: PowerModel,
-    policy: EnergyPolicy,
-    hosts: Sequence[HostEntry],
-    wake_times_s: Mapping[str, float],
-) -> FloatArray:
+def _pays_s(look: Look, model: PowerModel, hosts: Sequence[HostEntry]) -> FloatArray:
     """How long each host has to sleep to save what waking it takes: full power till it serves.
 
     How long that is was measured, of it or (the mean) of others; else it is a setting.
     """
-    others_s = sum(wake_times_s.values()) / len(wake_times_s) if wake_times_s else policy.wake_s
-    wake_s = np.array([wake_times_s.get(_id(host), others_s) for host in hosts])
+    known_s = look.wake_times_s
+    others_s = sum(known_s.values()) / len(known_s) if known_s else look.policy.wake_s
+    wake_s = np.array([known_s.get(_id(host), others_s) for host in hosts])
     saves = np.maximum(model.idle_saving_w(), MIN_SAVED_W)
     pays: FloatArray = np.minimum(model.curve_w[:, -1] * wake_s / saves, MAX_PAYS_S)
     return pays

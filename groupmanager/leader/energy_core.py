@@ -45,6 +45,7 @@ from snooze.common.records import HostPower
 from snooze.common.resources import FloatArray, R
 from snooze.groupmanager.leader.energy_choice import (
     Chosen,
+    Look,
     Room,
     choose_asked,
     choose_sleepers,
@@ -71,7 +72,6 @@ from snooze.groupmanager.leader.energy_events import (
 from snooze.groupmanager.leader.energy_rules import (
     SLEEPERS,
     EnergyPolicy,
-    Fleet,
     fleet_of,
     forbids_sleep,
     is_wakeable,
@@ -179,10 +179,9 @@ class EnergyCore:
             effects += self._expire(now_s, event.now_ms)
             if not self.policy.enabled and not self.registry.hosts.in_state(SLEEPERS):
                 return effects
-            fleet = fleet_of(self.registry, self.limit)
-            expected = self.expected(event.now_ms)
-            effects += self._wake_some(fleet, expected, now_s, event.now_ms)
-            effects += self._let_sleep(fleet, expected, now_s, event.now_ms)
+            look = self._look(now_s, event.now_ms)
+            effects += self._wake_some(look)
+            effects += self._let_sleep(look)
         return effects
 
     def _expire(self, now_s: float, now_ms: int) -> list[EnergyEffect]:
@@ -200,29 +199,29 @@ class EnergyCore:
 
     # ------------------------------------------------------------ sleep
 
-    def _let_sleep(
-        self, fleet: Fleet, expected: FloatArray, now_s: float, now_ms: int
-    ) -> list[EnergyEffect]:
-        """Put to sleep what is not needed (rule 2)."""
-        if not self.policy.enabled or now_s - self.ha_refused_s < HA_EVERY_S:
-            return []
-        chosen = choose_sleepers(
+    def _look(self, now_s: float, now_ms: int) -> Look:
+        return Look(
             self.registry,
             self.policy,
-            fleet,
-            expected,
-            self.ha_lacks,
-            barred=self.power.left_alone.keys() | self.power.steps.keys() | self._awaited(now_s),
-            proposed=self._proposed(),
-            wake_times_s=self.power.wake_times_s,
-            now_s=now_s,
-            now_ms=now_ms,
+            self.limit,
+            fleet_of(self.registry, self.limit),
+            self.expected(now_ms),
+            self.power.wake_times_s,
+            now_s,
+            now_ms,
         )
+
+    def _let_sleep(self, look: Look) -> list[EnergyEffect]:
+        """Put to sleep what is not needed (rule 2)."""
+        if not self.policy.enabled or look.now_s - self.ha_refused_s < HA_EVERY_S:
+            return []
+        busy = self.power.left_alone.keys() | self.power.steps.keys() | self._awaited(look.now_s)
+        chosen = choose_sleepers(look, self.ha_lacks, busy, self._proposed())
         effects: list[EnergyEffect] = []
         if not chosen.hosts and chosen.ha_refused:
-            self.ha_refused_s = now_s
+            self.ha_refused_s = look.now_s
         for host, reason in chosen.hosts:
-            effects += self._decide(DecisionKind.SLEEP, host, reason, now_s, now_ms, chosen)
+            effects += self._decide(DecisionKind.SLEEP, host, reason, look, chosen)
         return effects
 
     def _awaited(self, now_s: float) -> set[str]:
@@ -242,9 +241,7 @@ class EnergyCore:
             self.ha_looked_s, self.ha_seen = now_s, self.ha_lacks(up)
         return self.ha_seen
 
-    def _wake_some(
-        self, fleet: Fleet, expected: FloatArray, now_s: float, now_ms: int
-    ) -> list[EnergyEffect]:
+    def _wake_some(self, look: Look) -> list[EnergyEffect]:
         """Wake what VMs wait for, and what the reserve lacks (rule 4)."""
         if not self.registry.hosts.in_state(SLEEPERS):
             return []
@@ -263,21 +260,9 @@ class EnergyCore:
             for host_id, host in sleepers.items()
             if host.state is HostPower.WAKING or host_id in self.power.wake_after
         }
-        up = frozenset(host.description.host_id for host in fleet.hosts)
-        chosen = choose_wakers(
-            self.registry,
-            self.policy,
-            fleet,
-            expected,
-            self.limit,
-            self._ha_of(up, now_s) if not coming else "",
-            willing=willing,
-            coming=coming,
-            wanted=self._rooms(now_s),
-            wake_times_s=self.power.wake_times_s,
-            now_s=now_s,
-            now_ms=now_ms,
-        )
+        up = frozenset(host.description.host_id for host in look.fleet.hosts)
+        ha = "" if coming else self._ha_of(up, look.now_s)
+        chosen = choose_wakers(look, ha, willing, coming, self._rooms(look.now_s))
         effects: list[EnergyEffect] = []
         proposed = self._proposed()
         for host, reason in chosen.hosts:
@@ -286,7 +271,7 @@ class EnergyCore:
                 if self.mode_of(DecisionKind.WAKE, host_id) is DecisionMode.AUTO:
                     self.power.wake_after[host_id] = Why(reason, chosen.alternatives, chosen.inputs)
             elif host.state is HostPower.ASLEEP and host_id not in proposed:
-                effects += self._decide(DecisionKind.WAKE, host, reason, now_s, now_ms, chosen)
+                effects += self._decide(DecisionKind.WAKE, host, reason, look, chosen)
         return effects
 
     def _rooms(self, now_s: float) -> list[Room]:
@@ -338,7 +323,7 @@ class EnergyCore:
                 error = ErrorReport("conflict", "it was fenced; recovery sees to it")
                 return [AnswerPerson(event.request_id, error=error)]
             case HostPower.GOING_DOWN:
-                chosen = self._asked_to_wake(host, event.now_ms)
+                chosen = wake_asked(self._look(now_s, event.now_ms), host)
                 [(_, reason)] = chosen.hosts
                 why = Why(reason, chosen.alternatives, chosen.inputs)
                 self.power.wake_after[event.host_id] = why
@@ -349,7 +334,7 @@ class EnergyCore:
                         "conflict", "nothing can wake it: its settings name no power driver"
                     )
                     return [AnswerPerson(event.request_id, error=error)]
-                chosen = self._asked_to_wake(host, event.now_ms)
+                chosen = wake_asked(self._look(now_s, event.now_ms), host)
                 decision = self._decision(DecisionKind.WAKE, host, chosen, event.now_ms)
                 begun = self.power.begin_wake(host, decision, now_s, event.now_ms)
                 return [*begun, AnswerPerson(event.request_id, "it is being woken")]
@@ -380,24 +365,8 @@ class EnergyCore:
         self, host: HostEntry, now_s: float, now_ms: int, *, force: bool = False
     ) -> Chosen:
         """Whether a host on which there is nothing may sleep, for a person."""
-        return choose_asked(
-            self.registry,
-            self.policy,
-            fleet_of(self.registry, self.limit),
-            self.expected(now_ms),
-            self.limit,
-            self.ha_lacks,
-            host,
-            self._proposed(),
-            self.power.wake_times_s,
-            now_s,
-            now_ms,
-            force=force,
-        )
-
-    def _asked_to_wake(self, host: HostEntry, now_ms: int) -> Chosen:
-        times_s = self.power.wake_times_s
-        return wake_asked(self.registry, self.policy, self.limit, host, times_s, now_ms)
+        look = self._look(now_s, now_ms)
+        return choose_asked(look, self.ha_lacks, host, self._proposed(), force=force)
 
     def _decision(
         self, kind: DecisionKind, host: HostEntry, chosen: Chosen, now_ms: int
@@ -415,11 +384,11 @@ class EnergyCore:
         kind: DecisionKind,
         host: HostEntry,
         reason: str,
-        now_s: float,
-        now_ms: int,
+        look: Look,
         chosen: Chosen,
     ) -> list[EnergyEffect]:
         """Carry out a decision, propose it, write it down or leave it (rule 7)."""
+        now_s, now_ms = look.now_s, look.now_ms
         host_id = host.description.host_id
         mode = self.mode_of(kind, host_id)
         decision = self.power.decision(

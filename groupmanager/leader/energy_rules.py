@@ -171,17 +171,22 @@ def waiting_vms(registry: Registry, most: int, now_s: float, now_ms: int) -> lis
     Those whose host has just come up are being placed on it; so are those that wait for none yet,
     if one has just come up that may take them.
     """
-    waiting: list[VmEntry] = []
+    found = [
+        vm
+        for vm in registry.vms.values()
+        if vm.lacks_room and not vm.doubt and vm.state is VmState.PENDING
+    ]
+    if not found:
+        return []
     fresh = [host for host in registry.hosts.values() if just_woken(host, now_ms)]
-    for vm in registry.vms.values():
-        if not vm.lacks_room or vm.doubt or vm.state is not VmState.PENDING:
-            continue
+
+    def is_being_placed(vm: VmEntry) -> bool:
         host = registry.hosts.get(vm.waits_for)
-        if host is not None and just_joined(host, now_s):
-            continue
-        if host is None and any(may_be_on(vm, each) and fits_alone(vm, each) for each in fresh):
-            continue
-        waiting.append(vm)
+        if host is not None:
+            return just_joined(host, now_s)
+        return any(may_be_on(vm, each) and fits_alone(vm, each) for each in fresh)
+
+    waiting = [vm for vm in found if not is_being_placed(vm)]
     return sorted(waiting, key=lambda vm: vm.vm_id)[:most]
 
 

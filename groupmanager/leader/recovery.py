@@ -1,7 +1,5 @@
 """The recovery core's shell: power controllers, directives, and the leader's own authority."""
 
-import asyncio
-import itertools
 import logging
 from collections.abc import Callable, Mapping
 from typing import assert_never
@@ -15,6 +13,7 @@ from snooze.common.errors import (
     PreconditionError,
     SnoozeError,
 )
+from snooze.common.questions import Questions
 from snooze.common.resources import FloatArray
 from snooze.common.settings_recovery import RecoverySettings
 from snooze.common.task_set import TaskSet
@@ -90,8 +89,7 @@ class Recovery:
             is_controllable=lambda host: bool(power.describe(host.description).driver),
         )
         self._runner = CoreRunner(self.core, self._perform, clock)
-        self._requests = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[None]] = {}
+        self._questions = Questions[None]()
         self._tasks = TaskSet()
 
     def tick(self) -> None:
@@ -142,24 +140,16 @@ class Recovery:
         host = self._registry.find_host(id_or_name)
         if host is None:
             raise NotFound(f"no host is called {id_or_name!r}; `snooze hosts` lists them")
-        number = next(self._requests)
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._answers[number] = future
-        try:
-            self._runner.feed(
-                events.ConfirmDead(number, host.description.host_id, self._clock.wall_ms())
-            )
-            await future
-        finally:
-            self._answers.pop(number, None)
+        host_id, now_ms = host.description.host_id, self._clock.wall_ms()
+        await self._questions.ask(
+            lambda number: self._runner.feed(events.ConfirmDead(number, host_id, now_ms))
+        )
         return host
 
     async def close(self) -> None:
         """Stop; what a controller was told last may still happen."""
         await self._tasks.close()
-        for future in self._answers.values():
-            if not future.done():
-                future.set_exception(NotLeader("the leader changed; ask again", retry_after_s=0.5))
+        self._questions.close(NotLeader("the leader changed; ask again", retry_after_s=0.5))
 
     # ------------------------------------------------------------ effects
 
@@ -187,13 +177,10 @@ class Recovery:
                 assert_never(effect)
 
     def _answer(self, effect: events.AnswerPerson) -> None:
-        future = self._answers.get(effect.request_id)
-        if future is None or future.done():
-            return
         if effect.error is not None:
-            future.set_exception(effect.error.as_error())
+            self._questions.refuse(effect.request_id, effect.error)
         else:
-            future.set_result(None)
+            self._questions.answer(effect.request_id, None)
 
     async def _direct(self, manager_id: str, directives: list[HostDirective]) -> None:
         link = self._links.get(manager_id)

@@ -5,7 +5,6 @@ One ``LeaderService`` lives from an election to its end. It serves once it has r
 """
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Callable
 
@@ -23,6 +22,7 @@ from snooze.common.errors import (
     TooBusy,
 )
 from snooze.common.logging_setup import caused_by
+from snooze.common.questions import Questions
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.task_set import TaskSet
 from snooze.common.transport.link_server import Accepted as LinkAccepted
@@ -246,8 +246,7 @@ class LeaderService:
         self._effects = SubmissionEffects(
             epoch, clock, self.journal, self.links, self._ask_command, self._submissions.feed
         )
-        self._requests = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[object]] = {}
+        self._questions = Questions[object]()
         self._waiters = TaskWaiters(clock)
         self._tasks = TaskSet()
         self._recorded_hosts: set[str] = set()
@@ -296,9 +295,7 @@ class LeaderService:
         self.links.close("this group manager no longer leads")
         await self._tasks.close()
         gone = NotLeader("this group manager stopped leading; ask again", retry_after_s=0.5)
-        for future in self._answers.values():
-            if not future.done():
-                future.set_exception(gone)
+        self._questions.close(gone)
         self._waiters.close()
         self.events.close()
         await asyncio.to_thread(self._decision_files.close)
@@ -431,7 +428,7 @@ class LeaderService:
             TooBusy: no manager has joined yet.
         """
         self.require()
-        answer = await self._ask(
+        answer = await self._questions.ask(
             lambda request_id: self._membership.feed(membership.HostAsked(request_id, request))
         )
         if isinstance(answer, Assignment):
@@ -439,22 +436,6 @@ class LeaderService:
         if isinstance(answer, ErrorReport):
             raise answer.as_error()
         raise NotLeader("the leader changed; ask again")
-
-    async def _ask(self, feed: Callable[[int], None]) -> object:
-        """Feed an event that a later effect answers."""
-        request_id = next(self._requests)
-        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._answers[request_id] = future
-        try:
-            feed(request_id)
-            return await future
-        finally:
-            self._answers.pop(request_id, None)
-
-    def _answer(self, request_id: int, answer: object) -> None:
-        future = self._answers.get(request_id)
-        if future is not None and not future.done():
-            future.set_result(answer)
 
     # ------------------------------------------------------------ submissions and tasks
 
@@ -465,7 +446,9 @@ class LeaderService:
             InvalidRequest, TooBusy, NotLeader: it was not accepted; nothing changed.
         """
         self.require()
-        answer = await self._ask(lambda request_id: self._submissions.feed(event(request_id)))
+        answer = await self._questions.ask(
+            lambda request_id: self._submissions.feed(event(request_id))
+        )
         if isinstance(answer, submissions.AnswerSubmission):
             if answer.error is not None:
                 raise answer.error.as_error()
@@ -533,13 +516,13 @@ class LeaderService:
         """Answer a host's question, after its record is written if there is one to write."""
         record = effect.record
         if record is None:
-            self._answer(effect.request_id, effect.answer)
+            self._questions.answer(effect.request_id, effect.answer)
             return
 
         def done(error: ErrorReport | None) -> None:
             if error is None:
                 self._membership.feed(membership.HostRecorded(record.host_id))
-            self._answer(effect.request_id, error or effect.answer)
+            self._questions.answer(effect.request_id, error or effect.answer)
 
         try:
             self.record_host(record.host_id, done)
@@ -569,7 +552,7 @@ class LeaderService:
     def _perform_submission(self, effect: submissions.SubmissionEffect) -> None:
         match effect:
             case submissions.AnswerSubmission():
-                self._answer(effect.request_id, effect)
+                self._questions.answer(effect.request_id, effect)
             case submissions.RecordTask():
                 self._effects.record_task(effect)
             case submissions.UpdateRecords():
