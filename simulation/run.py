@@ -73,6 +73,7 @@ class Run:
             # and what was there before it is not looked at.
             was_enabled = gc.isenabled()
             gc.disable()
+            gc.collect()  # Of the run before this, what its end could not free yet.
             gc.freeze()
             try:
                 result = self._go()

@@ -14,10 +14,10 @@ import secrets
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
-from aiohttp import connector
+from aiohttp import connector, web_app
 
 from snooze.bootstrap.service import Bootstrap
 from snooze.common.config import parse
@@ -486,6 +486,10 @@ def ruled(world: World, *, chatty: bool = False) -> Generator[None]:
     draws = random.Random(world.seed)
     numbers = random.Random(world.seed + 1)
     aiohttp_connector: Any = connector
+    # aiohttp keeps a thousand handlers of applications that are gone, and with them their worlds.
+    aiohttp_app: Any = web_app
+    cached = aiohttp_app._cached_build_middleware
+    aiohttp_app._cached_build_middleware = lru_cache(aiohttp_app._build_middlewares)
     former = uuid.uuid4, secrets.token_hex, aiohttp_connector.monotonic
     loggers = [logging.getLogger(name) for name in ("snooze", "aiohttp", "asyncio")]
     watcher = _Watcher(world)
@@ -502,6 +506,7 @@ def ruled(world: World, *, chatty: bool = False) -> Generator[None]:
     try:
         yield
     finally:
+        aiohttp_app._cached_build_middleware = cached
         uuid.uuid4, secrets.token_hex, aiohttp_connector.monotonic = former
         for logger, (level, propagate) in zip(loggers, was, strict=True):
             logger.removeHandler(watcher)
