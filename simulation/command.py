@@ -306,6 +306,12 @@ def scale(
                 f"  leader, {name}: {work.cpu_ms_per_s:.1f} ms CPU, {work.events / per_s:.0f} "
                 f"events, {work.frames / per_s:.1f} frames a second"
             )
+        change = result.change
+        _write(
+            f"  leader killed: submissions served after {change.served_s:.1f} s (and "
+            f"{change.served_cpu_s:.1f} s CPU of the next one), all whole after "
+            f"{change.whole_s:.1f} s ({change.whole_cpu_s:.1f} s CPU)"
+        )
         _write(f"FAILED: {result.failure}" if result.failure else "all held")
     raise typer.Exit(1 if result.failure else 0)
 

@@ -1,5 +1,3 @@
-# pyright: reportPrivateUsage=false
-# What a leader spends is measured from outside.
 """Large clusters in virtual time: what the leader's work is, and that it does not grow with hosts.
 
 Real are the group managers and the leader (daemons, links, HTTP, journal, election), the store's
@@ -15,17 +13,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from time import perf_counter, process_time, thread_time
-from typing import Any
+from time import perf_counter, process_time
 
 import msgspec
 
+from snooze.common.api import TaskState
 from snooze.common.resources import KIB_PER_GIB, Capacity
 from snooze.simulation.bmcs import Bmcs
 from snooze.simulation.clients import Clients
 from snooze.simulation.fleet import SAMPLES_S, Fleet
 from snooze.simulation.invariants import Breach
-from snooze.simulation.loop import Process, Schedule
+from snooze.simulation.scale_meter import Meter, Watch, Work
 from snooze.simulation.world import Shape, World, ruled
 
 FORM_S = 300.0
@@ -34,6 +32,9 @@ SETTLE_S = 90.0
 STEADY_S = 60.0
 """How long nothing happens but heartbeats and samples; then load and faults begin."""
 CONVERGE_S = 600.0
+CHANGE_S = 120.0
+CHANGE_STEP_S = 0.1
+"""How closely is looked at what follows the death of a leader."""
 OLD_VM = Capacity(1.0, 4.0 * KIB_PER_GIB)
 
 
@@ -55,18 +56,18 @@ class Size:
     heartbeat_s: float = 1.0
 
 
-class Work(msgspec.Struct, frozen=True):
-    """What the leader did in a part of the run."""
+class LeaderChange(msgspec.Struct, frozen=True):
+    """A leader was killed: from then on, in virtual seconds, and in the next one's CPU seconds.
 
-    virtual_s: float
-    cpu_s: float
-    events: int
-    frames: int
+    ``served``: a client's submission, sent at that moment, was accepted; ``ran``: its VM runs;
+    ``whole``: every host has a manager, and the leader knows of every guest where it is.
+    """
 
-    @property
-    def cpu_ms_per_s(self) -> float:
-        """CPU milliseconds a virtual second."""
-        return 1000 * self.cpu_s / max(self.virtual_s, 1e-9)
+    served_s: float = 0.0
+    served_cpu_s: float = 0.0
+    ran_s: float = 0.0
+    whole_s: float = 0.0
+    whole_cpu_s: float = 0.0
 
 
 class ScaleResult(msgspec.Struct, frozen=True):
@@ -90,68 +91,8 @@ class ScaleResult(msgspec.Struct, frozen=True):
     refused: int
     restarted: int
     converged_s: float
+    change: LeaderChange = LeaderChange()
     failure: str = ""
-
-
-class Meter:
-    """Real CPU seconds and events of one machine's processes, while the schedule runs.
-
-    What reading the clock costs (microseconds here) is measured once, and not counted.
-    """
-
-    def __init__(self, schedule: Schedule) -> None:
-        self.machine = ""
-        self.cpu_s = 0.0
-        self.events = 0
-        self._empty_s = min(-thread_time() + thread_time() for _ in range(1000))
-        self._run_one = schedule.run_one
-        schedule.run_one = self._metered  # type: ignore[method-assign]
-
-    def _metered(self, process: Process | None, item: Any) -> None:
-        if process is None or process.machine.name != self.machine:
-            self._run_one(process, item)
-            return
-        started_s = thread_time()
-        self._run_one(process, item)
-        self.cpu_s += max(0.0, thread_time() - started_s - self._empty_s)
-        self.events += 1
-
-
-class _Watch:
-    """The leader's work between two looks; a change of the leader is followed."""
-
-    def __init__(self, world: World, meter: Meter) -> None:
-        self._world = world
-        self._meter = meter
-        self._leader = ""
-        self._frames = 0
-        self._counted = 0
-        self._sums = (0.0, 0, 0)
-        self._since_s = world.now_s
-        self.elections = 0
-
-    def look(self) -> None:
-        """Count what was done since the last look; to be called often."""
-        leader = self._world.leading()
-        name = leader.identity.manager_id if leader is not None else self._leader
-        frames = 0
-        if leader is not None:
-            frames = sum(link.stats.frames_in for link in leader.links._links.values())
-        if name == self._leader:
-            self._counted += max(0, frames - self._frames)
-        else:
-            self.elections += 1
-            self._meter.machine = name
-        self._leader, self._frames = name, frames
-
-    def work(self) -> Work:
-        """What was done since the last call."""
-        self.look()
-        now = self._meter.cpu_s, self._meter.events, self._counted
-        cpu_s, events, frames = (a - b for a, b in zip(now, self._sums, strict=True))
-        self._sums = now
-        passed_s, self._since_s = self._world.now_s - self._since_s, self._world.now_s
-        return Work(round(passed_s, 1), round(cpu_s, 3), int(events), int(frames))
 
 
 @dataclass
@@ -196,11 +137,11 @@ class Scale:
         world.start()
         for host in fleet.hosts.values():
             host.seek(1.0 + 5.0 * fleet.random.random())
-        watch = _Watch(world, meter)
+        watch = Watch(world, meter)
         failure, converged_s = "", 0.0
         nothing = Work(0.0, 0.0, 0, 0)
         forming = steady = troubled = nothing
-        formed_s, faults = 0.0, 0
+        formed_s, faults, change = 0.0, 0, LeaderChange()
         trouble = _Trouble(world, fleet, clients, size)
         try:
             formed_s = self._until(world, watch, lambda: self._is_whole(world, fleet), FORM_S)
@@ -211,6 +152,14 @@ class Scale:
             self._pass(world, watch, STEADY_S)
             steady = watch.work()
             self.tell(f"nothing happens for {STEADY_S:g} s: {self._said(steady)}")
+            change = self._change_leader(world, watch, meter, fleet, clients)
+            self.tell(
+                f"the leader was killed: a submission is accepted after {change.served_s:.1f} s "
+                f"({change.served_cpu_s:.1f} s CPU of the next leader), its VM runs after "
+                f"{change.ran_s:.1f} s; all is whole after {change.whole_s:.1f} s "
+                f"({change.whole_cpu_s:.1f} s CPU)"
+            )
+            watch.work()
             trouble.begin()
             end_s = size.hours * 3600.0
             while end_s > 0:
@@ -250,8 +199,41 @@ class Scale:
             sum(1 for each in clients.submissions if each.refused),
             restarted,
             round(converged_s, 1),
+            change,
             failure,
         )
+
+    def _change_leader(
+        self, world: World, watch: Watch, meter: Meter, fleet: Fleet, clients: Clients
+    ) -> LeaderChange:
+        """Kill the leader, with a client that submits a VM at that moment."""
+        leader = world.leading()
+        if leader is None:
+            raise Breach(f"at {world.now_s:.0f} s: nobody leads")
+        name, began_s = leader.identity.manager_id, world.now_s
+        spent = meter.everyone = dict[str, float]()
+        lose_manager(world, fleet, name)
+        clients.submit(1, 1.0, partial=False)
+        asked = clients.submissions[-1]
+
+        def cpu_s() -> float:
+            return spent.get(meter.machine, 0.0)
+
+        def step(holds: Callable[[], bool]) -> float:
+            while not holds():
+                if asked.refused or world.now_s - began_s > CHANGE_S:
+                    raise Breach(f"at {world.now_s:.0f} s: not served: {asked.refused or 'late'}")
+                world.run_for(CHANGE_STEP_S)
+                watch.look()
+            return round(world.now_s - began_s, 1)
+
+        served_s = step(lambda: bool(asked.task_id))
+        served_cpu_s = cpu_s()
+        ran_s = step(lambda: asked.view is not None and asked.view.state is TaskState.DONE)
+        self._until(world, watch, lambda: self._is_whole(world, fleet), CONVERGE_S)
+        whole_s, whole_cpu_s = round(world.now_s - began_s, 1), cpu_s()
+        meter.everyone = None
+        return LeaderChange(served_s, round(served_cpu_s, 2), ran_s, whole_s, round(whole_cpu_s, 2))
 
     def _said(self, work: Work) -> str:
         per_s = max(work.virtual_s, 1e-9)
@@ -260,7 +242,7 @@ class Scale:
             f"{work.frames / per_s:.0f} frames a second"
         )
 
-    def _pass(self, world: World, watch: _Watch, seconds: float) -> None:
+    def _pass(self, world: World, watch: Watch, seconds: float) -> None:
         for _ in range(math.ceil(seconds)):
             world.run_for(1.0)
             watch.look()
@@ -268,7 +250,7 @@ class Scale:
                 raise Breach(f"at {world.now_s:.0f} s: a defect: {defects[0]}")
 
     def _until(
-        self, world: World, watch: _Watch, holds: Callable[[], bool], limit_s: float
+        self, world: World, watch: Watch, holds: Callable[[], bool], limit_s: float
     ) -> float:
         started_s = world.now_s
         while world.now_s - started_s < limit_s:
@@ -300,6 +282,13 @@ class Scale:
             return False
         self._left = f"{len(wrong)} VMs are wrong at the leader: {wrong[0]}" if wrong else ""
         return not wrong
+
+
+def lose_manager(world: World, fleet: Fleet, name: str) -> None:
+    """Kill a group manager; it is started again after a while."""
+    world.kill(name)
+    fleet.manager_died(name)
+    world.schedule.after(20.0, lambda: world.start_daemon(name))
 
 
 class _Trouble:
@@ -368,9 +357,7 @@ class _Trouble:
 
     def _kill(self, name: str) -> None:
         self.faults += 1
-        self._world.kill(name)
-        self._fleet.manager_died(name)
-        self._world.schedule.after(20.0, lambda: self._world.start_daemon(name))
+        lose_manager(self._world, self._fleet, name)
 
     def _cut_off(self) -> None:
         """A manager hears nothing of anybody but its hosts for a while."""
