@@ -223,7 +223,7 @@ class HostEntry:
         )
 
 
-@watched("host_id", "state", "demand", "policy")
+@watched("host_id", "state", "demand", "policy", "doubt", "moving")
 @dataclass(slots=True)
 class VmEntry:
     """A VM as the leader knows it.
@@ -354,12 +354,16 @@ class Hosts(dict[str, HostEntry]):
 
 
 class Vms(dict[str, VmEntry]):
-    """VMs by key, with an index by host; hosts whose VMs changed go into each of ``heard``."""
+    """VMs by key, with an index by host; hosts whose VMs changed go into each of ``heard``.
+
+    ``open``: those of which a manager has an order that is under way (``doubt``, ``moving``).
+    """
 
     def __init__(self, vms: Mapping[str, VmEntry] | None = None) -> None:
         super().__init__()
         self._on = Groups()
         self._unmanaged = Groups()
+        self.open: dict[str, VmEntry] = {}
         self.heard: list[dict[str, None]] = []
         for key, vm in (vms or {}).items():
             self[key] = vm
@@ -374,6 +378,8 @@ class Vms(dict[str, VmEntry]):
         if not vm.managed:
             self._unmanaged.add(vm.name, key)
             self._unmanaged.add(vm.vm_id, key)
+        if vm.doubt or vm.moving:
+            self.open[key] = vm
         self._tell(vm.host_id)
 
     def pop(self, key: str, default: object = None) -> VmEntry | None:  # type: ignore[override]
@@ -381,6 +387,7 @@ class Vms(dict[str, VmEntry]):
         vm = super().pop(key, None)
         if vm is not None:
             vm.table = None
+            self.open.pop(key, None)
             self._on.remove(vm.host_id, key)
             if not vm.managed:
                 self._unmanaged.remove(vm.name, key)
@@ -394,6 +401,12 @@ class Vms(dict[str, VmEntry]):
 
     def changed(self, entry: VmEntry, name: str, former: object) -> None:
         """See ``Table``; the key of an unmanaged VM names its host, which it never leaves."""
+        if name in {"doubt", "moving"}:
+            if entry.doubt or entry.moving:
+                self.open[entry.key] = entry
+            else:
+                self.open.pop(entry.key, None)
+            return
         self._tell(entry.host_id)
         if name != "host_id":
             return

@@ -89,15 +89,27 @@ class HostLoads:
 
     def refresh(self, hosts: Hosts, vms: Vms) -> None:
         """Take in what changed."""
-        for host_id in self._ledger.take(hosts, vms):
-            row = self._row_of(host_id)
+        changed = self._ledger.take(hosts, vms)
+        if not changed:
+            return
+        rows = [self._row_of(host_id) for host_id in changed]
+        self._held[rows] = self._moving[rows] = 0.0
+        where: list[int] = []
+        held: list[VmEntry] = []
+        for row, host_id in zip(rows, changed, strict=True):
             host = hosts.get(host_id)
             if host is not None:
                 self._capacity[row] = host.description.capacity.as_tuple()
             self._takes[row] = host is not None and takes_vms(host)
-            held = [vm for vm in vms.on(host_id) if vm.state in HOLDS_CAPACITY]
-            self._held[row] = _sum(held)
-            self._moving[row] = _sum([vm for vm in held if moves(vm)])
+            here = [vm for vm in vms.on(host_id) if vm.state in HOLDS_CAPACITY]
+            held += here
+            where += [row] * len(here)
+        if not held:
+            return
+        demand = np.array([vm.demand.as_tuple() for vm in held])
+        at, moving = np.array(where), np.array([moves(vm) for vm in held], dtype=np.bool_)
+        np.add.at(self._held, at, demand)
+        np.add.at(self._moving, at[moving], demand[moving])
 
     def up(
         self, hosts: Hosts, away: list[HostEntry]
@@ -150,13 +162,6 @@ def takes_vms(host: HostEntry) -> bool:
 def moves(vm: VmEntry) -> bool:
     """Whether a VM is restarted elsewhere if its host fails."""
     return vm.managed and vm.policy.is_highly_available
-
-
-def _sum(vms: list[VmEntry]) -> FloatArray:
-    if not vms:
-        return np.zeros(R)
-    total: FloatArray = np.array([vm.demand.as_tuple() for vm in vms]).sum(axis=0)
-    return total
 
 
 def _doubled(array: FloatArray) -> FloatArray:

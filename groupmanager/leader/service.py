@@ -83,6 +83,7 @@ from snooze.groupmanager.leader.submission_core import SubmissionCore
 from snooze.groupmanager.leader.submission_effects import SubmissionEffects
 from snooze.groupmanager.leader.task_waiters import TaskWaiters
 from snooze.groupmanager.leader.tasks import Task
+from snooze.groupmanager.leader.whereabouts import is_news
 from snooze.groupmanager.planner import Planner
 from snooze.groupmanager.power.factory import PowerDrivers
 from snooze.scheduling.assignment import AssignmentPolicy
@@ -347,8 +348,8 @@ class LeaderService:
         now_ms = self._clock.wall_ms()
         # What is anywhere comes first: a VM that moved while nothing was heard of this manager is
         # with one host of it and missing on another, whichever is told first.
-        everything = [vm for state in hello.hosts for vm in state.vms]
-        self._submissions.feed(submissions.VmsReported(manager_id, everything, now_ms))
+        moved = [vm for state in hello.hosts for vm in state.vms if is_news(self.registry, vm)]
+        self._submissions.feed(submissions.VmsReported(manager_id, moved, now_ms))
         for state in hello.hosts:
             host_id = state.host.host_id
             self._submissions.feed(submissions.VmsReported(manager_id, state.vms, now_ms, host_id))

@@ -7,6 +7,7 @@ some host while a start could be ordered on it: ``elsewhere_s <= reachable_s``.
 import math
 from collections.abc import Iterator, Sequence
 
+from snooze.common.wire import VmStatus
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 
 
@@ -55,3 +56,16 @@ def acquit(registry: Registry, now_s: float) -> None:
         host.acquitted = all(
             vm.host_id == host_id or vm.elsewhere_s > host.reachable_s for vm in unsure
         )
+
+
+def is_news(registry: Registry, status: VmStatus) -> bool:
+    """Whether a manager that joins says more of a VM than that it is where, and as, it was."""
+    vm = registry.entry_of(status)
+    return (
+        vm is None
+        or vm.host_id != status.host_id
+        or vm.generation != status.generation
+        or vm.state is not status.state
+        or vm.moving
+        or bool(vm.doubt)
+    )

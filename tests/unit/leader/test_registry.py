@@ -108,8 +108,11 @@ def test_indexes_say_what_a_look_at_everything_would_say() -> None:
                 registry.remove_vm(vm)
             case 5 if vm is not None:
                 vm.host_id = random.choice(["", *ids])
+                vm.doubt, vm.moving = random.choice(["", "gm1"]), random.random() < 0.3
             case _:
                 pass
+        under_way = {key for key, vm in registry.vms.items() if vm.doubt or vm.moving}
+        assert registry.vms.open.keys() == under_way
         for each in ["", *ids]:
             expected = {vm.vm_id for vm in registry.vms.values() if vm.host_id == each}
             assert {vm.vm_id for vm in registry.vms_of_host(each)} == expected
@@ -118,6 +121,28 @@ def test_indexes_say_what_a_look_at_everything_would_say() -> None:
         states = {HostPower.ASLEEP, HostPower.WAKING}
         asleep = {h for h, entry in registry.hosts.items() if entry.state in states}
         assert {e.description.host_id for e in registry.hosts.in_state(states)} == asleep
+
+
+def test_the_index_of_images_follows_hosts() -> None:
+    random, registry = Random(9), Registry()
+    names = ["a.qcow2", "b", "c"]
+    for _ in range(500):
+        host_id = f"h{random.randrange(4)}"
+        images = tuple(ImageView(name, "raw") for name in names if random.random() < 0.3)
+        lists = random.random() < 0.9
+        description = replace(host_of(host_id), images=images, lists_images=lists)
+        host = registry.hosts.get(host_id)
+        if host is None:
+            registry.hosts[host_id] = HostEntry(description, "gm1", 1, joined=True, seen_s=0.0)
+        elif random.random() < 0.5:
+            host.join(description, "gm1", 2, 1.0)
+        else:
+            host.leave(1.0)
+        joined = [h.description for h in registry.hosts.values() if h.joined]
+        for name in ("a", "b", "c"):
+            found = any(i.name in {name, f"{name}.qcow2"} for h in joined for i in h.images)
+            unknown = not joined or any(not h.lists_images for h in joined)
+            assert registry.has_image(name) is (found or unknown)
 
 
 def test_an_unmanaged_vm_stays_with_its_host_in_the_index() -> None:
