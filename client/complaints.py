@@ -26,7 +26,10 @@ ADVICE: Final[dict[type[SnoozeError], str]] = {
     NotFound: (
         "See what there is with `snooze list`, `snooze hosts`, `snooze images` or `snooze tasks`."
     ),
-    Conflict: "Nothing was changed. `snooze info NAME` tells the state of a VM.",
+    Conflict: (
+        "Nothing was changed. `snooze info NAME` tells the state of a VM, `snooze host show NAME` "
+        "that of a host."
+    ),
     NoCapacity: "Nothing was changed. `snooze hosts` tells where there is room.",
     TooBusy: "Nothing was changed. Try again in a moment.",
     NotLeader: "The cluster is electing a leader. Try again in a moment.",

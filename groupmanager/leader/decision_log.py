@@ -22,6 +22,8 @@ MAX_DECISIONS = 10_000
 MAX_INPUT_BYTES = 64 * 1024 * 1024
 """The oldest lose their inputs beyond this."""
 
+LEADER_GONE = "the leader changed; what goes on is a decision of its own"
+
 Sink = Callable[[Decision], None]
 
 
@@ -64,9 +66,20 @@ class DecisionLog:
             self._sink(decision)
 
     def load(self, decisions: Iterable[Decision]) -> None:
-        """What a former leader wrote down; nobody is told."""
+        """What a former leader wrote down; nobody is told.
+
+        What had not ended has: what goes on is decided anew, or told again by its manager.
+        """
         for decision in decisions:
-            self._keep(decision)
+            if decision.state in DECISION_ENDED:
+                self._keep(decision)
+                continue
+            outcome, now_ms = decision.outcome or LEADER_GONE, self._clock.wall_ms()
+            self._keep(
+                msgspec.structs.replace(
+                    decision, state=DecisionState.EXPIRED, outcome=outcome, ended_ms=now_ms
+                )
+            )
 
     def _keep(self, decision: Decision) -> None:
         """Of too many, the oldest go; of too many bytes, the oldest lose their inputs."""

@@ -42,7 +42,7 @@ ENERGY: dict[str, object] = {
     "reserve_cpu": 0.0,
     "reserve_memory": 0.0,
     "down_timeout_s": 4.0,
-    "wake_timeout_s": 3.0,
+    "wake_timeout_s": 4.0,
     "wake_tries": 2,
     "record_s": 1.0,
 }

@@ -33,6 +33,22 @@ def test_what_became_of_it_keeps_the_inputs_that_were_told_once() -> None:
     assert [event.kind for event in events.after(0, 10)] == ["decision.overload"] * 2
 
 
+def test_what_a_former_leader_was_in_the_middle_of_has_ended_unless_it_is_told_again() -> None:
+    kept, events, _ = log()
+    done = decision(2, state=DecisionState.DONE, outcome="done")
+    kept.load([decision(1, inputs=b"dump"), done])
+    first, second = kept.get(f"{1:032x}"), kept.get(f"{2:032x}")
+    assert first is not None
+    assert (first.state, first.inputs) == (DecisionState.EXPIRED, b"dump")
+    assert first.outcome == decision_log.LEADER_GONE
+    assert second == done
+    assert list(events.after(0, 10)) == []
+    kept.add(decision(1))
+    again = kept.get(f"{1:032x}")
+    assert again is not None
+    assert again.state is DecisionState.RUNNING, "its manager goes on with it"
+
+
 def test_a_decision_that_has_ended_and_is_told_again_is_no_news() -> None:
     kept, events, written = log()
     ended = decision(1, inputs=b"dump", state=DecisionState.DONE, outcome="1 of 1 moved")
