@@ -199,14 +199,15 @@ class Summaries:
         return cores, watts
 
     def _stirred(self, cores: dict[str, float]) -> dict[str, float]:
-        """The hosts that are much busier, or less, than was told."""
+        """The hosts that are much busier, or less, than was told; and those never told of."""
         if cores:
             told = self._cores_told.items()
             self._cores_told = {host_id: was for host_id, was in told if host_id in cores}
         stirred: list[tuple[float, str]] = []
         for host_id, now in cores.items():
             has = self._table.hosts[host_id].description.capacity.cpu_cores
-            share = abs(now - self._cores_told.get(host_id, 0.0)) / max(has, 1.0)
+            told_cores = self._cores_told.get(host_id, math.inf)
+            share = abs(now - told_cores) / max(has, 1.0)
             if share > CORES_SHARE:
                 stirred.append((share, host_id))
         return {host_id: cores[host_id] for host_id in _most(stirred)}

@@ -185,3 +185,14 @@ def test_a_leader_takes_in_what_changed_once() -> None:
     rig.run(CORES_S)
     assert rig.wire.leader.take_stirred() == ["h2"]
     assert rig.wire.leader.take_stirred() == []
+
+
+def test_a_host_that_came_later_and_does_nothing_is_told_of() -> None:
+    rig = Rig()
+    for host_id in rig.table.order:
+        rig.use(host_id, 4.0)
+    rig.run(1)
+    description = HostDescription("new", "new", Address("h", 1), Capacity(CORES, 1.0, 1.0, 1.0))
+    rig.table.add_host(HostEntry(description, 1, directed=True, schedulable=True))
+    told = [s.stirred for s in rig.run(2 * CORES_S) if s.stirred]
+    assert told == [{"new": 0.0}], "nobody moves a VM to a host of which nothing is known"
