@@ -422,9 +422,11 @@ class RecoveryCore:
             # Of two that a migration left paused either is the whole guest.
             same = status.generation == vm.generation
             home = self.registry.hosts.get(vm.host_id)
-            runs = vm.state is VmState.RUNNING
+            runs = vm.heard and vm.state is VmState.RUNNING
             waits = vm.state is VmState.PAUSED and home is not None and home.joined
-            only_off = same and not (status.state is VmState.PAUSED and (runs or waits))
+            only_off = same and not (
+                status.state is VmState.PAUSED and (runs or (waits and vm.heard))
+            )
             found.append(StaleCopy(vm_id, status.generation, only_off))
         return tuple(found)
 

@@ -277,6 +277,8 @@ class VmEntry:
     highest: int = 0
     was: VmState = VmState.PENDING
     moving: bool = False
+    heard: bool = False
+    """Whether its host has said so to this leader; otherwise the record says where it is."""
     plan: Plan = Plan.NONE
     retry_s: float = 0.0
     asks: bool = False

@@ -76,6 +76,7 @@ class Reports(Restarts):
         self._note_other(vm, status)
         vm.state, vm.demand, vm.generation = status.state, status.demand, status.generation
         vm.manager_id, vm.host_id, vm.doubt = event.manager_id, status.host_id, ""
+        vm.heard = True
         vm.reason, vm.moving = status.reason, status.state is VmState.MIGRATING
         self.note_halted(vm, status, now_s)
         if not vm.ip_address:
@@ -136,12 +137,16 @@ class Reports(Restarts):
         host = self.registry.hosts.get(vm.host_id)
         if not status.host_id or vm.moving:
             return True
+        if vm.host_id and status.state in _NOT_HERE:
+            return False  # where it is not says nothing of where it is: seed 1370
         if host is None or not host.joined or not (vm.state in _HAS_A_GUEST or vm.revives):
             return True
         # Two hosts in reach have it with one generation: it moved and we have not heard all of it
         # yet, or a migration stopped half-way. One guest runs at most, whatever we were told: that
         # one is the VM. If both were said to run, the latest word is, and the other is looked at.
-        return status.state is VmState.RUNNING
+        # A guest that is there says more than a record that its host has not confirmed: seed 1334.
+        there = status.state is VmState.PAUSED and not vm.heard
+        return there or status.state is VmState.RUNNING
 
     def adopt(
         self, vm: VmEntry, status: VmStatus, now_s: float, now_ms: int
@@ -251,6 +256,7 @@ class Reports(Restarts):
         return True
 
 
+_NOT_HERE: Final = frozenset({VmState.UNREACHABLE, VmState.DESTROYED})
 _IS_OFF: Final = frozenset({VmState.STOPPED, VmState.FAILED})
 _HAS_A_GUEST: Final = frozenset({VmState.STARTING, VmState.RUNNING, VmState.PAUSED})
 

@@ -14,11 +14,13 @@ Rules:
    reach has it and does not move it, or there is no such VM, it will not come: its manager died
    before it could say so.
 
+5. An ``abort`` that failed ends nothing: what the host has is not known (seed 1562).
+
 Invariant: one entry a VM; its room is reserved on the host while it is there.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from snooze.common.errors import Conflict, ErrorReport, NoCapacity, SnoozeError
@@ -173,7 +175,7 @@ class Arrivals:
                 if host_id in self._table.hosts:
                     self._table.put_vm(vm)
                     return self._report(vm, order.cause)
-            case AbortIncoming():
+            case AbortIncoming() if not failed:
                 self.end(vm_id)
             case FinishIncoming() if failed and not unknown:
                 self.end(vm_id)
@@ -192,6 +194,8 @@ class Arrivals:
     def expire(self, now_s: float) -> list[ManagerEffect]:
         """Give up VMs that nobody sends any more."""
         late = [i for i, incoming in self._expected.items() if self._is_late(i, incoming, now_s)]
+        for vm_id in late:
+            self._expected[vm_id] = replace(self._expected[vm_id], since_s=now_s)
         return [effect for vm_id in late for effect in self._give_up(vm_id)]
 
     def old(self, now_s: float) -> list[str]:
@@ -212,8 +216,8 @@ class Arrivals:
         return passed_s > INCOMING_TIMEOUT_S
 
     def _give_up(self, vm_id: str) -> list[ManagerEffect]:
+        """Take the host's readiness back; until it has answered, the VM may be there."""
         host_id = self._expected[vm_id].host_id
-        self.end(vm_id)
         order = AbortIncoming(0, "", vm_id)
         return self._order(
             host_id,

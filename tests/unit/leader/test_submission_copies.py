@@ -168,3 +168,36 @@ def test_what_a_migration_left_of_a_vm_that_was_destroyed_since_is_no_vm() -> No
     (direct,) = RecoveryCore(desk.core.registry, 0.0).handle(HostHeard("gm1", ("h1",), 0), 0.0)
     assert isinstance(direct, Direct)
     assert direct.directives[0].stale == (StaleCopy("vm", 1),)
+
+
+def test_a_paused_guest_is_not_a_copy_because_the_record_is_old() -> None:
+    """Found by ``snooze-sim replay 1334``: it had moved, unrecorded, and was destroyed."""
+    desk = Desk()
+    desk.add_manager("gm1")
+    desk.add_host("h1", "gm1")
+    desk.add_host("h2", "gm1")
+    desk.reported("gm1", status_of("vm", VmState.RUNNING, "h1"))
+    vm = desk.core.registry.vms["vm"]
+    vm.heard = False  # a new leader has this from the record
+    desk.reported("gm1", status_of("vm", VmState.PAUSED, "h2"))
+    assert (vm.host_id, vm.state) == ("h2", VmState.PAUSED)
+    assert "h2" not in desk.core.registry.copies
+    desk.reported("gm1", status_of("vm", VmState.RUNNING, "h1"))
+    assert vm.host_id == "h1", "it runs there: a migration stopped half-way"
+
+
+@pytest.mark.parametrize("state", [VmState.UNREACHABLE, VmState.DESTROYED])
+def test_where_a_vm_is_not_says_nothing_of_where_it_is(state: VmState) -> None:
+    """Found by ``snooze-sim replay 1370``: it had moved to a host that was lost, and was forgotten.
+
+    The source's manager had lost sight of it, and what was left there was discarded.
+    """
+    desk = Desk()
+    desk.add_manager("gm1")
+    desk.add_host("h1", "gm1")
+    desk.add_host("h2", "gm1")
+    desk.reported("gm1", status_of("vm", VmState.RUNNING, "h2"))
+    desk.core.registry.hosts["h2"].leave(desk.now_s, silent=True)
+    desk.reported("gm1", status_of("vm", state, "h1"))
+    vm = desk.core.registry.vms["vm"]
+    assert (vm.host_id, vm.generation) == ("h2", 1)
