@@ -386,6 +386,7 @@ class Orders:
             case VmCommand.RESUME:
                 await self._require_lease(self._policy_of(vm_id))
                 report = await hypervisor.resume(vm_id)
+                self._arriving.pop(vm_id, None)  # it waited for its source's word, and has it
             case VmCommand.SHUTDOWN:
                 report = await hypervisor.shutdown(vm_id)
             case VmCommand.REBOOT:
