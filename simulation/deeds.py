@@ -184,6 +184,9 @@ def draw(seed: int, shape: Shape, length_s: float, trouble: float = 1.0) -> list
     answers = Random(f"answers:{seed}")
     if answers.random() < 0.4:
         deeds += _lost_answers(answers, shape, length_s)
+    halts = Random(f"halts:{seed}")
+    if halts.random() < 0.3:
+        deeds += _halts(halts, shape, length_s)
     if shape.leases:
         deeds += _lease_troubles(Random(f"leases:{seed}"), shape, length_s)
     return sorted(deeds, key=lambda deed: deed.at_s)
@@ -206,6 +209,22 @@ def _lost_answers(random: Random, shape: Shape, length_s: float) -> list[Deed]:
         host = f"host{random.randrange(shape.hosts)}"
         deeds.append(Deed(lost_s, "isolate", (host,), round(gone_s, 3)))
         deeds.append(Deed(round(lost_s + 0.001, 3), "kill", ("manager",), round(gone_s, 3), number))
+    return deeds
+
+
+def _halts(random: Random, shape: Shape, length_s: float) -> list[Deed]:
+    """Migrations stop half-way, and mostly those who would see to them die."""
+    at_s = random.uniform(3.0, length_s - 6.0)
+    for_s = random.uniform(2.0, 5.0)
+    deeds = [Deed(round(at_s, 3), "halt", for_s=round(for_s, 3))]
+    for _ in range(4):
+        asked_s = round(at_s + random.uniform(0.0, for_s - 0.5), 3)
+        host = f"host{random.randrange(shape.hosts)}"
+        deeds.append(Deed(asked_s, "migrate", (host,), number=random.randrange(64)))
+        if random.random() < 0.5:
+            role, number = random.choice(("leader", "manager", "manager")), random.randrange(8)
+            dies_s = round(asked_s + random.uniform(0.1, 0.6), 3)
+            deeds.append(Deed(dies_s, "kill", (role,), round(random.uniform(1.0, 6.0), 3), number))
     return deeds
 
 

@@ -39,8 +39,8 @@ class Doer:
         """With the names of who leads now, and of another manager."""
         if not ROLES & set(deed.who):
             return deed
-        managers = sorted(self.world.managers) or ["gm0"]
-        leaders = [name for name in managers if self.world.managers[name].leading is not None]
+        managers = [machine.name for machine in self.world.manager_machines]
+        leaders = [n for n, manager in self.world.managers.items() if manager.leading is not None]
         leader = leaders[0] if leaders else managers[0]
         others = [name for name in managers if name != leader] or [leader]
         names = {"leader": leader, "manager": others[deed.number % len(others)]}

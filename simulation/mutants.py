@@ -18,10 +18,9 @@ import msgspec
 
 from snooze.common.coordination.port import Check, Session, SessionState
 from snooze.common.lease_core import LeaseCore
-from snooze.common.wire import LeaseGranted, PlaceVms, RelayedOrder, VmOrder
+from snooze.common.wire import PlaceVms, RelayedOrder, VmOrder
 from snooze.groupmanager.election import Election
 from snooze.groupmanager.leader import submission_core, submission_restarts_core
-from snooze.groupmanager.leader.authority import Authority
 from snooze.groupmanager.leader.journal import Journal
 from snooze.groupmanager.leader.membership_core import MembershipCore
 from snooze.groupmanager.leader.recovery_core import RecoveryCore, Watch
@@ -35,8 +34,8 @@ from snooze.groupmanager.leader.submission_events import (
     Submitted,
     UpdateRecords,
 )
+from snooze.groupmanager.leader.submission_halted_core import Halted
 from snooze.groupmanager.manager.host_table import HostTable
-from snooze.groupmanager.manager.leases import Leases
 from snooze.groupmanager.manager.manager_events import OrderAsked, PlaceAsked, RelayAsked
 from snooze.groupmanager.manager.service import ManagerService
 from snooze.localcontroller.agent_core import AgentCore
@@ -170,21 +169,6 @@ def _lease_not_waited_for(
     return msgspec.structs.replace(question, lease_s=0.0, margin_s=0.0)
 
 
-async def _own_term_only(_authority: Authority) -> None:
-    """What other leaders granted is not looked at."""
-
-
-async def _granted_beyond_own(leases: Leases, host_id: str, epoch: int) -> LeaseGranted:
-    """A manager grants whole leases, whatever is left of its own."""
-    granted = await _grant(leases, host_id, epoch)
-    return LeaseGranted(leases._lease_s) if _is_let_in(leases, host_id, epoch) else granted
-
-
-def _is_let_in(leases: Leases, host_id: str, epoch: int) -> bool:
-    host = leases._table.hosts.get(host_id)
-    return host is not None and host.directed and host.epoch == epoch
-
-
 def _nowhere_else(_vm: Any, _hosts: Any) -> bool:
     """A host that is away has nothing."""
     return False
@@ -206,6 +190,11 @@ def _leads_on(election: Election, epoch: int) -> bool:
     return election._confirmed_epoch == epoch
 
 
+def _not_let_go(_core: Halted, _now_s: float) -> list[Any]:
+    """Nobody lets it go on."""
+    return []
+
+
 async def _any_leader(service: ManagerService, message: Any) -> msgspec.Struct:
     """A manager carries out what any leader orders, also one that was deposed."""
     match message:
@@ -221,7 +210,6 @@ async def _any_leader(service: ManagerService, message: Any) -> msgspec.Struct:
 
 _answer_leader = ManagerService._answer_leader
 _failed = SubmissionCore._failed
-_grant = Leases.grant
 _session_changed = Election._session_changed
 _journal = Journal.__init__
 _question = RecoveryCore._question
@@ -240,31 +228,42 @@ _ALL: tuple[Mutant, ...] = (
     Mutant(
         "any-leader",
         "a group manager takes orders of leaders that were deposed",
-        60,
+        30,
         _replacing(ManagerService, "_answer_leader", _any_leader),
+        seen_by=18,
     ),
     Mutant(
         "leads-on",
         "a leader leads on whatever becomes of its session with the store",
-        60,
+        40,
         _replacing(Election, "is_leader", _leads_on, (Election, "_session_changed", _deaf)),
+        seen_by=28,
     ),
     Mutant(
         "placed-without-proof",
         "a VM is placed anew although a host that is away may have it",
-        100,
+        20,
         _replacing(
             submission_core,
             "may_be_on",
             _nowhere_else,
             (submission_restarts_core, "may_be_on", _nowhere_else),
         ),
+        seen_by=10,
     ),
     Mutant(
         "silence-is-refusal",
         "a group manager that did not answer a placement is taken to have refused it",
-        60,
+        20,
         _replacing(SubmissionCore, "_failed", _silence_is_no),
+        seen_by=10,
+    ),
+    Mutant(
+        "halted-stays",
+        "a guest that a migration left paused, and whose manager died, stays paused",
+        20,
+        _replacing(Halted, "let_go_on", _not_let_go),
+        seen_by=7,
     ),
     Mutant(
         "unfenced-writes",
@@ -290,14 +289,14 @@ _ALL: tuple[Mutant, ...] = (
         "a host that comes back is not told which of its domains live elsewhere now",
         12,
         _replacing(RecoveryCore, "_stale", _no_copy_is_stale),
-        seen_by=6,
+        seen_by=5,
     ),
     Mutant(
         "older-copy-wins",
         "any copy that a host brings back is taken for the VM",
         12,
         _replacing(SubmissionCore, "_is_the_one", _any_copy_is_the_one),
-        seen_by=6,
+        seen_by=5,
     ),
     Mutant(
         "address-reused-on-disconnect",
@@ -309,9 +308,9 @@ _ALL: tuple[Mutant, ...] = (
     Mutant(
         "forgotten-with-link",
         "the VMs of a host that is away are forgotten",
-        12,
+        30,
         _replacing(SubmissionCore, "_watch_host", _forgotten_with_link),
-        seen_by=8,
+        seen_by=21,
     ),
     Mutant(
         "room-not-kept",
@@ -322,32 +321,23 @@ _ALL: tuple[Mutant, ...] = (
     Mutant(
         "no-host-fences-itself",
         "guests run on when the lease of their host is over",
-        40,
+        100,
         _replacing(LeaseCore, "_fence", _nothing_to_fence, (Guard, "look", _no_guard)),
+        seen_by=66,
     ),
     Mutant(
         "no-guard",
         "a host whose agent stands still does not fence itself",
-        40,
+        120,
         _replacing(Guard, "look", _no_guard),
+        seen_by=94,
     ),
     Mutant(
         "lease-not-waited-for",
         "a host that fences itself is taken to have done so as soon as it is lost",
-        40,
+        30,
         _replacing(RecoveryCore, "_question", _lease_not_waited_for),
-    ),
-    Mutant(
-        "own-term-only",
-        "a leader waits for its own recovery.lease_s, whatever its predecessors granted",
-        200,
-        _replacing(Authority, "load", _own_term_only),
-    ),
-    Mutant(
-        "granted-beyond-own",
-        "a group manager that its leader does not hear grants its hosts leases all the same",
-        200,
-        _replacing(Leases, "grant", _granted_beyond_own),
+        seen_by=21,
     ),
     Mutant(
         "never-balanced",
