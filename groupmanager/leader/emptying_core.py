@@ -224,17 +224,14 @@ class EmptyingCore:
 
     def _targets(self, source: str) -> tuple[Target, ...]:
         """Hosts in use of all managers, the fullest first."""
-        uses: dict[str, float] = {}
-        for manager in self.registry.managers.values():
-            uses.update(manager.cores)
-        known = [
-            (self._share(host, cores), host_id, host)
-            for host_id, cores in uses.items()
-            if host_id != source
-            and (host := self.registry.hosts.get(host_id)) is not None
-            and _takes(host)
-            and self._share(host, cores) <= self.middle
-        ]
+        known: list[tuple[float, str, HostEntry]] = []
+        for host_id, host in self.registry.hosts.items():
+            cores = self.registry.cores_used(host)
+            if host_id == source or cores < 0 or not _takes(host):
+                continue
+            share = cores / max(host.description.capacity.cpu_cores, SLACK)
+            if share <= self.middle:
+                known.append((share, host_id, host))
         known.sort(key=lambda each: (-each[0], each[1]))
         targets: list[Target] = []
         for _, host_id, host in known:
@@ -243,14 +240,11 @@ class EmptyingCore:
                 continue
             free = amounts(free_on(self.registry, host, self.limit))
             cores = host.description.capacity.cpu_cores
-            targets.append(Target(host_id, host.description.hostname, free, cores, uses[host_id]))
+            used = self.registry.cores_used(host)
+            targets.append(Target(host_id, host.description.hostname, free, cores, used))
             if len(targets) == MAX_TARGETS:
                 break
         return tuple(targets)
-
-    @staticmethod
-    def _share(host: HostEntry, cores: float) -> float:
-        return cores / max(host.description.capacity.cpu_cores, SLACK)
 
     # ------------------------------------------------------------ doing
 

@@ -483,6 +483,11 @@ class Registry:
         named = self.hosts.named(id_or_name)
         return named[0] if len(named) == 1 else None
 
+    def cores_used(self, host: HostEntry) -> float:
+        """How many cores a host uses, as the manager that has it says; below 0: not known."""
+        manager = self.managers.get(host.manager_id)
+        return -1.0 if manager is None else manager.cores.get(host.description.host_id, -1.0)
+
     def has_image(self, name: str) -> bool:
         """Whether a host in reach has an image of this name, or may have one that it did not list.
 

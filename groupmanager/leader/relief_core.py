@@ -158,9 +158,6 @@ class ReliefCore:
         return MoveAway(host_id, answer.vm, answer.target)
 
     def _question(self, host: HostEntry, told: HostOverloaded, now_ms: int) -> ReliefQuestion:
-        uses: dict[str, float] = {}
-        for manager in self.registry.managers.values():
-            uses.update(manager.cores)
         fleet = fleet_of(self.registry, self.limit)
         targets = tuple(
             Target(
@@ -168,7 +165,7 @@ class ReliefCore:
                 other.description.hostname,
                 amounts(fleet.free[row]),
                 other.description.capacity.cpu_cores,
-                uses.get(other.description.host_id, -1.0),
+                self.registry.cores_used(other),
             )
             for row, other in enumerate(fleet.hosts)
             if other.joined and other.manager_id != host.manager_id

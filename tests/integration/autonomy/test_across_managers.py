@@ -5,9 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from snooze.client.allinone import Options, cluster
-from snooze.client.async_sdk import AsyncSnooze
-from tests.integration.autonomy.test_load_moves import Bench, command
+from tests.integration.autonomy.test_load_moves import Bench, bench_of, command
 
 QUICK: dict[str, object] = {
     "monitoring": {"interval_s": 0.5},
@@ -19,16 +17,8 @@ QUICK: dict[str, object] = {
 @pytest_asyncio.fixture
 async def bench() -> AsyncIterator[Bench]:
     """Four managers, one of which leads; each of the others has one host."""
-    options = Options(
-        managers=4,
-        hosts=3,
-        hypervisor="simulated",
-        port=0,
-        overrides=QUICK,
-        host_overrides={"monitoring": {"interval_s": 0.5}},
-    )
-    async with cluster(options) as running, AsyncSnooze(running.url) as client:
-        yield Bench(running, client)
+    async with bench_of(4, 3, QUICK) as made:
+        yield made
 
 
 async def test_the_last_half_empty_host_of_each_manager(bench: Bench) -> None:

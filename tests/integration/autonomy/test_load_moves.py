@@ -4,7 +4,8 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -94,18 +95,27 @@ class Bench:
         self.loads["burner"] = 1.0
 
 
-@pytest_asyncio.fixture
-async def bench() -> AsyncIterator[Bench]:
+@asynccontextmanager
+async def bench_of(
+    managers: int, hosts: int, overrides: dict[str, object]
+) -> AsyncGenerator[Bench]:
+    """So many managers, one of which only leads if there are several, and hosts that measure."""
     options = Options(
-        managers=2,
-        hosts=3,
+        managers=managers,
+        hosts=hosts,
         hypervisor="simulated",
         port=0,
-        overrides=QUICK,
+        overrides=overrides,
         host_overrides={"monitoring": {"interval_s": 0.5}},
     )
     async with cluster(options) as running, AsyncSnooze(running.url) as client:
         yield Bench(running, client)
+
+
+@pytest_asyncio.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with bench_of(2, 3, QUICK) as made:
+        yield made
 
 
 async def command(url: str, *arguments: str) -> tuple[int, str]:

@@ -3,9 +3,7 @@
 import textwrap
 from pathlib import Path
 
-from snooze.client.allinone import Options, cluster
-from snooze.client.async_sdk import AsyncSnooze
-from tests.integration.autonomy.test_load_moves import Bench, command
+from tests.integration.autonomy.test_load_moves import bench_of, command
 
 PLUGIN = """
     from snooze.scheduling.plugins import Decider, DeciderKind
@@ -19,24 +17,13 @@ PLUGIN = """
 
 async def test_it_decides_and_its_decision_names_it(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(textwrap.dedent(PLUGIN))
-    options = Options(
-        managers=1,
-        hosts=3,
-        hypervisor="simulated",
-        port=0,
-        overrides={
-            "monitoring": {"interval_s": 0.5},
-            "autonomy": {
-                "interval_s": 0.5,
-                "underload": "off",
-                "plugins_directory": str(tmp_path),
-            },
-            "consolidation": {"method": "on_the_last"},
-        },
-        host_overrides={"monitoring": {"interval_s": 0.5}},
-    )
-    async with cluster(options) as running, AsyncSnooze(running.url) as client:
-        bench = Bench(running, client)
+    overrides: dict[str, object] = {
+        "monitoring": {"interval_s": 0.5},
+        "autonomy": {"interval_s": 0.5, "underload": "off", "plugins_directory": str(tmp_path)},
+        "consolidation": {"method": "on_the_last"},
+    }
+    async with bench_of(1, 3, overrides) as bench:
+        client, running = bench.client, bench.running
         for number in (1, 2, 3):
             await bench.guests(f"host{number}", **{f"v{number}": 2})
         hosts = {host.id: host.hostname for host in await client.hosts()}

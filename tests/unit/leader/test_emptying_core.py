@@ -35,10 +35,12 @@ class House:
         self.asked: list[tuple[str, dict[str, str]]] = []
         for host_id, manager_id in {"h1": "gm1", "h2": "gm2", "h3": "gm2"}.items():
             self.registry.hosts[host_id] = HostEntry(host_of(host_id), manager_id, 1, True, 0.0)
-        for manager_id in ("gm1", "gm2"):
+        for manager_id in ("gm1", "gm2", "gm3"):
             self.registry.managers[manager_id] = ManagerEntry(manager_of(manager_id), 0.0)
         self.registry.managers["gm1"].cores = {"h1": 0.3}
         self.registry.managers["gm2"].cores = {"h2": 1.0, "h3": 2.0}
+        # They were with gm3 before: what it said then says nothing.
+        self.registry.managers["gm3"].cores = {"h2": 3.9, "h3": 0.0}
         for name, host_id in {"a": "h1", "b": "h1", "c": "h2", "d": "h3"}.items():
             self.guest(name, host_id)
         self.core = EmptyingCore(
