@@ -407,6 +407,11 @@ class MembershipCore:
         if not eligible:
             return []
         index = {m.manager_id: i for i, m in enumerate(eligible)}
+        sizes = [len(manager.hosts) for manager in eligible]
+        outside = any(m.hosts for m in self.registry.managers.values() if m.manager_id not in index)
+        if not outside and max(sizes) - min(sizes) <= 1:
+            self.balanced = seen
+            return []
         hosts = [h for h in sorted(self.registry.hosts.items()) if h[1].joined]
         owner = [index.get(h.manager_id, -1) for _, h in hosts]
         targets: dict[int, int] = {}
