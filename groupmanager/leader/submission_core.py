@@ -223,7 +223,7 @@ class SubmissionCore(Reports):
     def _manager_heard(self, event: ManagerHeard, now_s: float) -> list[SubmissionEffect]:
         """What it was asked for on its former link and does not have, it will not place."""
         for vm in list(self.registry.vms.open.values()):
-            if vm.doubt == event.manager_id and vm.state is VmState.PENDING:
+            if vm.doubt == event.manager_id:
                 vm.doubt = ""
             if vm.moving and vm.manager_id == event.manager_id and vm.key not in event.moving:
                 vm.moving, vm.waits_s = False, now_s

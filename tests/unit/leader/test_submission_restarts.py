@@ -425,3 +425,20 @@ def test_the_copy_of_a_vm_that_was_restarted_and_destroyed_is_no_vm() -> None:
     later.feed(StateLoaded((), [tombstone], later.now_ms))
     later.reported("gm1", status_of("a", VmState.STOPPED, "gm1-host"))
     assert "a" not in later.registry.vms, "a new leader knows, too"
+
+
+def test_a_manager_that_joins_again_is_asked_again_though_a_host_is_suspected_meanwhile() -> None:
+    """Found in virtual time, seed 5055: it waited for ever for the manager to be gone once more."""
+    ward = Ward()
+    ward.registry.managers["gm1"].view = None
+    ward.lose()
+    assert only(AskManager, ward.written()).manager_id == "gm2"
+    ward.now_s += 1.0
+    ward.lose_manager("gm2")
+    for _ in range(3):
+        ward.tick(5.0)
+    assert ward.state("a") is VmState.UNREACHABLE, "it may be on the host of whom was asked"
+    ward.add_manager("gm2", hosts=False)
+    ward.feed(ManagerHeard("gm2", ward.now_ms))
+    ward.rejoin_host("gm2-host", "gm2")
+    assert only(RecordRestarts, ward.tick(0.25)).vms[0].generation == 3
