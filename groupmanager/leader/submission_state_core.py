@@ -163,17 +163,18 @@ class SubmissionState:
         if not vm.managed:
             return []
         self.leases.release(vm.vm_id, now_s)
-        effects: list[SubmissionEffect] = []
-        highest = max(vm.generation, vm.highest)
-        if highest > 1 or vm.left:
-            # It was restarted, or moved: a host that was lost may come back with a copy.
-            effects += self._bury(vm, highest, removed)
-        else:
-            removed.append(vm.vm_id)
+        effects = self._bury(vm, removed)
         return [*effects, announce(self.registry, vm, cause), *self.task_progress(vm, now_ms)]
 
-    def _bury(self, vm: VmEntry, highest: int, removed: list[str]) -> list[SubmissionEffect]:
-        """Remember that it is gone: copies of it may lie on hosts that were lost."""
+    def _bury(self, vm: VmEntry, removed: list[str]) -> list[SubmissionEffect]:
+        """Let its record go; if it was restarted, or moved, remember that it is gone.
+
+        A host that was lost may come back with a copy of it.
+        """
+        highest = max(vm.generation, vm.highest)
+        if highest <= 1 and not vm.left:
+            removed.append(vm.vm_id)
+            return []
         graves = self.registry.graves
         graves[vm.vm_id] = highest
         while len(graves) > MAX_GRAVES:
@@ -185,7 +186,10 @@ class SubmissionState:
     def fail(
         self, vm: VmEntry, code: VmErrorCode, message: str, now_s: float, now_ms: int
     ) -> list[SubmissionEffect]:
-        """A VM that never ran: its name, address and record are free again, its task keeps why."""
+        """A VM that never ran: its name, address and record are free again, its task keeps why.
+
+        Of one that was restarted nonetheless a tombstone stays (seed 1685).
+        """
         if vm.plan is not Plan.NONE and not self.is_awaited(vm):
             return self.restart_failed(vm, code, message, now_s, now_ms)
         vm.plan = Plan.NONE
@@ -194,7 +198,10 @@ class SubmissionState:
         self.leases.release(vm.vm_id, now_s)
         self.strays.discard(vm.vm_id)
         effects: list[SubmissionEffect] = [announce(self.registry, vm, vm.task_id)]
-        effects.append(UpdateRecords(removed_vms=[vm.vm_id]))
+        removed: list[str] = []
+        effects += self._bury(vm, removed)
+        if removed:
+            effects.append(UpdateRecords(removed_vms=removed))
         return effects + self.task_progress(vm, now_ms)
 
     def task_progress(self, vm: VmEntry, now_ms: int) -> list[SubmissionEffect]:

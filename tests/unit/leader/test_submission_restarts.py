@@ -442,3 +442,22 @@ def test_a_manager_that_joins_again_is_asked_again_though_a_host_is_suspected_me
     ward.feed(ManagerHeard("gm2", ward.now_ms))
     ward.rejoin_host("gm2-host", "gm2")
     assert only(RecordRestarts, ward.tick(0.25)).vms[0].generation == 3
+
+
+def test_what_failed_after_a_restart_is_remembered_as_gone() -> None:
+    """Found in virtual time, seed 1685: its copy came back, on an address that was another's."""
+    desk = Desk("gm1", "gm2")
+    desk.submit("a")
+    vm = desk.registry.vms["a"]
+    vm.generation, vm.doubt, vm.elsewhere_s = (
+        2,
+        "",
+        math.inf,
+    )  # restarted before it was known to run
+    effects = desk.core.fail(vm, VmErrorCode.NO_CAPACITY, "no room", desk.now_s, desk.now_ms)
+    (tombstone,) = only(UpdateRecords, [e for e in effects if not getattr(e, "tasks", ())]).vms
+    assert (tombstone.state, tombstone.generation) == (VmState.DESTROYED, 2)
+    assert "a" not in desk.registry.vms
+    desk.rejoin_host("gm1-host", "gm1", status_of("a", VmState.STOPPED, "gm1-host"))
+    assert "a" not in desk.registry.vms
+    assert set(desk.registry.copies["gm1-host"]) == {"a"}, "to be destroyed"
