@@ -21,7 +21,13 @@ from typing import Final, Protocol, assert_never
 
 import msgspec
 
-from snooze.common.errors import Conflict, InvalidRequest, RemoteError, SnoozeError
+from snooze.common.errors import (
+    Conflict,
+    InvalidRequest,
+    RemoteError,
+    SnoozeError,
+    StaleEpoch,
+)
 from snooze.common.logging_setup import caused_by
 from snooze.common.vm_lifecycle import VmCommand, VmState
 from snooze.common.vms import (
@@ -174,10 +180,16 @@ class Orders:
     def _mark(self, reports: list[VmReport]) -> list[VmReport]:
         return reports if self.lease is None else self.lease.mark(reports)
 
-    async def _require_lease(self, policy: VmPolicy) -> None:
-        """Refuse to let a highly available VM run here while nobody vouches for that."""
+    async def _require_lease(self, policy: VmPolicy, epoch: int) -> None:
+        """Refuse to let a highly available VM run here while nobody vouches for that.
+
+        A lease that has just come may be of another assignment, whose leader has restarted the VM
+        elsewhere while the order of the former one waited here (seed 6041).
+        """
         if self.lease is not None and policy.is_highly_available:
             await self.lease.require()
+            if epoch != self.epoch:
+                raise StaleEpoch("this host was assigned anew while the order waited for a lease")
 
     def _pending(self, present: Collection[str]) -> list[VmReport]:
         pending = {**self._unsure, **self._starting}
@@ -340,7 +352,7 @@ class Orders:
         with self._noting_start(spec) as pending:
             try:
                 async with self._turn(spec.vm_id):
-                    await self._require_lease(spec.policy)
+                    await self._require_lease(spec.policy, order.epoch)
                     report = await self._hypervisor.start(spec)
             except RemoteError:
                 if order.epoch != self.epoch:
@@ -379,12 +391,12 @@ class Orders:
         hypervisor, vm_id = self._hypervisor, order.vm_id
         match order.command:
             case VmCommand.START:
-                await self._require_lease(self._policy_of(vm_id))
+                await self._require_lease(self._policy_of(vm_id), order.epoch)
                 report = await hypervisor.start_again(vm_id)
             case VmCommand.SUSPEND:
                 report = await hypervisor.suspend(vm_id)
             case VmCommand.RESUME:
-                await self._require_lease(self._policy_of(vm_id))
+                await self._require_lease(self._policy_of(vm_id), order.epoch)
                 report = await hypervisor.resume(vm_id)
                 self._arriving.pop(vm_id, None)  # it waited for its source's word, and has it
             case VmCommand.SHUTDOWN:
@@ -453,7 +465,7 @@ class Orders:
         except msgspec.MsgspecError as error:
             raise InvalidRequest(f"the source's offer cannot be read: {error}") from None
         vm_id = order.report.vm_id
-        await self._require_lease(order.report.policy)
+        await self._require_lease(order.report.policy, order.epoch)
         self._arriving.setdefault(vm_id, _Arriving(order.report))
         try:
             ticket = await self._hypervisor.prepare_incoming(offer)

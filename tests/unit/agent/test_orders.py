@@ -12,6 +12,7 @@ from snooze.common.errors import (
     RemoteError,
     RemoteTimeout,
     SnoozeError,
+    StaleEpoch,
 )
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand, VmState
@@ -174,6 +175,33 @@ async def test_a_start_that_fails_after_its_manager_changed_is_told(rig: Rig) ->
     with pytest.raises(ExecutionError):
         await task
     assert rig.changes == [(A, VmState.STARTING, True)]
+
+
+class Awaited:
+    """A lease that is not here yet."""
+
+    def __init__(self) -> None:
+        self.granted = asyncio.Event()
+
+    async def require(self) -> None:
+        await self.granted.wait()
+
+    def mark(self, reports: list[VmReport]) -> list[VmReport]:
+        return reports
+
+
+async def test_a_lease_of_the_next_assignment_lets_no_former_order_in(rig: Rig) -> None:
+    """Found in virtual time, seed 6041: it had been restarted elsewhere, and ran twice."""
+    rig.orders.lease = lease = Awaited()
+    former = asyncio.ensure_future(rig.orders.carry_out(start_of()))
+    await rig.quiet()
+    assert [report.state for report in await rig.join(2)] == [VmState.STARTING]
+    lease.granted.set()
+    with pytest.raises(StaleEpoch, match="assigned anew"):
+        await former
+    assert rig.changes == [(A, VmState.STARTING, True)]
+    assert rig.hypervisor.host.vms == {}
+    assert (await rig.start(epoch=2)).report is not None
 
 
 @pytest.mark.parametrize("happened", [False, True])
