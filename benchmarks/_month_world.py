@@ -241,7 +241,8 @@ class Month:
     def _tick(self) -> None:
         self._feed(AutonomyTicked(self.wall_ms))
         entry = self.registry.managers[MANAGER]
-        entry.idle = self.manager.sleeping.idle(self.now_s)
+        idle_s = self.manager.sleeping.idle(self.now_s)
+        entry.idle = {host_id: self.now_s - each for host_id, each in idle_s.items()}
         table = self.manager.table
         entry.reserved = Capacity.of(np.maximum(table.reserved.sum(axis=0), 0.0))
         self._lead(energy.Ticked(self.wall_ms, True))

@@ -474,10 +474,10 @@ class LabHost:
         if self._pid:
             pid = self._pid
             wait_for(lambda: not Path(f"/proc/{pid}").exists(), f"host {self.name} to die")
-            self._pid = 0
         self.freezer.forget()
         run("ip", "-n", self.net.name, "link", "del", self._cable, check=False)
         run("ip", "netns", "del", self._namespace, check=False)
+        self._pid = 0
 
     def _plug_into_switch(self) -> None:
         switch, name, number = self.net.name, self._namespace, f"{self.number:02x}"

@@ -25,7 +25,7 @@ from snooze.common.api import (
 from snooze.common.errors import Conflict, InvalidRequest, NotFound
 
 REPOSITORY = Path(__file__).parents[3]
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 QUIET_S = 8.0
 CALM_S = 12.0
 """Longer than a forecast looks back."""

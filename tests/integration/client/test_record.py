@@ -67,7 +67,7 @@ async def wipe(hosts: str) -> None:
 
     for root in ("hosts", "vms", "tasks", "energy", "candidates", "managers"):
         await clear(f"/{root}")
-    for path in ("/epoch", "/layout", "/leader", "/autonomy"):
+    for path in ("/epoch", "/layout", "/leader", "/autonomy", "/lease", "/question"):
         if await client.read(path) is not None:
             await client.commit([Delete(path)])
     await client.close()
