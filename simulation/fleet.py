@@ -141,6 +141,8 @@ class FleetHost:
     seen: list[VmReport] = field(default_factory=list[VmReport])
     said: HostSamples | None = None
     """What it said last of what its VMs use, and of which."""
+    busy_s: dict[str, float] = field(default_factory=dict[str, float])
+    """Until when an order for each VM is under way."""
 
     # ------------------------------------------------------------ looking for a manager
 
@@ -250,7 +252,14 @@ class FleetHost:
             raise StaleEpoch(f"{self.name} has an assignment of epoch {self.epoch}")
         life = self.life
         slow = 10.0 if isinstance(order, MigrateOut) else 1.0
-        await asyncio.sleep(slow * ORDER_S * (0.5 + self.fleet.random.random()))
+        # Orders for one VM are carried out one after the other, as by the local controller.
+        vm_id, now_s = _vm_of(order), self.fleet.world.schedule.now_s
+        done_s = max(now_s, self.busy_s.get(vm_id, now_s))
+        done_s += slow * ORDER_S * (0.5 + self.fleet.random.random())
+        self.busy_s[vm_id] = done_s
+        await asyncio.sleep(done_s - now_s)
+        if self.busy_s.get(vm_id) == done_s:
+            del self.busy_s[vm_id]
         if self.life != life or not self.is_on:
             await asyncio.Event().wait()  # it went off meanwhile, and answers nothing any more
         answer = self._do(order)
@@ -458,6 +467,21 @@ class Fleet:
         for vm_id, name in self.alive.items():
             if vm_id not in registry.vms:
                 yield f"{vm_id} runs on {name}, and the leader does not know it"
+
+
+def _vm_of(order: HostOrder) -> str:
+    """The VM that an order concerns; empty: none."""
+    match order:
+        case StartVm():
+            return order.spec.vm_id
+        case PrepareIncoming():
+            return order.report.vm_id
+        case CommandVm() | ResizeVm() | DiscardVm():
+            return order.vm_id
+        case OfferVm() | MigrateOut() | AbortIncoming() | FinishIncoming():
+            return order.vm_id
+        case _:
+            return ""
 
 
 def _in_state(report: VmReport, state: VmState) -> VmReport:
