@@ -187,8 +187,9 @@ class Orders:
         elsewhere while the order of the former one waited here (seed 6041).
         """
         if self.lease is not None and policy.is_highly_available:
+            ordered_in = epoch or self.epoch  # none: a person's, on this host itself
             await self.lease.require()
-            if epoch != self.epoch:
+            if ordered_in != self.epoch:
                 raise StaleEpoch("this host was assigned anew while the order waited for a lease")
 
     def _pending(self, present: Collection[str]) -> list[VmReport]:
