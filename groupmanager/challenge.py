@@ -10,8 +10,9 @@ stopped hearing it asks earlier:
 3. A doubter that has waited long enough removes the leader in a transaction that checks the version
    of the question as asked. So an answer and a removal exclude each other, whoever is late.
 
-A leader that lives and reaches the store is thus never removed, however few hear it: two that do
-not hear each other would else depose each other for ever.
+A leader that lives and writes to the store in time is thus not removed, however few hear it: two
+that do not hear each other would else depose each other for ever. One that is removed though it
+lives, as its answer was late or lost, is deposed like any other: its epoch is over.
 """
 
 from typing import Final

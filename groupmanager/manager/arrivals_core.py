@@ -13,7 +13,6 @@ Rules:
 4. The leader is asked about a VM that is awaited for longer than ``ASK_AFTER_S``. If a host in
    reach has it and does not move it, or there is no such VM, it will not come: its manager died
    before it could say so.
-
 5. An ``abort`` that failed ends nothing: what the host has is not known (seed 1562).
 
 Invariant: one entry a VM; its room is reserved on the host while it is there.
