@@ -4,6 +4,7 @@
 ``/candidates/TOKEN-SEQ``  one per group manager that would lead; ephemeral, in order of arrival
 ``/epoch``                 counts the leaders there have ever been: its version plus one
 ``/leader``                the ``LeaderRecord`` of the one that leads; ephemeral
+``/question``              whether the leader is there: ``groupmanager/challenge.py``
 =========================  ======================================================================
 
 The epoch is the fencing token: it grows with every leader, is written in the same transaction as
