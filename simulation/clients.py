@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from snooze.client.async_sdk import AsyncSnooze
-from snooze.common.api import ClusterRequest, TaskState, TaskView, VmRequest
+from snooze.common.api import TASK_ENDED, ClusterRequest, TaskView, VmRequest
 from snooze.common.errors import SnoozeError
 from snooze.common.resources import KIB_PER_MIB
 from snooze.common.vm_lifecycle import VmCommand
@@ -21,6 +21,18 @@ class Submission:
     task_id: str = ""
     refused: str = ""
     view: TaskView | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its client has been told what became of it."""
+        return self.view is not None and self.view.state in TASK_ENDED
+
+    @property
+    def served(self) -> list[str]:
+        """The names of the VMs that its client was told run."""
+        if self.view is None or not self.is_over:
+            return []
+        return [vm.name for vm in self.view.vms if vm.error is None]
 
 
 @dataclass
@@ -82,7 +94,7 @@ class Clients:
                 await asyncio.sleep(1.0)
                 continue
             submission.view = view
-            if view.state not in {TaskState.PENDING, TaskState.RUNNING}:
+            if submission.is_over:
                 told = ", ".join(
                     f"{vm.name} {vm.error.code if vm.error else vm.state.value}" for vm in view.vms
                 )

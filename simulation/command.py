@@ -294,7 +294,8 @@ def scale(
             f"{hosts} hosts, {vms} VMs, {managers} managers: {result.virtual_s / 60:.0f} virtual "
             f"minutes in {result.wall_s:.0f} s ({result.cpu_s:.0f} s CPU); {result.faults} faults, "
             f"{result.elections} elections, {result.accepted} accepted submissions, "
-            f"{result.restarted} VMs restarted; whole again after {result.converged_s:.0f} s"
+            f"{result.restarted} VMs restarted; whole again after {result.converged_s:.0f} s, "
+            f"{result.dark_hosts} empty hosts left off, {result.kept_vms} VMs whose removal failed"
         )
         for name, work in (
             ("forming", result.forming),
@@ -304,13 +305,15 @@ def scale(
             per_s = max(work.virtual_s, 1e-9)
             _write(
                 f"  leader, {name}: {work.cpu_ms_per_s:.1f} ms CPU, {work.events / per_s:.0f} "
-                f"events, {work.frames / per_s:.1f} frames a second"
+                f"events, {work.frames / per_s:.1f} frames a second, at most "
+                f"{work.longest_s * 1000:.0f} ms CPU in one event"
             )
         change = result.change
         _write(
             f"  leader killed: submissions served after {change.served_s:.1f} s (and "
             f"{change.served_cpu_s:.1f} s CPU of the next one), all whole after "
-            f"{change.whole_s:.1f} s ({change.whole_cpu_s:.1f} s CPU)"
+            f"{change.whole_s:.1f} s ({change.whole_cpu_s:.1f} s CPU, at most "
+            f"{change.longest_s * 1000:.0f} ms in one event)"
         )
         _write(f"FAILED: {result.failure}" if result.failure else "all held")
     raise typer.Exit(1 if result.failure else 0)

@@ -23,7 +23,8 @@ from snooze.simulation.bmcs import Bmcs
 from snooze.simulation.clients import Clients
 from snooze.simulation.fleet import SAMPLES_S, Fleet
 from snooze.simulation.invariants import Breach
-from snooze.simulation.scale_meter import Meter, Watch, Work
+from snooze.simulation.scale_end import Ending, ending
+from snooze.simulation.scale_meter import Meter, Spent, Watch, Work
 from snooze.simulation.world import Shape, World, ruled
 
 FORM_S = 300.0
@@ -68,6 +69,9 @@ class LeaderChange(msgspec.Struct, frozen=True):
     ran_s: float = 0.0
     whole_s: float = 0.0
     whole_cpu_s: float = 0.0
+    longest_s: float = 0.0
+    """CPU of the next leader's longest event: so long it did and heard nothing else."""
+    longest: str = ""
 
 
 class ScaleResult(msgspec.Struct, frozen=True):
@@ -91,6 +95,10 @@ class ScaleResult(msgspec.Struct, frozen=True):
     refused: int
     restarted: int
     converged_s: float
+    dark_hosts: int = 0
+    """Hosts that are off in the end: nothing was on them, and the leader has given them up."""
+    kept_vms: int = 0
+    """VMs whose removal failed as their host was off: the leader tells of them."""
     change: LeaderChange = LeaderChange()
     failure: str = ""
 
@@ -143,8 +151,12 @@ class Scale:
         forming = steady = troubled = nothing
         formed_s, faults, change = 0.0, 0, LeaderChange()
         trouble = _Trouble(world, fleet, clients, size)
+
+        def whole() -> bool:
+            return self._is_whole(world, fleet, clients)
+
         try:
-            formed_s = self._until(world, watch, lambda: self._is_whole(world, fleet), FORM_S)
+            formed_s = self._until(world, watch, whole, FORM_S)
             forming = watch.work()
             self.tell(f"formed after {formed_s:.0f} s: {self._said(forming)}")
             self._pass(world, watch, SETTLE_S)
@@ -157,7 +169,8 @@ class Scale:
                 f"the leader was killed: a submission is accepted after {change.served_s:.1f} s "
                 f"({change.served_cpu_s:.1f} s CPU of the next leader), its VM runs after "
                 f"{change.ran_s:.1f} s; all is whole after {change.whole_s:.1f} s "
-                f"({change.whole_cpu_s:.1f} s CPU)"
+                f"({change.whole_cpu_s:.1f} s CPU); its longest event took "
+                f"{change.longest_s * 1000:.0f} ms ({change.longest})"
             )
             watch.work()
             trouble.begin()
@@ -169,9 +182,7 @@ class Scale:
                 self.tell(f"{world.now_s / 60:.0f} virtual minutes, {trouble.faults} faults")
             troubled = watch.work()
             trouble.end()
-            converged_s = self._until(
-                world, watch, lambda: self._is_whole(world, fleet), CONVERGE_S
-            )
+            converged_s = self._until(world, watch, whole, CONVERGE_S)
         except Breach as breach:
             failure = str(breach)
         faults = trouble.faults
@@ -199,6 +210,8 @@ class Scale:
             sum(1 for each in clients.submissions if each.refused),
             restarted,
             round(converged_s, 1),
+            self._ending.dark_hosts,
+            self._ending.kept_vms,
             change,
             failure,
         )
@@ -211,13 +224,13 @@ class Scale:
         if leader is None:
             raise Breach(f"at {world.now_s:.0f} s: nobody leads")
         name, began_s = leader.identity.manager_id, world.now_s
-        spent = meter.everyone = dict[str, float]()
+        spent = meter.everyone = dict[str, Spent]()
         lose_manager(world, fleet, name)
         clients.submit(1, 1.0, partial=False)
         asked = clients.submissions[-1]
 
         def cpu_s() -> float:
-            return spent.get(meter.machine, 0.0)
+            return spent[meter.machine].cpu_s if meter.machine in spent else 0.0
 
         def step(holds: Callable[[], bool]) -> float:
             while not holds():
@@ -230,16 +243,26 @@ class Scale:
         served_s = step(lambda: bool(asked.task_id))
         served_cpu_s = cpu_s()
         ran_s = step(lambda: asked.view is not None and asked.view.state is TaskState.DONE)
-        self._until(world, watch, lambda: self._is_whole(world, fleet), CONVERGE_S)
+        self._until(world, watch, lambda: self._is_whole(world, fleet, clients), CONVERGE_S)
         whole_s, whole_cpu_s = round(world.now_s - began_s, 1), cpu_s()
         meter.everyone = None
-        return LeaderChange(served_s, round(served_cpu_s, 2), ran_s, whole_s, round(whole_cpu_s, 2))
+        most = spent.get(meter.machine, Spent())
+        return LeaderChange(
+            served_s,
+            round(served_cpu_s, 2),
+            ran_s,
+            whole_s,
+            round(whole_cpu_s, 2),
+            round(most.longest_s, 3),
+            most.longest,
+        )
 
     def _said(self, work: Work) -> str:
         per_s = max(work.virtual_s, 1e-9)
         return (
             f"the leader took {work.cpu_ms_per_s:.1f} ms CPU, {work.events / per_s:.0f} events and "
-            f"{work.frames / per_s:.0f} frames a second"
+            f"{work.frames / per_s:.0f} frames a second, at most {work.longest_s * 1000:.0f} ms "
+            "in one event"
         )
 
     def _pass(self, world: World, watch: Watch, seconds: float) -> None:
@@ -260,28 +283,25 @@ class Scale:
         raise Breach(f"at {world.now_s:.0f} s: {self._left or 'nobody leads'}")
 
     _left = ""
+    _ending = Ending()
 
-    def _is_whole(self, world: World, fleet: Fleet) -> bool:
+    def _is_whole(self, world: World, fleet: Fleet, clients: Clients) -> bool:
         """Whether every host has a manager, and the leader knows of every guest where it is."""
         leader = world.leading()
         if leader is None:
+            self._left = "nobody leads"
             return False
-        joined = len(leader.registry.hosts) - len(leader.registry.hosts.away())
-        if joined != len(fleet.hosts):
-            self._left = f"{joined} of {len(fleet.hosts)} hosts have a manager"
+        waiting = [each for each in clients.acked.values() if not each.is_over]
+        if leader.tasks.open_tasks or waiting:
+            self._left = (
+                f"{len(leader.tasks.open_tasks)} tasks are open, {len(waiting)} clients wait"
+            )
             return False
-        wrong = list(fleet.differences(leader.registry))
-        odd = [
-            vm for vm in leader.registry.vms.values() if vm.managed and vm.state.value != "running"
-        ]
-        if leader.tasks.open_tasks:
-            self._left = f"{len(leader.tasks.open_tasks)} tasks are open"
-            return False
-        if odd:
-            self._left = f"{len(odd)} VMs do not run; {odd[0].name} is {odd[0].state.value}"
-            return False
-        self._left = f"{len(wrong)} VMs are wrong at the leader: {wrong[0]}" if wrong else ""
-        return not wrong
+        wanted = [f"old-{number}" for number in range(self.size.vms)]
+        wanted += [name for each in clients.acked.values() for name in each.served]
+        self._ending = ending(fleet, leader.registry, wanted, clients.condemned)
+        self._left = self._ending.left
+        return not self._left
 
 
 def lose_manager(world: World, fleet: Fleet, name: str) -> None:

@@ -2,6 +2,8 @@
 # What a leader spends is measured from outside.
 """The real CPU time that one machine's processes of a simulated world take: see ``scale.py``."""
 
+import asyncio
+from dataclasses import dataclass
 from time import thread_time
 from typing import Any
 
@@ -12,17 +14,36 @@ from snooze.simulation.world import World
 
 
 class Work(msgspec.Struct, frozen=True):
-    """What the leader did in a part of the run."""
+    """What the leader did in a part of the run; ``longest_s``: CPU of its longest event.
+
+    An event is one step of its event loop: so long nothing else was done or heard.
+    """
 
     virtual_s: float
     cpu_s: float
     events: int
     frames: int
+    longest_s: float = 0.0
 
     @property
     def cpu_ms_per_s(self) -> float:
         """CPU milliseconds a virtual second."""
         return 1000 * self.cpu_s / max(self.virtual_s, 1e-9)
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a machine took: CPU seconds in all, and of its longest event, and which that was."""
+
+    cpu_s: float = 0.0
+    longest_s: float = 0.0
+    longest: str = ""
+
+    def add(self, took_s: float, item: Any) -> None:
+        """One event."""
+        self.cpu_s += took_s
+        if took_s > self.longest_s:
+            self.longest_s, self.longest = took_s, _name(item)
 
 
 class Meter:
@@ -35,8 +56,11 @@ class Meter:
         self.machine = ""
         self.cpu_s = 0.0
         self.events = 0
-        self.everyone: dict[str, float] | None = None
-        """CPU seconds of each machine while this is set: nobody knows who will lead."""
+        self.longest_s = 0.0
+        self.longest = ""
+        """What the longest event of the machine was, for people."""
+        self.everyone: dict[str, Spent] | None = None
+        """What each machine took while this is set: nobody knows who will lead."""
         self._empty_s = min(-thread_time() + thread_time() for _ in range(1000))
         self._run_one = schedule.run_one
         schedule.run_one = self._metered  # type: ignore[method-assign]
@@ -50,10 +74,21 @@ class Meter:
         took_s = max(0.0, thread_time() - started_s - self._empty_s)
         name = process.machine.name
         if self.everyone is not None:
-            self.everyone[name] = self.everyone.get(name, 0.0) + took_s
+            self.everyone.setdefault(name, Spent()).add(took_s, item)
         if name == self.machine:
             self.cpu_s += took_s
             self.events += 1
+            if took_s > self.longest_s:
+                self.longest_s, self.longest = took_s, _name(item)
+
+
+def _name(item: Any) -> str:
+    """What an event did, for people: the coroutine that went on, or the function that was called."""
+    what = getattr(item, "_callback", item)
+    task = getattr(what, "__self__", None)
+    if isinstance(task, asyncio.Task):
+        what = task.get_coro()
+    return str(getattr(what, "__qualname__", what))
 
 
 class Watch:
@@ -90,4 +125,7 @@ class Watch:
         cpu_s, events, frames = (a - b for a, b in zip(now, self._sums, strict=True))
         self._sums = now
         passed_s, self._since_s = self._world.now_s - self._since_s, self._world.now_s
-        return Work(round(passed_s, 1), round(cpu_s, 3), int(events), int(frames))
+        longest_s, self._meter.longest_s = self._meter.longest_s, 0.0
+        return Work(
+            round(passed_s, 1), round(cpu_s, 3), int(events), int(frames), round(longest_s, 3)
+        )
