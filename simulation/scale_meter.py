@@ -83,7 +83,7 @@ class Meter:
 
 
 def _name(item: Any) -> str:
-    """What an event did, for people: the coroutine that went on, or the function that was called."""
+    """What an event did, for people: which coroutine went on, or which function was called."""
     what = getattr(item, "_callback", item)
     task = getattr(what, "__self__", None)
     if isinstance(task, asyncio.Task):
