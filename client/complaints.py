@@ -24,7 +24,8 @@ MAX_PROBLEMS: Final = 20
 ADVICE: Final[dict[type[SnoozeError], str]] = {
     InvalidRequest: "Nothing was changed. Correct it and try again.",
     NotFound: (
-        "See what there is with `snooze list`, `snooze hosts`, `snooze images` or `snooze tasks`."
+        "See what there is with `snooze list`, `snooze hosts`, `snooze images`, `snooze tasks` or "
+        "`snooze decisions`."
     ),
     Conflict: (
         "Nothing was changed. `snooze info NAME` tells the state of a VM, `snooze host show NAME` "

@@ -90,21 +90,30 @@ def sleep(
             help="Also if the reserve would lack, or it is in maintenance. Never with a VM on it.",
         ),
     ] = False,
+    output: OutputOption = Output.TABLE,
     url: UrlOption = "",
 ) -> None:
     """Put an empty host to sleep; VMs that need it wake it again."""
-    _order(url, lambda cluster: cluster.sleep_host(host, force=force))
+    _order(url, lambda cluster: cluster.sleep_host(host, force=force), host, output)
 
 
-def wake(host: HostArgument, url: UrlOption = "") -> None:
+def wake(host: HostArgument, output: OutputOption = Output.TABLE, url: UrlOption = "") -> None:
     """Wake a host; also one that failed to wake before."""
-    _order(url, lambda cluster: cluster.wake_host(host))
+    _order(url, lambda cluster: cluster.wake_host(host), host, output)
 
 
-def _order(url: str, order: "Callable[[AsyncSnooze], Awaitable[PowerAnswer]]") -> None:
+def _order(
+    url: str, order: "Callable[[AsyncSnooze], Awaitable[PowerAnswer]]", host: str, output: Output
+) -> None:
+    import msgspec
+
     from snooze.client import terminal
 
     async def work(cluster: "AsyncSnooze") -> "PowerAnswer":
         return await order(cluster)
 
-    terminal.write(on_cluster(url, work).message)
+    answer = on_cluster(url, work)
+    if output is Output.JSON:
+        terminal.show_json(msgspec.json.encode(answer))
+    else:
+        terminal.write(f"{terminal.plain(host)}: {answer.message}")

@@ -20,7 +20,7 @@ from snooze.client.options import (
     complete_host,
     on_cluster,
 )
-from snooze.common.errors import SnoozeError
+from snooze.common.errors import ExecutionError, Problem, SnoozeError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -110,7 +110,10 @@ def drain(
         if not typer.confirm(f"Drain {', '.join(map(terminal.plain, view.hosts))}?", err=True):
             sys.stderr.write("Nothing was changed.\n")
             raise typer.Exit(EXIT_NO)
-    _carry_out(lambda c: c.drain(hosts, deadline_s=deadline), url, wait, wait_timeout, output)
+    closed = f"no VM comes to {', '.join(hosts)} until `snooze host undrain {' '.join(hosts)}`"
+    _carry_out(
+        lambda c: c.drain(hosts, deadline_s=deadline), url, wait, wait_timeout, output, closed
+    )
 
 
 def undrain(
@@ -125,7 +128,10 @@ def undrain(
     url: UrlOption = "",
 ) -> None:
     """Give hosts back after maintenance: they take VMs again."""
-    _carry_out(lambda c: c.undrain(hosts, bring_back=bring_back), url, wait, wait_timeout, output)
+    opened = f"{', '.join(hosts)} may take VMs again"
+    _carry_out(
+        lambda c: c.undrain(hosts, bring_back=bring_back), url, wait, wait_timeout, output, opened
+    )
 
 
 def confirm_dead(
@@ -167,8 +173,16 @@ def _carry_out(
     wait: bool,
     wait_timeout_s: float,
     output: Output,
+    after: str,
 ) -> None:
-    """Order it, wait for its task, and say what became of it."""
+    """Order it, wait for its task, and say what became of it.
+
+    Args:
+        after: what is so from then on, whatever becomes of the VMs.
+
+    Raises:
+        ExecutionError: VMs stay where they are; names each, and what is so all the same.
+    """
     from snooze.client import tables, terminal
     from snooze.client.async_sdk import failure
     from snooze.client.waiting import wait_for
@@ -195,9 +209,12 @@ def _carry_out(
         terminal.show_json(msgspec.json.encode(ended))
     else:
         terminal.show(tables.task_details(ended))
-    error = failure(ended)
-    if error is not None:
-        raise error
+    if (error := failure(ended)) is not None:
+        stay = [Problem(vm.name, vm.error.message) for vm in ended.vms if vm.error is not None]
+        what = f"{len(stay)} of {len(ended.vms)} VMs have not moved" if stay else error.message
+        raise ExecutionError(f"{what}; {after}", problems=stay)
+    if output is Output.TABLE:
+        terminal.write(f"From now on {after}.")
 
 
 def _show(view: "DrainView", output: Output) -> None:

@@ -19,7 +19,7 @@ import typer
 
 from snooze.client.options import DAEMON_PANEL, Output, OutputOption, add
 from snooze.common.clock import SYSTEM_CLOCK
-from snooze.common.errors import ExecutionError, NotFound, PreconditionError
+from snooze.common.errors import ExecutionError, PreconditionError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,6 +30,7 @@ DOWN_S = 60.0
 """More than it takes to take down the largest lab."""
 ORDER_S = 120.0
 FAILED = "failed: "
+BMC_SAYS = {"off": " (no power)", "cut": " (cut)"}
 
 
 class Power(StrEnum):
@@ -68,6 +69,7 @@ def register(app: typer.Typer) -> None:
         ("power", power),
         ("cut", cut),
         ("plug", plug),
+        ("burn", burn),
         ("console", console),
         ("down", down),
     ):
@@ -105,6 +107,14 @@ def up(
             "--wake-on-lan", help="The cluster wakes hosts so, and knows nothing of their BMCs."
         ),
     ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="Small hosts that save energy, and managers that decide in seconds what takes "
+            "minutes in a machine room.",
+        ),
+    ] = False,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay, and take it down with Ctrl-C.")
     ] = False,
@@ -117,6 +127,7 @@ def up(
     """
     from snooze.lab.cluster import LabPlan, require_tools
     from snooze.lab.owner import check_name, owner_pid, require_root
+    from snooze.lab.quick import quickened
 
     check_name(name)
     require_root()
@@ -135,6 +146,8 @@ def up(
         suspend=suspend,
         wake_on_lan=wake_on_lan,
     )
+    if quick:
+        plan = quickened(plan)
     if foreground:
         _keep(name, plan, output)
     else:
@@ -185,6 +198,21 @@ def plug(machines: MachinesArgument, bmc: BmcOption = False, name: NameOption = 
     _order(name, {"order": "cable", "machines": machines, "plugged": True, "bmc": bmc})
 
 
+def burn(
+    guests: Annotated[
+        list[str],
+        typer.Argument(metavar="GUEST...", help="Guests of one sector: guest1 to guest8."),
+    ],
+    share: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="The part of each second that they burn; 0: none."),
+    ] = 1.0,
+    name: NameOption = "lab",
+) -> None:
+    """Have guests burn their processors, or leave off, from their next heart beat on."""
+    _order(name, {"order": "burn", "guests": guests, "share": share})
+
+
 def console(
     guest: Annotated[str, typer.Argument(metavar="GUEST", help="A VM, by name.")],
     name: NameOption = "lab",
@@ -209,7 +237,7 @@ def down(name: NameOption = "lab") -> None:
     require_root()
     folder = state_folder(name)
     if not folder.exists():
-        raise NotFound(f"there is no lab {name!r}")
+        raise PreconditionError(f"there is no lab {name!r}")
     pid = owner_pid(name)
     if pid:
         os.kill(pid, signal.SIGTERM)
@@ -329,6 +357,8 @@ def _show_up(view: "LabView", output: Output, *, foreground: bool = False) -> No
         f"snooze list; snooze migrate guest1 --to h2; snooze lab console guest1{name}",
         f"snooze lab power off h2{name}; snooze lab status{name}",
     ]
+    if view.quick:
+        lines.append(f"snooze lab burn guest1 guest2{name} --share 0.2; snooze events --follow")
     if view.linux:
         lines.append(f"snooze submit {view.templates}/linux1.xml; snooze lab console linux1{name}")
     terminal.write(
@@ -348,7 +378,7 @@ def _table(view: "LabView") -> "RenderableType":
             machine.power,
             machine.cable,
             machine.service,
-            f"{machine.bmc} {machine.bmc_state}" if machine.bmc else "",
+            machine.bmc + BMC_SAYS.get(machine.bmc_state, ""),
             ", ".join(machine.guests),
         )
         for machine in view.machines

@@ -26,65 +26,21 @@ from snooze.lab import guests
 from snooze.lab.bmc import PASSWORD, USER
 from snooze.lab.cluster import LabCluster, LabPlan
 from snooze.lab.hosts import LabHost
+from snooze.lab.quick import HOST_CORES, HOST_MEMORY_KIB, quickened
 from snooze.lab.witness import Witness
 
 T = TypeVar("T")
 
 GUESTS: Final = ("guest1", "guest2", "guest3", "guest4")
 BIG: Final = ("big1", "big2", "big3")
-HOST_CORES: Final = 0.25
 BUSY: Final = (0.11, 0.17, 0.22, 0.28, 0.39)
 """The parts of a core that guests burn: more on a busy machine, where they do not get that much."""
 BURN_S: Final = 12.0
 """After so long without an overload they burn more."""
-HOST_MEMORY_KIB: Final = 2 * 1024 * 1024
 BIG_MEMORY_KIB: Final = 1536 * 1024
 """Two do not fit on one host."""
 PATIENCE_S: Final = 120.0
 POLL_S: Final = 0.2
-
-HOST: Final[dict[str, dict[str, object]]] = {"monitoring": {"interval_s": 1.0}}
-MANAGER: Final[dict[str, dict[str, object]]] = {
-    "monitoring": {"interval_s": 1.0},
-    "placement": {"overcommit": {"cpu": 64.0}},
-    "autonomy": {"interval_s": 1.0, "hold_s": 5.0, "cool_down_s": 1.0},
-    "relocation": {
-        "sustained_s": 3.0,
-        "idle_s": 5.0,
-        "relieved_hold_s": 10.0,
-        "samples": 4,
-        "forecast_s": 10.0,
-        "thresholds": {"cpu": (0.3, 0.5, 0.6)},
-    },
-    "energy": {
-        "enabled": True,
-        "idle_s": 5.0,
-        "min_on_s": 5.0,
-        "min_off_s": 0.0,
-        "reserved_hosts": 2,
-        "reserve_cpu": 0.0,
-        "reserve_memory": 0.0,
-    },
-}
-"""Short times, so that what takes minutes in a machine room is seen in seconds."""
-
-
-def plan() -> LabPlan:
-    """Four hosts that offer a quarter of a core and 2 GiB each, whatever this machine has."""
-    meminfo = Path("/proc/meminfo").read_text()
-    total_kib = int(meminfo.split("MemTotal:")[1].split()[0])
-    cores = len(Path("/proc/cpuinfo").read_text().split("processor\t:")) - 1
-    capacity: dict[str, object] = {
-        "reserved_memory_kib": float(max(0, total_kib - HOST_MEMORY_KIB)),
-        "reserved_cpu_cores": cores - HOST_CORES,
-    }
-    return LabPlan(
-        hosts=4,
-        managers=2,
-        zookeepers=1,
-        manager_settings=MANAGER,
-        host_settings={**HOST, "capacity": capacity},
-    )
 
 
 class LabDemo(Story):
@@ -343,7 +299,9 @@ async def show(console: Console) -> int:
         console.print(f"  [dim]{line}[/]", highlight=False)
 
     try:
-        with await asyncio.to_thread(LabCluster, plan(), "demo", say) as lab:
+        with await asyncio.to_thread(
+            LabCluster, quickened(LabPlan(zookeepers=1)), "demo", say
+        ) as lab:
             how = "KVM" if lab.kvm else "software emulation (KVM does not boot a guest here)"
             console.print(
                 f"Four hosts of {HOST_CORES:g} cores and {HOST_MEMORY_KIB // 2**20} GiB on this "
@@ -363,7 +321,7 @@ async def show(console: Console) -> int:
     took_s = SYSTEM_CLOCK.monotonic_s() - started_s
     console.print(
         f"\n[green]All {demo.steps} steps verified in {took_s:.0f} s.[/] "
-        "Keep such a cluster: sudo .venv/bin/snooze lab up",
+        "Keep such a cluster: sudo .venv/bin/snooze lab up --quick",
         highlight=False,
     )
     return 0

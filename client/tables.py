@@ -276,7 +276,7 @@ def task_details(task: TaskView) -> RenderableType:
         ]
     if task.error is not None:
         facts.append(("error", Text(plain(task.error.message), style="red")))
-    return Group(_facts(facts), Text(), submission(task))
+    return Group(_facts(facts), *((Text(), submission(task)) if task.vms else ()))
 
 
 def submission(task: TaskView) -> RenderableType:

@@ -102,7 +102,9 @@ def cores_text(cores: float) -> str:
 
 
 def span_text(milliseconds: float) -> str:
-    """``250 ms``, ``12.3 s``, ``4 min 05 s``, ``3 h 07 min``."""
+    """``0 s``, ``250 ms``, ``12.3 s``, ``4 min 05 s``, ``3 h 07 min``."""
+    if not milliseconds:
+        return "0 s"
     if milliseconds < 1000:
         return f"{milliseconds:.0f} ms"
     seconds = milliseconds / 1000

@@ -1,11 +1,12 @@
 """Waiting for tasks with a progress bar on standard error.
 
 A terminal sees one bar for each task (one for all of them when there are many): a submission counts
-the VMs that have settled, a migration the bytes that have moved. Without a terminal it is silent.
+the VMs that have settled, a migration the bytes that have moved, a drain the VMs that have gone.
+Without a terminal it is silent.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -32,6 +33,7 @@ B = TypeVar("B")
 
 MAX_AT_ONCE: Final = 16
 MAX_BARS: Final = 8
+MOVING: Final = ("drain", "undrain")
 WIDE: Final = 76
 """Columns of a terminal that has room for everything."""
 
@@ -112,6 +114,11 @@ class _Bars:
         self._progress = progress
         self._bars: dict[str, TaskID] = {}
         self._ended: set[str] = set()
+        self._began = {
+            task.id: {vm.name: vm.hostname for vm in task.vms}
+            for task in tasks
+            if task.kind in MOVING
+        }
         self._all: TaskID | None = None
         if len(tasks) > MAX_BARS:
             self._all = progress.add_task(tasks[0].kind, total=len(tasks), detail="")
@@ -129,7 +136,7 @@ class _Bars:
             words = f"{len(self._ended)}/{total:.0f} VMs"
             self._progress.update(self._all, completed=len(self._ended), detail=words)
             return
-        done, whole, words = measure(task)
+        done, whole, words = measure(task, self._began.get(task.id))
         self._progress.update(self._bars[task.id], completed=done, total=whole, detail=words)
 
 
@@ -138,9 +145,18 @@ def _title(task: TaskView) -> str:
     return plain(f"{task.kind} {names}")
 
 
-def measure(task: TaskView) -> tuple[float, float | None, str]:
-    """Done, total (None: unknown) and words."""
+def measure(
+    task: TaskView, began: Mapping[str, str] | None = None
+) -> tuple[float, float | None, str]:
+    """Done, total (None: unknown) and words.
+
+    ``began``: of a task that moves VMs away, the hosts that they were on at first, by VM.
+    """
     moved = task.progress
+    waits = next((vm for vm in task.vms if vm.note and not _settled(vm)), None)
+    if began:
+        gone = sum(vm.error is not None or vm.hostname != began.get(vm.name) for vm in task.vms)
+        return gone, len(task.vms), _counted(gone, task, waits)
     if moved is not None and moved.total_bytes:
         done = min(moved.processed_bytes, moved.total_bytes)
         detail = f"{bytes_text(done)} of {bytes_text(moved.total_bytes)}"
@@ -149,16 +165,17 @@ def measure(task: TaskView) -> tuple[float, float | None, str]:
         if task.state in TASK_ENDED and moved.downtime_ms:
             detail += f", down for {span_text(moved.downtime_ms)}"
         return done, moved.total_bytes, detail
-    waits = next((vm for vm in task.vms if vm.note and not _settled(vm)), None)
     if len(task.vms) > 1:
         settled = sum(_settled(vm) for vm in task.vms)
-        words = f"{settled}/{len(task.vms)} VMs"
-        if waits is not None:
-            words += plain(f"; {waits.name} {waits.note}")
-        return settled, len(task.vms), words
+        return settled, len(task.vms), _counted(settled, task, waits)
     if task.state in TASK_ENDED:
         return 1, 1, task.state.value
     return 0, None, task.state.value if waits is None else plain(waits.note)
+
+
+def _counted(done: int, task: TaskView, waits: TaskVm | None) -> str:
+    note = plain(f"; {waits.name} {waits.note}") if waits is not None else ""
+    return f"{done}/{len(task.vms)} VMs{note}"
 
 
 def _settled(vm: TaskVm) -> bool:

@@ -53,6 +53,7 @@ class LabPlan:
         linux: whether there are Linux guests to be submitted, too.
         suspend: whether hosts go to sleep by suspending to RAM, and not by switching off.
         wake_on_lan: whether the cluster wakes them so, knowing nothing of their BMCs.
+        quick: whether the settings are those of ``snooze.lab.quick``, to be said to people.
     """
 
     hosts: int = 4
@@ -64,6 +65,7 @@ class LabPlan:
     linux: bool = False
     suspend: bool = False
     wake_on_lan: bool = False
+    quick: bool = False
 
     def check(self) -> None:
         """Refuse what cannot be built.
@@ -111,6 +113,7 @@ class LabView(msgspec.Struct, frozen=True):
     guests_run_by: str
     machines: tuple[MachineView, ...]
     linux: bool = False
+    quick: bool = False
 
 
 def require_tools() -> None:
@@ -201,6 +204,7 @@ class LabCluster:
             "KVM" if self.kvm else "software emulation (KVM does not boot a guest here)",
             tuple(self._view(host) for host in self.net.hosts.values()),
             self.plan.linux,
+            self.plan.quick,
         )
 
     def host_of(self, guest: str) -> LabHost:
@@ -213,6 +217,17 @@ class LabCluster:
             if guest in _guests(host):
                 return host
         raise NotFound(f"no host of the lab runs a guest {guest!r}")
+
+    def disk_of(self, guest: str) -> Path:
+        """Of a guest of one sector, whether it runs or not.
+
+        Raises:
+            NotFound: names those that there are.
+        """
+        known = {disk.stem: disk for disk in sorted(self.images.glob("*.raw"))}
+        if guest not in known:
+            raise NotFound(f"{guest!r} is no guest that burns; there are: {', '.join(known)}")
+        return known[guest]
 
     # ------------------------------------------------------------ what can be done to it
 
@@ -308,7 +323,7 @@ class LabCluster:
             self.daemons.manager(machine.name, self._manager_settings(), on=machine).install()
         for machine in (*stores, *managers):
             machine.power_on()
-        self._say(f"{len(stores)} ZooKeeper servers and {len(managers)} managers are on")
+        self._say(f"on: {_names([*stores, *managers])}")
         for host in hosts:
             self.rack.add(host)
         self.kvm = kvm.result()
@@ -318,7 +333,7 @@ class LabCluster:
         for host in hosts:
             self.daemons.host(host.name, self._host_settings(host), on=host).install()
             host.power_on()
-        self._say(f"{len(hosts)} hosts are on, each with its libvirtd and a BMC")
+        self._say(f"on: {_names(hosts)}, each with its libvirtd and a BMC")
 
     def _manager_settings(self) -> Tables:
         own: Tables = {
@@ -445,12 +460,16 @@ def _port(number: int) -> Tables:
     return {"network": {"control_port": number}}
 
 
+def _names(hosts: Sequence[LabHost]) -> str:
+    return ", ".join(host.name for host in hosts)
+
+
 def _guests(host: LabHost) -> tuple[str, ...]:
     """Those that run; of a suspended host none can be asked for."""
     if not host.is_on or host.is_suspended:
         return ()
     listed = host.exec(["virsh", "-q", "list", "--name"], timeout_s=20)
-    return tuple(listed.stdout.decode(errors="replace").split())
+    return tuple(sorted(listed.stdout.decode(errors="replace").split()))
 
 
 async def _modes(ensemble: ZooKeeperEnsemble) -> dict[str, str]:

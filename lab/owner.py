@@ -17,13 +17,14 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from snooze.common.errors import Conflict, InvalidRequest, PreconditionError, SnoozeError
 from snooze.lab.cluster import LabCluster, LabPlan, LabView, PowerAction, Say
 from snooze.lab.control import Answer, ControlServer
+from snooze.lab.guests import set_load
 from snooze.lab.processes import sweep
 
 STATE: Final = Path("/run/snooze-lab")
@@ -56,11 +57,18 @@ class WhereOrder(msgspec.Struct, frozen=True, tag="where", tag_field="order"):
     guest: str
 
 
+class BurnOrder(msgspec.Struct, frozen=True, tag="burn", tag_field="order"):
+    """Have guests burn their processors for this part of each second."""
+
+    guests: tuple[str, ...]
+    share: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+
+
 class DownOrder(msgspec.Struct, frozen=True, tag="down", tag_field="order"):
     """Take everything down."""
 
 
-LabOrder = PowerOrder | CableOrder | StatusOrder | WhereOrder | DownOrder
+LabOrder = PowerOrder | CableOrder | StatusOrder | WhereOrder | BurnOrder | DownOrder
 
 
 def state_folder(name: str) -> Path:
@@ -172,6 +180,9 @@ class Owner:
             case WhereOrder(guest):
                 host = lab.host_of(guest)
                 return {"host": host.name, "uri": host.uri}
+            case BurnOrder(names, share):
+                for disk in [lab.disk_of(name) for name in names]:
+                    set_load(disk, share)
             case DownOrder():
                 self.ending.set()
         return {}

@@ -79,13 +79,13 @@ def drain_view(
         why = why_it_stays(entry, reason, can_wake) if entry is not None else reason.message
         stays.append(DrainStay(vm(reason.vm), why))
     return DrainView(
-        hosts=[hostname(registry, host_id) for host_id in sorted(set(host_ids))],
+        hosts=sorted(hostname(registry, host_id) for host_id in set(host_ids)),
         moves=[
             DrainMove(vm(move.vm), host(move.source), host(move.target), move.batch)
             for move in answer.plan.moves
         ],
         stays=stays,
-        emptied=[host(row) for row in answer.emptied],
+        emptied=sorted(host(row) for row in answer.emptied),
         seconds=round(answer.cost_s, 3),
     )
 

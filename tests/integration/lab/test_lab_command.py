@@ -22,7 +22,7 @@ from snooze.common.vms import FailureAction
 from snooze.lab.bmc import PASSWORD, USER
 from snooze.lab.control import ask
 from snooze.lab.daemons import child_environment
-from snooze.lab.guests import Beat, read_beat, wait_for_beat
+from snooze.lab.guests import Beat, read_beat, read_load, wait_for_beat
 from snooze.lab.owner import STATE
 from snooze.lab.processes import marked
 
@@ -150,6 +150,12 @@ def test_a_newcomer_submits_a_guest_and_moves_it(lab: Lab, cluster: Snooze) -> N
     assert len({beat.boot for beat in beats}) == 1, "it never booted anew"
     assert lab.machine("h2")["guests"] == ["guest1"]
     assert lab.machine("h1")["guests"] == []
+    ask(STATE / lab.name / "socket", {"order": "burn", "guests": ["guest1"], "share": 0.5})
+    assert read_load(disk) == 0.5
+    wrong = lab.order("burn", "guest1", "../guest2", "--share", "0")
+    assert "there are: guest1, guest2" in wrong.stderr
+    assert read_load(disk) == 0.5, "nothing was changed"
+    ask(STATE / lab.name / "socket", {"order": "burn", "guests": ["guest1"], "share": 0.0})
 
 
 def note(beats: list[Beat], beat: Beat | None) -> None:

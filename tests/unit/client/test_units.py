@@ -62,6 +62,7 @@ def test_words() -> None:
     assert pair_text(0, 0) == "-"
     assert cores_text(4.0) == "4"
     assert cores_text(0.25) == "0.25"
+    assert span_text(0) == "0 s"
     assert span_text(250) == "250 ms"
     assert span_text(12_340) == "12.3 s"
     assert span_text(245_000) == "4 min 05 s"

@@ -40,6 +40,19 @@ def test_a_migration_counts_bytes() -> None:
     assert measure(ended) == (4 * MIB, 4 * MIB, "4.0 MiB of 4.0 MiB, down for 12 ms")
 
 
+def test_a_drain_counts_the_vms_that_have_gone() -> None:
+    """They run all the while, and the bytes are those of one of its migrations."""
+    began = {"a": "h1", "b": "h1", "c": "h1"}
+    vms = [
+        TaskVm("a", state=VmState.RUNNING, hostname="h2"),
+        TaskVm("b", state=VmState.RUNNING, hostname="h1"),
+        TaskVm("c", state=VmState.RUNNING, hostname="h1", error=ErrorReport("conflict", "paused")),
+    ]
+    moved = MigrationProgress("a", total_bytes=4 * MIB, processed_bytes=MIB)
+    task = TaskView("t", "drain", TaskState.RUNNING, 0, vms=vms, progress=moved)
+    assert measure(task, began) == (2, 3, "2/3 VMs")
+
+
 @pytest.mark.parametrize(
     ("state", "expected"),
     [(TaskState.RUNNING, (0, None, "running")), (TaskState.FAILED, (1, 1, "failed"))],
