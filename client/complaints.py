@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from snooze.client.errors import NoFrontDoor
+from snooze.client.errors import NoFrontDoor, StoreSilent
 from snooze.client.terminal import error_console, plain
 from snooze.common.errors import (
     Conflict,
@@ -42,6 +42,10 @@ ADVICE: Final[dict[type[SnoozeError], str]] = {
     RemoteError: "Try again; `snooze tasks` tells whether something was done.",
     NoFrontDoor: (
         "Start a cluster with `snooze up`, or say where yours is with --url or SNOOZE_URL."
+    ),
+    StoreSilent: (
+        "See whether its servers run and the address is right, then repeat the command: an import "
+        "goes on where it stood."
     ),
     SettingsError: "Nothing was started. Correct the settings and try again.",
 }

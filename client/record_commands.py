@@ -3,16 +3,17 @@
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from snooze.client.options import DAEMON_PANEL, EXIT_NO, Output, add
-from snooze.common.errors import InvalidRequest
+from snooze.common.errors import InvalidRequest, RemoteError
 
 if TYPE_CHECKING:
     from snooze.common.record_check import Report
 
+_T = TypeVar("_T")
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
@@ -75,6 +76,13 @@ def import_(
     force: Annotated[
         bool, typer.Option("--force", help="Even while a group manager leads: it is deposed.")
     ] = False,
+    leave_out: Annotated[
+        bool,
+        typer.Option(
+            "--leave-out-unreadable",
+            help="Import a file with records that cannot be read, without these.",
+        ),
+    ] = False,
 ) -> None:
     """Make the record what FILE says, with all group managers stopped.
 
@@ -91,10 +99,18 @@ def import_(
 
     async def run() -> None:
         async with opened(hosts, root) as coordinator:
-            verified = await import_record(
-                coordinator, file, replace=replace, force=force, on_progress=progress
+            imported = await import_record(
+                coordinator,
+                file,
+                replace=replace,
+                force=force,
+                leave_out=leave_out,
+                on_progress=progress,
             )
-        _say(f"{verified.entries} records of {file} are in the store, and were read back")
+        for place in sorted(imported.left_out):
+            _say(f"{place} was left out")
+        count = imported.verified.entries - len(imported.left_out)
+        _say(f"{count} records of {file} are in the store, and were read back")
 
     _run(run(), file)
 
@@ -117,9 +133,7 @@ def check(
         async with opened(hosts, root) as coordinator:
             return await check_record(coordinator)
 
-    import asyncio
-
-    report = asyncio.run(run())
+    report = _ended(run())
     _show(report, output)
     if report.findings:
         raise typer.Exit(EXIT_NO)
@@ -165,11 +179,21 @@ def _store(config: Path | None, zookeeper: str, prefix: str) -> tuple[str, str]:
 def _run(work: Coroutine[object, object, None], file: Path) -> None:
     """Run it; what the file system says becomes an error of ours."""
     try:
-        import asyncio
-
-        asyncio.run(work)
+        _ended(work)
     except OSError as error:
         raise InvalidRequest(f"{file}: {error.strerror or error}") from error
+
+
+def _ended(work: Coroutine[object, object, _T]) -> _T:
+    """Run it. Raises: StoreSilent, whichever way the store did not answer."""
+    import asyncio
+
+    from snooze.client.errors import StoreSilent
+
+    try:
+        return asyncio.run(work)
+    except RemoteError as error:
+        raise StoreSilent(error.message) from error
 
 
 def _say(line: str) -> None:

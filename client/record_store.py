@@ -8,11 +8,12 @@ writes a batch and notes that in ``/import``, so that whatever dies, the same co
 it stood. The last removes ``/import``.
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -25,11 +26,12 @@ from snooze.common.coordination.port import (
     Delete,
     Operation,
     Put,
+    require_commit,
     wait_connected,
 )
 from snooze.common.coordination.zookeeper import ZooKeeperCoordinator
 from snooze.common.errors import Conflict, ExecutionError, InvalidRequest
-from snooze.common.record_check import Finding, Report, check
+from snooze.common.record_check import Finding, Report, check, readable
 from snooze.common.record_file import FileEntry, FileHeader, Verified, read, verify, write
 from snooze.common.version import VERSION
 
@@ -40,6 +42,11 @@ MAX_BATCH: Final = 400
 EPOCH_MARGIN: Final = 10_000
 """How many leaders there may have been since the file was made."""
 EPOCH_STEP: Final = 1000
+MAX_EPOCH: Final = 10_000_000
+"""A leader every two minutes for forty years; a file that says more is not what it claims to be."""
+
+_NOTE_ROOM: Final = b"." * 200
+_O = TypeVar("_O", bound=Operation)
 
 OnProgress = Callable[[int, int], None]
 """Told how many entries of how many are done."""
@@ -53,6 +60,14 @@ class Progress(msgspec.Struct, frozen=True):
 
     sha256: str
     done: int
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The file that was imported, and which of its records were left out."""
+
+    verified: Verified
+    left_out: frozenset[str]
 
 
 @asynccontextmanager
@@ -107,13 +122,15 @@ async def import_record(
     *,
     replace: bool = False,
     force: bool = False,
+    leave_out: bool = False,
     on_progress: OnProgress = lambda _done, _of: None,
-) -> Verified:
+) -> Imported:
     """Make the store's record what a file says; goes on where the same import ended before.
 
     Args:
         replace: clear away what is there.
         force: depose a leader that lives.
+        leave_out: records that cannot be read stay out of the store; else they are refused.
 
     Raises:
         InvalidRequest: the file is no good; nothing changed.
@@ -123,7 +140,13 @@ async def import_record(
         RemoteError: the store does not answer; repeat the import.
     """
     verified = verify(path)
-    _require_known(path, verified)
+    left_out = _require_known(path, verified)
+    if left_out and not leave_out:
+        place, why = next(iter(left_out.items()))
+        raise InvalidRequest(
+            f"{path} has {len(left_out)} records with which nobody could lead, {place} is one "
+            f"({why}): --leave-out-unreadable imports the others"
+        )
     record_layout.require_known(await coordinator.read(record_layout.LAYOUT_PATH))
     progress = await _begin(coordinator, verified, replace=replace, force=force)
     await _raise_epoch(coordinator, verified.header.epoch + EPOCH_MARGIN)
@@ -134,13 +157,15 @@ async def import_record(
     await _make_shards(coordinator)
     entries = islice(read(path, verified), progress.done, None)
     done = progress.done
-    for batch in _batches(Create(_path_of(path, entry), entry.value) for entry in entries):
+    creates = (Create(_path_of(path, entry), entry.value) for entry in entries)
+    for batch in _batches(creates):
         done += len(batch)
-        await _note(coordinator, batch, Progress(verified.sha256, done))
+        kept = [operation for operation in batch if operation.path not in left_out]
+        await _note(coordinator, kept, Progress(verified.sha256, done))
         on_progress(done, verified.entries)
-    await _compare(coordinator, path, verified)
+    await _compare(coordinator, path, verified, left_out)
     await coordinator.commit([Delete(record_layout.IMPORT_PATH)])
-    return verified
+    return Imported(verified, frozenset(left_out))
 
 
 async def check_record(coordinator: Coordinator) -> Report:
@@ -192,7 +217,7 @@ async def _begin(
     return progress
 
 
-async def _note(coordinator: Coordinator, batch: list[Operation], progress: Progress) -> Progress:
+async def _note(coordinator: Coordinator, batch: Sequence[Operation], progress: Progress) -> Progress:
     """Apply a batch and note how far the import is, in one transaction."""
     note = Put(record_layout.IMPORT_PATH, msgspec.msgpack.encode(progress))
     await coordinator.commit([*batch, note])
@@ -230,31 +255,50 @@ async def _make_shards(coordinator: Coordinator) -> None:
         await coordinator.commit(operations)
 
 
-async def _compare(coordinator: Coordinator, path: Path, verified: Verified) -> None:
+async def _compare(
+    coordinator: Coordinator, path: Path, verified: Verified, left_out: Collection[str]
+) -> None:
     """Read all back. Raises: ExecutionError."""
     present = await read_all(coordinator)
     for entry in read(path, verified):
         place = _path_of(path, entry)
-        if present.pop(place, None) != entry.value:
+        if place not in left_out and present.pop(place, None) != entry.value:
             raise ExecutionError(f"{place} is not what was written: something else writes there")
     if present:
         raise ExecutionError(f"{next(iter(present))} is there and was not written by this import")
 
 
-def _require_known(path: Path, verified: Verified) -> None:
-    """Refuse what this version cannot read. Raises: InvalidRequest."""
+def _require_known(path: Path, verified: Verified) -> dict[str, str]:
+    """Refuse what this version, or a store, cannot take; which records cannot be read, and why.
+
+    Raises:
+        InvalidRequest: nothing was changed.
+    """
     header = verified.header
-    if header.schema > records.SCHEMA:
-        raise InvalidRequest(
-            f"{path} was made by Snooze {header.version} with schema {header.schema}; this version "
-            f"reads up to {records.SCHEMA}: upgrade first; nothing was changed"
-        )
+    for what, has, knows in (
+        ("schema", header.schema, records.SCHEMA),
+        ("layout", header.layout, record_layout.LAYOUT),
+    ):
+        if has > knows:
+            raise InvalidRequest(
+                f"{path} was made by Snooze {header.version} with {what} {has}; this version "
+                f"reads up to {knows}: upgrade first"
+            )
+    if not 0 <= header.epoch <= MAX_EPOCH:
+        raise InvalidRequest(f"{path} says that {header.epoch} leaders had led, which cannot be")
+    note = Put(record_layout.IMPORT_PATH, _NOTE_ROOM)
     seen: set[str] = set()
+    unreadable: dict[str, str] = {}
     for entry in read(path, verified):
         place = _path_of(path, entry)
         if place in seen:
-            raise InvalidRequest(f"{path} has {place} twice; nothing was changed")
+            raise InvalidRequest(f"{path} has {place} twice")
         seen.add(place)
+        require_commit([Create(place, entry.value), note])
+        record = readable(place, entry.value)
+        if isinstance(record, str):
+            unreadable[place] = record
+    return unreadable
 
 
 def _path_of(path: Path, entry: FileEntry) -> str:
@@ -271,9 +315,9 @@ def _entry(place: str, value: bytes) -> FileEntry:
     return FileEntry(kind, rest.rpartition("/")[2], value)
 
 
-def _batches(operations: Iterator[Operation]) -> Iterator[list[Operation]]:
+def _batches(operations: Iterator[_O]) -> Iterator[list[_O]]:
     """Operations, as many as fit a transaction."""
-    batch: list[Operation] = []
+    batch: list[_O] = []
     size = 0
     for operation in operations:
         added = len(operation.path) + (len(operation.data) if isinstance(operation, Create) else 0)

@@ -13,9 +13,11 @@ import msgspec
 
 from snooze.common import records
 from snooze.common.api import TASK_ENDED
+from snooze.common.autonomy import AutonomyRecord
+from snooze.common.energy_records import ENERGY, EnergyRecord
 from snooze.common.errors import ExecutionError
 from snooze.common.record_layout import host_path, task_path, vm_path
-from snooze.common.records import HostRecord, TaskRecord, VmRecord
+from snooze.common.records import HostRecord, LeaseRecord, TaskRecord, VmRecord
 from snooze.common.vm_lifecycle import VmState
 
 LARGE_BYTES: Final = 100_000
@@ -26,6 +28,16 @@ _KINDS: Final[dict[str, type[msgspec.Struct]]] = {
     records.VMS: VmRecord,
     records.TASKS: TaskRecord,
 }
+_OTHERS: Final[dict[str, type[msgspec.Struct]]] = {
+    ENERGY: EnergyRecord,
+    records.AUTONOMY: AutonomyRecord,
+    records.LEASE: LeaseRecord,
+}
+
+UNREADABLE_ADVICE: Final = (
+    "until it is gone no leader can take over: restore a backup, or export the record and import "
+    "it with --replace --leave-out-unreadable"
+)
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -53,27 +65,28 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def check(values: Mapping[str, bytes], managers: Iterable[str]) -> Report:
-    """Check all values below ``/hosts``, ``/vms`` and ``/tasks``.
+    """Check all values: that each can be read, and that hosts, VMs and tasks fit together.
 
     Args:
-        values: by path; those of other kinds are left out.
+        values: by path; those of kinds that are not known are left out.
         managers: ids of the group managers that are up; none: nobody is asked about them.
     """
     findings: list[Finding] = []
     decoded: dict[str, dict[str, msgspec.Struct]] = {kind: {} for kind in _KINDS}
     sizes: dict[str, list[int]] = {kind: [] for kind in _KINDS}
     for path, data in values.items():
-        kind = "/" + path.split("/")[1]
+        kind = kind_of(path)
+        record = readable(path, data)
+        if isinstance(record, str):
+            advice = UNREADABLE_ADVICE
+            if "upgrade" in record:
+                advice = "run the version that wrote it, or a later one"
+            findings.append(Finding(path, record, advice))
         if kind not in _KINDS:
             continue
         sizes[kind].append(len(data))
-        try:
-            decoded[kind][path] = records.decode(data, _KINDS[kind])
-        except ExecutionError as error:
-            advice = "restore it from a backup; until then no leader can take over"
-            if "upgrade" in error.message:
-                advice = "run the version that wrote it, or a later one"
-            findings.append(Finding(path, error.message, advice))
+        if isinstance(record, msgspec.Struct):
+            decoded[kind][path] = record
         if len(data) > LARGE_BYTES:
             what = f"{len(data)} bytes are unusually many"
             findings.append(Finding(path, what, "see what its template or task has so much of"))
@@ -89,6 +102,23 @@ def check(values: Mapping[str, bytes], managers: Iterable[str]) -> Report:
         for kind, found in sizes.items()
     ]
     return Report(findings, totals)
+
+
+def kind_of(path: str) -> str:
+    """The first part of a path: ``/vms``."""
+    return "/" + path.split("/")[1]
+
+
+def readable(path: str, data: bytes) -> msgspec.Struct | str | None:
+    """The record that a value is, or why it cannot be read; None if its kind is not known."""
+    kind = kind_of(path)
+    record = _KINDS.get(kind) or _OTHERS.get(kind)
+    if record is None:
+        return None
+    try:
+        return records.decode(data, record)
+    except ExecutionError as error:
+        return error.message
 
 
 def _misplaced(

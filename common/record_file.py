@@ -31,6 +31,8 @@ MAGIC: Final = b"SNOOZE-RECORD-1\n"
 MAX_BODY_BYTES: Final = 1_100_000
 """Above the largest value that a transaction can write."""
 MAX_ENTRIES: Final = 10_000_000
+MAX_BYTES: Final = 16 * 1024**3
+"""Of a file unpacked: more than a ZooKeeper, which keeps all of it in memory, is ever given."""
 _CHUNK_BYTES: Final = 64 * 1024
 _LENGTH: Final = struct.Struct("!I")
 _Decoded = TypeVar("_Decoded")
@@ -145,17 +147,24 @@ def _frames(path: Path) -> Iterator[bytes]:
     """The bodies of all frames, never more than one of them and a chunk in memory."""
     unpacker = zlib.decompressobj()
     buffer = bytearray()
+    if path.exists() and not path.is_file():
+        raise _wrong(path, "it is no plain file, and is read more than once")
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise _wrong(path, "it was not made by 'snooze record export', or by a newer version")
+        total = 0
         while not unpacker.eof:
             packed = unpacker.unconsumed_tail or file.read(_CHUNK_BYTES)
             if not packed:
                 raise _wrong(path, "it is cut short")
             try:
-                buffer += unpacker.decompress(packed, _CHUNK_BYTES)
+                unpacked = unpacker.decompress(packed, _CHUNK_BYTES)
             except zlib.error as error:
                 raise _wrong(path, f"it is damaged ({error})") from error
+            total += len(unpacked)
+            if total > MAX_BYTES:
+                raise _wrong(path, f"it unpacks to more than {MAX_BYTES} bytes")
+            buffer += unpacked
             yield from _whole_frames(path, buffer)
         if unpacker.unused_data or file.read(1):
             raise _wrong(path, "there is something behind its end")

@@ -65,6 +65,7 @@ async def run(options: argparse.Namespace) -> int:
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - told, counted
                 failed += 1
                 say(f"round {number} FAILED: {said}: {error}")
+                say(world.story(str(error)))
                 if not isinstance(error, AssertionError):
                     traceback.print_exc()
                 break

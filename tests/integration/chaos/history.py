@@ -216,7 +216,8 @@ class History:
         if asked.refused:
             return f"refused ({asked.refused}), and is there"
         if name in asked.gone:
-            return f"destroyed, and is {view.state}"
+            there = [f"{d.host}{'' if d.running else ' (off)'}" for d in those]
+            return f"destroyed, and is {view.state} on {view.hostname}; domains: {there}"
         if view.state is VmState.RUNNING:
             return "" if runs == [view.hostname] else f"told to run on {view.hostname}: {runs}"
         if runs:

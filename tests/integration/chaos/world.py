@@ -233,6 +233,19 @@ class World:
             return f"only {active} joined"
         return ""
 
+    def story(self, told: str) -> str:
+        """What the leader says has happened to those that a text names, and to daemons."""
+        lines: list[str] = []
+        front, seq = self.cluster.bootstraps[0], 0
+        while events := self.get(front, f"/v1/events?limit=1000&after={seq}"):
+            seq = events[-1]["seq"]
+            lines += [
+                f"{event['at_ms']} {event['kind']} {event['subject']}: {event['message']}"
+                for event in events
+                if event["subject"] in told or not event["kind"].startswith(("vm.", "command."))
+            ]
+        return "\n".join(lines[-200:])
+
     def logs(self) -> str:
         """The end of every daemon's log."""
         with contextlib.suppress(SnoozeError):

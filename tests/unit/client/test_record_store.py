@@ -13,6 +13,7 @@ from snooze.client.record_store import (
     read_all,
 )
 from snooze.common import record_layout, records
+from snooze.common.autonomy import AutonomyRecord
 from snooze.common.coordination.leadership import EPOCH, LEADER
 from snooze.common.coordination.memory import MemoryCoordinator, MemoryStore
 from snooze.common.coordination.port import (
@@ -29,9 +30,11 @@ from snooze.common.record_file import FileEntry, FileHeader, write
 from snooze.common.record_layout import FOLDERS, IMPORT_PATH, prepare
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
+from snooze.common.wire import Address
 from snooze.groupmanager.election import Leading
 
 VMS = 1000
+HOST = records.encode(records.HostRecord("h", "one", Address("10.0.0.9", 5002), "m", 3))
 
 
 class Dying(MemoryCoordinator):
@@ -70,7 +73,8 @@ async def filled() -> Dying:
         await client.commit(
             [Create(record_layout.vm_path(v.vm_id), records.encode(v)) for v in those]
         )
-    await client.commit([Create(records.AUTONOMY, b"\x02modes"), Create("/hosts/h", b"\x02host")])
+    autonomy = Create(records.AUTONOMY, records.encode(AutonomyRecord()))
+    await client.commit([autonomy, Create("/hosts/h", HOST)])
     return client
 
 
@@ -171,7 +175,7 @@ async def test_another_file_does_not_go_on_with_the_import_of_one(tmp_path: Path
         await import_record(client, path)
     client.left = 1_000_000
     other = tmp_path / "other"
-    write(other, FileHeader(2, 2, 1, 0, "/", "1"), [FileEntry("hosts", "x", b"\x02")])
+    write(other, FileHeader(2, 2, 1, 0, "/", "1"), [FileEntry("hosts", "x", HOST)])
     with pytest.raises(Conflict, match="another file"):
         await import_record(client, other)
     await import_record(client, other, replace=True)
@@ -182,6 +186,13 @@ async def test_another_file_does_not_go_on_with_the_import_of_one(tmp_path: Path
     ("header", "entry", "what"),
     [
         (FileHeader(99, 2, 1, 0, "/", "9"), FileEntry("vms", "a", b""), "schema 99"),
+        (FileHeader(2, 99, 1, 0, "/", "9"), FileEntry("vms", "a", b""), "layout 99"),
+        (FileHeader(2, 2, 2**62, 0, "/", "9"), FileEntry("hosts", "h", HOST), "cannot be"),
+        (FileHeader(2, 2, -1, 0, "/", "9"), FileEntry("hosts", "h", HOST), "cannot be"),
+        (FileHeader(2, 2, 1, 0, "/", "9"), FileEntry("hosts", "..", HOST), "not a path"),
+        (FileHeader(2, 2, 1, 0, "/", "9"), FileEntry("hosts", "a\x1b[31m", HOST), "not a path"),
+        (FileHeader(2, 2, 1, 0, "/", "9"), FileEntry("hosts", "h", bytes(1_050_000)), "at most"),
+        (FileHeader(2, 2, 1, 0, "/", "9"), FileEntry("lease", "", b"\x02?"), "/lease is one"),
         (FileHeader(2, 2, 1, 0, "/", "9"), FileEntry("spells", "a", b""), "does not know"),
         (FileHeader(2, 2, 1, 0, "/", "9"), FileEntry("vms", "", b""), "does not know"),
         (FileHeader(2, 2, 1, 0, "/", "9"), FileEntry("hosts", "../leader", b""), "does not know"),
@@ -199,9 +210,32 @@ async def test_a_file_of_another_version_changes_nothing(
     assert [await client.children(folder) for folder in FOLDERS] == [[]] * len(FOLDERS)
 
 
+async def test_records_that_cannot_be_read_are_left_out_when_told(tmp_path: Path) -> None:
+    client = await filled()
+    bad = record_layout.vm_path("ee" * 16)
+    await client.commit([Create(bad, b"\x02?"), Create(records.LEASE, b"\x63new")])
+    path = tmp_path / "record"
+    await export_record(client, path, "/snooze")
+    values = await read_all(client)
+    assert {finding.path for finding in (await check_record(client)).findings} == {
+        bad,
+        records.LEASE,
+    }
+    with pytest.raises(InvalidRequest, match="2 records with which nobody could lead"):
+        await import_record(client, path, replace=True)
+    client.left = 16
+    with pytest.raises(OutcomeUnknown):
+        await import_record(client, path, replace=True, leave_out=True)
+    client.left = 1_000_000
+    imported = await import_record(client, path, replace=True, leave_out=True)
+    assert imported.left_out == {bad, records.LEASE}
+    del values[bad], values[records.LEASE]
+    assert await read_all(client) == values
+    assert (await check_record(client)).findings == []
+
+
 async def test_a_check_of_a_good_store_finds_nothing() -> None:
     client = await filled()
-    await client.commit([Delete("/hosts/h")])
     report = await check_record(client)
     assert report.findings == []
     assert report.totals[1].count == VMS

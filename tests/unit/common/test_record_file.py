@@ -1,5 +1,6 @@
 """Files of the record: whole or refused, whatever was done to them."""
 
+import os
 import stat
 import zlib
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from snooze.common import record_file
 from snooze.common.errors import InvalidRequest
 from snooze.common.record_file import (
     MAGIC,
@@ -129,4 +131,21 @@ def test_what_follows_the_end_is_refused(tmp_path: Path) -> None:
     write(path, HEADER, ENTRIES)
     path.write_bytes(path.read_bytes() + b"more")
     with pytest.raises(InvalidRequest, match="behind its end"):
+        verify(path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(InvalidRequest, match="no plain file"):
+        verify(path)
+
+
+def test_a_file_that_unpacks_beyond_all_measure_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "record"
+    write(path, HEADER, iter(ENTRIES))
+    monkeypatch.setattr(record_file, "MAX_BYTES", 500_000)
+    with pytest.raises(InvalidRequest, match="unpacks to more than 500000 bytes"):
         verify(path)
