@@ -217,7 +217,9 @@ async def _begin(
     return progress
 
 
-async def _note(coordinator: Coordinator, batch: Sequence[Operation], progress: Progress) -> Progress:
+async def _note(
+    coordinator: Coordinator, batch: Sequence[Operation], progress: Progress
+) -> Progress:
     """Apply a batch and note how far the import is, in one transaction."""
     note = Put(record_layout.IMPORT_PATH, msgspec.msgpack.encode(progress))
     await coordinator.commit([*batch, note])
