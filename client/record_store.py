@@ -158,9 +158,9 @@ async def import_record(
     entries = islice(read(path, verified), progress.done, None)
     done = progress.done
     creates = (Create(_path_of(path, entry), entry.value) for entry in entries)
-    for batch in _batches(creates):
-        done += len(batch)
-        kept = [operation for operation in batch if operation.path not in left_out]
+    for created in _batches(creates):
+        done += len(created)
+        kept = [create for create in created if create.path not in left_out]
         await _note(coordinator, kept, Progress(verified.sha256, done))
         on_progress(done, verified.entries)
     await _compare(coordinator, path, verified, left_out)

@@ -72,6 +72,7 @@ from snooze.localcontroller.hypervisor.port import (
     VmChange,
 )
 from snooze.localcontroller.order_rules import brings_in, differs, network_of
+from snooze.localcontroller.touched import Touched
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +135,7 @@ class Orders:
         self._locks: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()
         self._moving: Counter[str] = Counter()
+        self._touched = Touched()
         self._refreshing = False
         self._loose: tuple[LooseDisk, ...] = ()
         self._goes_down = False
@@ -212,18 +214,15 @@ class Orders:
         if introduced is not None and introduced[0] == self.epoch:
             introduced = None  # the link by which it is heard does not stand yet
         before = dict(self._known) if introduced is None else introduced[1]
-        touched = set(self._waiting) | set(self._moving)
-        reports = await self._look()
+        with self._touched.during([*self._waiting, *self._moving]) as touched:
+            reports = await self._look()
         after = {report.vm_id: report for report in reports}
-        touched |= set(self._waiting) | set(self._moving)
         if introduced is not None:
             self._introduced = None
-        untold = {vm_id: before[vm_id] for vm_id in touched & before.keys()}
-        self._known = {
-            vm_id: report
-            for vm_id, report in (after | untold).items()
-            if vm_id not in self._arriving
-        }
+        # Of a VM that was touched, the manager knows what it was told; the next look compares.
+        told = {vm_id: vm for vm_id, vm in (self._known | before).items() if vm_id in touched}
+        seen = {vm_id: vm for vm_id, vm in after.items() if vm_id not in touched}
+        self._known = {k: vm for k, vm in (seen | told).items() if k not in self._arriving}
         for vm_id, report in after.items():
             former = before.get(vm_id)
             if vm_id not in touched and (former is None or differs(former, report)):
@@ -238,10 +237,11 @@ class Orders:
 
     async def reconcile_vm(self, vm_id: str) -> None:
         """Tell of one VM as it is now, whatever was told before."""
-        for report in await self._hypervisor.inventory():
-            if report.vm_id == vm_id:
-                self._known[vm_id] = report
-                self._tell(VmChanged(report))
+        async with self._turn(vm_id):
+            for report in await self._hypervisor.inventory():
+                if report.vm_id == vm_id:
+                    self._known[vm_id] = report
+                    self._tell(VmChanged(report))
 
     # ------------------------------------------------------------ orders
 
@@ -337,6 +337,7 @@ class Orders:
     @contextlib.asynccontextmanager
     async def _turn(self, vm_id: str) -> AsyncGenerator[None]:
         """One order at a time per VM."""
+        self._touched.note(vm_id)
         lock = self._locks.setdefault(vm_id, asyncio.Lock())
         self._waiting[vm_id] += 1
         try:
@@ -480,6 +481,7 @@ class Orders:
     async def _migrate_out(self, order: MigrateOut) -> HostAnswer:
         """Move a VM out; that it left, or how it stayed, is told besides (rule 2)."""
         vm_id = order.vm_id
+        self._touched.note(vm_id)
         self._moving[vm_id] += 1
 
         def on_progress(progress: MigrationProgress) -> None:
@@ -502,6 +504,7 @@ class Orders:
         return OrderDone()
 
     async def _finish(self, order: FinishIncoming) -> HostAnswer:
+        self._touched.note(order.vm_id)
         report = await self._hypervisor.finish_incoming(order.vm_id, order.ticket)
         self._arriving.pop(order.vm_id, None)
         with contextlib.suppress(SnoozeError):
@@ -539,6 +542,7 @@ class Orders:
     def on_change(self, change: VmChange) -> None:
         """A domain changed, by an order or by itself (called by the hypervisor's driver)."""
         vm_id = change.vm_id
+        self._touched.note(vm_id)
         if change.kind in _QUIET or any(
             vm_id in quiet for quiet in (self._starting, self._moving, self._arriving)
         ):

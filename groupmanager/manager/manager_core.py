@@ -250,6 +250,8 @@ class ManagerCore:
             return self._new_vm(event)
         key = report.vm_id if report.managed else f"{report.vm_id}@{event.host_id}"
         if self.migrations.moves(key):
+            if event.notice.gone and report.state is not VmState.MIGRATING:
+                self.migrations.heard_gone(event.host_id, key)
             return []
         vm = self.table.vms.get(key)
         if vm is None:

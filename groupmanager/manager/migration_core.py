@@ -3,7 +3,9 @@
 ::
 
     step      order to     done                     refused          not answered
-    offer     source       prepare                  it failed        it failed
+    offer     source       prepare                  look, if it has  it failed
+                                                    no such VM;
+                                                    else it failed
     prepare   destination  move                     it failed        abort
     move      source       finish                   abort            abort
     finish    destination  it is over               abort            tried again, at most
@@ -19,7 +21,8 @@ Rules:
    the VM cannot arrive any more: only then is the source asked what it has.
 2. A destination under another manager is reached through the leader (*relayed* orders): that
    manager reserves the room at ``prepare`` and takes the VM at ``finish``.
-3. While a VM moves, what hosts say of it by themselves is not heard: the steps tell.
+3. While a VM moves, what hosts say of it by themselves is not heard: the steps tell. That it is
+   gone is said once only: then "it failed" is not believed before the source was looked at.
 4. "It failed" leaves the VM at the source, as the source says it is. Only if neither side has it,
    or nobody answers, is it lost: ``UNREACHABLE``, on no host if the source does not have it.
 5. The receiving end of another manager's migration is ``arrivals_core.py``'s.
@@ -43,7 +46,7 @@ from typing import Final
 
 import msgspec
 
-from snooze.common.errors import Conflict, ErrorReport, ExecutionError, NoCapacity
+from snooze.common.errors import Conflict, ErrorReport, ExecutionError, NoCapacity, NotFound
 from snooze.common.resources import ZERO, Capacity, FloatArray
 from snooze.common.vm_lifecycle import VmCommand, VmState
 from snooze.common.vms import MigrationTicket, VmReport
@@ -104,6 +107,7 @@ class Migration:
     promised: Capacity = ZERO
     promised_epoch: int = 0
     taken_back: bool = False
+    gone: bool = False
 
 
 @dataclass(slots=True)
@@ -152,6 +156,12 @@ class Migrations:
     def moves(self, key: str) -> bool:
         """Whether the VM is on its way, out of here or in."""
         return key in self._open or self.arrivals.awaits(key)
+
+    def heard_gone(self, host_id: str, key: str) -> None:
+        """Rule 3: a host says that a VM which moves is not there, and not because it moved."""
+        migration = self._open.get(key)
+        if migration is not None and migration.source == host_id:
+            migration.gone = True
 
     @property
     def moving(self) -> tuple[str, ...]:
@@ -242,6 +252,8 @@ class Migrations:
             )
 
     def _offered(self, migration: Migration, outcome: Outcome) -> list[ManagerEffect]:
+        if isinstance(outcome, ErrorReport) and outcome.code == NotFound.code:
+            return self._look(migration, outcome)
         if not isinstance(outcome, OfferIssued):
             return self._failed(migration, outcome)
         migration.report = outcome.report
@@ -311,7 +323,7 @@ class Migrations:
             migration.relayed,
         )
 
-    def _look(self, migration: Migration, why: Outcome) -> list[ManagerEffect]:
+    def _look(self, migration: Migration, why: Outcome | None) -> list[ManagerEffect]:
         """Ask the source what became of the VM."""
         vm_id = migration.vm.report.vm_id
 
@@ -333,7 +345,7 @@ class Migrations:
             migration.source, lambda epoch: TakeInventory(epoch, migration.cause, vm_id), looked
         )
 
-    def _go_on(self, migration: Migration, why: Outcome) -> list[ManagerEffect]:
+    def _go_on(self, migration: Migration, why: Outcome | None) -> list[ManagerEffect]:
         """Rule 9: let the guest run on at the source."""
 
         def resumed(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
@@ -349,7 +361,7 @@ class Migrations:
             resumed,
         )
 
-    def _lost(self, migration: Migration, why: Outcome, host_id: str) -> list[ManagerEffect]:
+    def _lost(self, migration: Migration, why: Outcome | None, host_id: str) -> list[ManagerEffect]:
         """Nobody knows where the VM is; ``host_id`` may have it, if there is one."""
         vm = migration.vm
         self._close(migration)
@@ -390,8 +402,11 @@ class Migrations:
         self.on_moved(moved.key, migration.source, migration.cause)
         return [*effects, *migration.done(VmOrderDone(moved.status()))]
 
-    def _failed(self, migration: Migration, error: object) -> list[ManagerEffect]:
-        """The VM stays at the source."""
+    def _failed(self, migration: Migration, error: Outcome | None) -> list[ManagerEffect]:
+        """The VM stays at the source, unless that has said that it is gone."""
+        if migration.gone:
+            migration.gone = False
+            return self._look(migration, error)
         vm = migration.vm
         self._close(migration)
         effects: list[ManagerEffect] = []

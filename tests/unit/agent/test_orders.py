@@ -346,6 +346,34 @@ async def test_what_an_order_is_doing_is_not_told_of_by_looking(rig: Rig) -> Non
         await task
 
 
+async def test_a_vm_that_lived_and_died_within_one_look_is_not_told_of(rig: Rig) -> None:
+    """Found by chaos, seed 3: VMs were told to run after they had been destroyed."""
+    hypervisor = rig.hypervisor
+    seen = asyncio.Event()
+    answer = asyncio.Event()
+    look = hypervisor.inventory
+
+    async def slow() -> list[VmReport]:
+        await seen.wait()
+        reports = await look()
+        await answer.wait()
+        return reports
+
+    hypervisor.inventory = slow  # type: ignore[method-assign]
+    looking = asyncio.ensure_future(rig.orders.reconcile())
+    await rig.quiet()
+    await rig.run(start_of(A))
+    seen.set()
+    await rig.quiet()  # it is seen to run
+    await rig.run(command_of(VmCommand.DESTROY))
+    await rig.quiet()
+    rig.told.clear()
+    answer.set()
+    await looking
+    assert rig.changes == []
+    assert rig.orders.vm_ids == []
+
+
 async def test_a_hypervisor_that_does_not_answer_is_no_end_of_vms(rig: Rig) -> None:
     await rig.start()
     rig.hypervisor.host.lose_connection("gone")

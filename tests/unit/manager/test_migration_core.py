@@ -666,3 +666,34 @@ def test_a_guest_that_may_run_at_the_destination_stays_paused(journey: Journey) 
     journey.abort(NO_ANSWER, unknown=True)
     journey.look(report_of("a", VmState.PAUSED))
     assert journey.failed(REFUSED, VmState.PAUSED)
+
+
+# ---------------------------------------------------------------- a VM that is not there
+
+
+def test_a_source_that_does_not_have_it_is_looked_at(journey: Journey) -> None:
+    """Found by chaos, seed 3: it was told to run again, for ever."""
+    missing = ErrorReport("not_found", "no VM a on this host")
+    journey.effects = journey.answer(journey.step, missing)
+    journey.look()
+    assert error_of(journey.effects) == missing
+    assert (told(journey.effects)[-1].state, told(journey.effects)[-1].host_id) == (
+        VmState.UNREACHABLE,
+        "",
+    )
+    assert "a" not in journey.table.vms
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_that_it_is_gone_is_not_forgotten_while_it_moves(journey: Journey, is_there: bool) -> None:
+    journey.go(1)
+    step = journey.step
+    assert journey.notice(HERE, report_of("a"), gone=True) == []
+    journey.effects = journey.answer(step, REFUSED)
+    if is_there:
+        journey.look(report_of("a"))
+        assert journey.failed(REFUSED)
+    else:
+        journey.look()
+        assert error_of(journey.effects) == REFUSED
+        assert "a" not in journey.table.vms
