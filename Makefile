@@ -19,6 +19,8 @@ LANES ?= -n 3 --dist loadfile --no-loadscope-reorder
 # Simulated processes that are killed close nothing, by intent: in a session of its own, no leak.
 SIM_LANES ?= -n 2 -W ignore::ResourceWarning
 SEEDS ?= 10000
+# Hundreds of daemons are started by the tests: each would compile all modules again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo up test check mypy pyright chaos clean install-test lab-demo soak
 
