@@ -8,7 +8,15 @@ from typing import Protocol, assert_never
 
 from snooze.common.api import HostWhyView, ObstacleView
 from snooze.common.clock import Clock
-from snooze.common.errors import ErrorReport, NotFound, SnoozeError
+from snooze.common.errors import (
+    Conflict,
+    ErrorReport,
+    NotFound,
+    NotLeader,
+    SnoozeError,
+    StaleEpoch,
+    TooBusy,
+)
 from snooze.common.records import HostPower
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.task_set import TaskSet
@@ -43,6 +51,8 @@ from snooze.groupmanager.leader.submission_events import Decided
 EXPLAIN_TIMEOUT_S = 30.0
 OVERLOADS_LAST_S = 30.0
 """Twice as long as a manager takes to tell of an overloaded host again."""
+NOT_TRIED = frozenset({Conflict.code, NotLeader.code, StaleEpoch.code, TooBusy.code})
+"""Nothing was tried: the VM is not one that could not be moved."""
 
 
 class Leader(Protocol):
@@ -210,7 +220,8 @@ class Across:
             await self._ask(host.manager_id, order)
         except SnoozeError as failure:
             error = ErrorReport.of(failure)
-            self.holds.stuck(effect.vm_id)
+            if error.code not in NOT_TRIED:
+                self.holds.stuck(effect.vm_id)
         now_s = self._clock.monotonic_s()
         if relieves:
             ended = self.relief.ended(effect.host_id, effect.vm_id, effect.target, error, now_s)

@@ -47,7 +47,9 @@ def choose(
 ) -> Choice:
     """Choose a manager for VMs that the same managers have refused.
 
-    What is sent to a manager is taken out of the leader's view of it, until its next summary.
+    What is sent to a manager is taken out of the leader's view of it, until its next summary. That
+    is of all its hosts, and may be older than its having the host that was asked for: there the
+    manager says itself whether there is room.
     """
     tried = vms[0].tried
     members = sorted(registry.managers.values(), key=lambda m: m.manager_id)
@@ -67,6 +69,9 @@ def choose(
     asked: list[tuple[VmEntry, str]] = []
     left: list[NoManager] = []
     for i, vm in enumerate(vms):
+        if plan.manager[i] < 0 and vm.pin_host and not restarts and 0 <= pins[i] < len(managers):
+            asked.append((vm, managers[pins[i]].manager_id))
+            continue
         if plan.manager[i] < 0:
             left.append(_no_manager(registry, vm, why.get(i, ""), managers))
             continue

@@ -5,7 +5,9 @@ Rules:
 1. A manager tells of such a host (``HostToEmpty``), again while it is one: everything there may
    move, would be worth moving, and finds no room among the manager's own hosts. What is told is
    looked at once every manager has had its say (``gather_s``), the least used host first; what was
-   not told again for ``keep_s`` is forgotten.
+   not told again for ``keep_s`` is forgotten. A host goes onto one that is used less than itself
+   only once it has been told for twice as long: that one may be told late (its samples were), and
+   what is emptied onto the fullest moves least.
 2. Where everything goes is ``scheduling.emptying_question``'s answer, on what the leader knows:
    what is promised, and what each host said that it uses. The manager that has the host migrates,
    one VM after the other, as for a person; hosts prove their room again.
@@ -137,7 +139,7 @@ class EmptyingCore:
         if found is None:
             return []
         told, _ = found
-        made, lines = self._made(told, now_ms)
+        made, lines = self._made(told, now_ms, downhill=True)
         if made is None or self.plan is not None:
             why = "another plan is carried out" if self.plan is not None else "; ".join(lines)
             return [_ended(key, told, DecisionState.EXPIRED, why)]
@@ -172,7 +174,8 @@ class EmptyingCore:
             if wait:
                 self.why[told.host_id] = (wait,)
                 continue
-            made, lines = self._made(told, now_ms)
+            downhill = now_s - candidate.first_s >= 2 * self.gather_s
+            made, lines = self._made(told, now_ms, downhill=downhill)
             self.why[told.host_id] = lines
             if made is None:
                 continue
@@ -182,9 +185,12 @@ class EmptyingCore:
         return []
 
     def _made(
-        self, told: HostToEmpty, now_ms: int
+        self, told: HostToEmpty, now_ms: int, *, downhill: bool
     ) -> tuple[tuple[EmptyingQuestion, Emptying] | None, tuple[str, ...]]:
-        """A plan for a host as it is now; or why there is none."""
+        """A plan for a host as it is now; or why there is none.
+
+        ``downhill``: also onto hosts that are used less than it.
+        """
         host = self.registry.hosts.get(told.host_id)
         if host is None or not host.joined or host.maintenance:
             return None, ("it takes no part any more",)
@@ -194,12 +200,13 @@ class EmptyingCore:
         vms, why = self._burdens(told, now_ms)
         if why:
             return None, (why,)
-        targets = self._targets(told.host_id)
+        targets = self._targets(told.host_id, 0.0 if downhill else self._share(host))
         question = EmptyingQuestion(host.description.hostname, vms, targets, self.middle)
         answer = choose_emptying(question)
         if not answer.moves:
             nowhere = f"no host of any manager has room for {answer.stuck}"
-            return None, (nowhere, *answer.others)
+            later = () if downhill else ("hosts that are used less than it are looked at later",)
+            return None, (nowhere, *answer.others, *later)
         lacks = self.ha_lacks(told.host_id, dict(answer.moves))
         if lacks:
             return None, (f"once it is empty, {lacks}",)
@@ -222,15 +229,14 @@ class EmptyingCore:
             for vm in sorted(found, key=lambda vm: vm.vm_id)
         ), ""
 
-    def _targets(self, source: str) -> tuple[Target, ...]:
-        """Hosts in use of all managers, the fullest first."""
+    def _targets(self, source: str, least: float) -> tuple[Target, ...]:
+        """Hosts in use of all managers, of whose cores this share is used, the fullest first."""
         known: list[tuple[float, str, HostEntry]] = []
         for host_id, host in self.registry.hosts.items():
-            cores = self.registry.cores_used(host)
-            if host_id == source or cores < 0 or not _takes(host):
+            share = self._share(host)
+            if host_id == source or share < 0 or not _takes(host):
                 continue
-            share = cores / max(host.description.capacity.cpu_cores, SLACK)
-            if share <= self.middle:
+            if least - SLACK <= share <= self.middle:
                 known.append((share, host_id, host))
         known.sort(key=lambda each: (-each[0], each[1]))
         targets: list[Target] = []
@@ -245,6 +251,10 @@ class EmptyingCore:
             if len(targets) == MAX_TARGETS:
                 break
         return tuple(targets)
+
+    def _share(self, host: HostEntry) -> float:
+        """Of its cores, the share that is used; below 0: not known."""
+        return self.registry.cores_used(host) / max(host.description.capacity.cpu_cores, SLACK)
 
     # ------------------------------------------------------------ doing
 

@@ -10,6 +10,7 @@ from snooze.client.async_sdk import AsyncSnooze
 from snooze.common.api import ClusterRequest, VmRequest
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import LooseDisk
+from snooze.groupmanager.leader import orphan_disks_core
 from snooze.localcontroller import agent
 
 PATIENCE_S = 60.0
@@ -26,6 +27,7 @@ async def until(holds: Callable[[], Awaitable[bool]], what: str) -> None:
 
 async def test_a_disk_goes_when_its_vm_is_proven_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent, "RECONCILE_INTERVAL_S", 0.5)
+    monkeypatch.setattr(orphan_disks_core, "LOOK_S", 0.5)
     options = Options(
         managers=2,
         hosts=2,
@@ -57,7 +59,7 @@ async def test_a_disk_goes_when_its_vm_is_proven_gone(monkeypatch: pytest.Monkey
             }
 
         await until(all_shown, "both are shown")
-        await asyncio.sleep(6.0)
+        await asyncio.sleep(1.5)
         assert vm_id in disks, "a look of the leader later"
         await client.wait(await client.destroy("web"), check=True)
 

@@ -20,14 +20,15 @@ from snooze.common.api import (
     ClusterRequest,
     DecisionView,
     DecisionWord,
+    HostWhyView,
     VmRequest,
 )
-from snooze.common.errors import Conflict, InvalidRequest, NotFound
+from snooze.common.errors import Conflict, InvalidRequest, NotFound, SnoozeError
 
 REPOSITORY = Path(__file__).parents[3]
 PATIENCE_S = 180.0
-QUIET_S = 8.0
-CALM_S = 12.0
+QUIET_S = 5.0
+CALM_S = 7.0
 """Longer than a forecast looks back."""
 DOMAIN = (
     "<domain type='kvm'><name>{name}</name><memory unit='KiB'>{memory}</memory>"
@@ -37,7 +38,7 @@ DOMAIN = (
 QUICK: dict[str, object] = {
     "monitoring": {"interval_s": 0.5},
     "autonomy": {"interval_s": 0.5, "cool_down_s": 1.0, "underload": "off"},
-    "relocation": {"sustained_s": 3.0, "forecast_s": 10.0, "samples": 4},
+    "relocation": {"sustained_s": 3.0, "forecast_s": 6.0, "samples": 4},
 }
 
 
@@ -76,7 +77,21 @@ class Bench:
                 while not await holds():  # noqa: ASYNC110 - it is asked over HTTP
                     await asyncio.sleep(0.2)
         except TimeoutError:
-            pytest.fail(f"{what}: not within {PATIENCE_S:g} s")
+            pytest.fail(f"{what}: not within {PATIENCE_S:g} s\n{await self.story()}")
+
+    async def story(self) -> str:
+        """Where each VM and host is, what was decided, and why each host stays as it is."""
+        lines = [f"{name} is on {host}" for name, host in (await self.where()).items()]
+        for host in await self.client.hosts():
+            lines.append(f"{host.hostname} is {host.power}, of manager {host.manager_id[:8]}")
+            try:
+                view = decode(await self.client.fetch(f"/hosts/{host.id}/why"), HostWhyView)
+                lines += [f"  {each.code}: {each.message}" for each in view.obstacles]
+            except SnoozeError as error:
+                lines.append(f"  why: {error}")
+        for each in await self.decisions():
+            lines += [f"{each.kind} {each.state}: {each.reason}; {each.outcome}", *each.actions]
+        return "\n".join(lines)
 
     async def say(self, **change: object) -> AutonomyView:
         return await self.client.send(

@@ -199,6 +199,25 @@ def test_the_least_used_host_is_emptied_first_and_then_there_is_a_rest() -> None
     assert moves(house.wait(REST_S)) == [("b", "h3")]
 
 
+def test_a_host_goes_onto_one_that_is_used_less_only_after_a_while() -> None:
+    """That one may be told a little later; it does not move twice then."""
+    house = House()
+    house.registry.managers["gm2"].cores = {"h2": 1.0}
+    house.registry.managers["gm1"].cores = {"h1": 0.3}
+    house.tell("h2", c=1.0)
+    assert house.wait() == []
+    assert house.core.why["h2"][-1] == "hosts that are used less than it are looked at later"
+    house.tell("h2", c=1.0)
+    assert moves(house.wait()) == [("c", "h1")], "that one stays as it is"
+    both = House()
+    both.registry.managers["gm2"].cores = {"h2": 1.0}
+    both.tell("h2", c=1.0)
+    both.wait()
+    both.tell()
+    both.tell("h2", c=1.0)
+    assert moves(both.wait()) == [("b", "h2")], "the one that is used least comes first"
+
+
 def test_a_move_that_fails_or_an_overload_ends_the_plan() -> None:
     house = House()
     house.tell()

@@ -200,6 +200,17 @@ def test_a_pin_leaves_no_choice(pin: str) -> None:
     assert ask.vms[0].host == ("gm2-host" if pin == "gm2-host" else "")
 
 
+def test_the_manager_of_the_host_asked_for_says_whether_there_is_room() -> None:
+    """The host was handed to it a moment ago: its summary is older."""
+    desk = Desk("gm1")
+    desk.add_manager("gm2", Capacity(0.0, 0.0, 0.0, 0.0))
+    desk.submitted(candidate("a", host="gm2-host"), candidate("b", host="gm2"))
+    ask = only(AskManager, desk.feed(RecordWritten("task", desk.now_ms)))
+    assert (ask.manager_id, [each.spec.vm_id for each in ask.vms]) == ("gm2", ["a"])
+    desk.answered("gm2", "a")
+    assert desk.error_of("a").code == VmErrorCode.NO_CAPACITY
+
+
 def test_a_pin_to_a_host_out_of_reach_fails_and_says_so() -> None:
     desk = Desk("gm1")
     desk.lose_host("gm1-host")
