@@ -2,7 +2,6 @@
 # What a leader spends is measured from outside.
 """The real CPU time that one machine's processes of a simulated world take: see ``scale.py``."""
 
-import asyncio
 from dataclasses import dataclass
 from time import thread_time
 from typing import Any
@@ -84,9 +83,9 @@ class Meter:
 
 def _name(item: Any) -> str:
     """What an event did, for people: which coroutine went on, or which function was called."""
-    what = getattr(item, "_callback", item)
-    task = getattr(what, "__self__", None)
-    if isinstance(task, asyncio.Task):
+    what: Any = getattr(item, "_callback", item)
+    task: Any = getattr(what, "__self__", None)
+    if hasattr(task, "get_coro"):
         what = task.get_coro()
     return str(getattr(what, "__qualname__", what))
 

@@ -46,12 +46,12 @@ async def test_the_last_half_empty_host_of_each_manager(bench: Bench) -> None:
     await bench.until(packed, "everything is on one host")
     [last] = set((await bench.where()).values())
     second, first = await bench.decisions(kind="underload", state="done")
-    for view, what in ((first, "first"), (second, "second")):
-        emptied = view.reason.split()[0]
+    for decision, what in ((first, "first"), (second, "second")):
+        emptied = decision.reason.split()[0]
         assert emptied != last
-        moved = sum(line.startswith("migrate ") for line in view.actions)
-        assert view.outcome == f"{moved} moved; {emptied} is empty", what
-        assert view.actions[-1] == f"{emptied} is empty then"
+        moved = sum(line.startswith("migrate ") for line in decision.actions)
+        assert decision.outcome == f"{moved} moved; {emptied} is empty", what
+        assert decision.actions[-1] == f"{emptied} is empty then"
     assert first.reason.split()[0] in {"host1", "host2"}, "what is used most stays to the last"
     code, shown = await command(bench.running.url, "decisions", "replay", first.id)
     assert code == 0, shown
