@@ -323,7 +323,7 @@ class Invariants:
         total = sum(len(host.vms) for host in world.guests.hosts.values())
         if total != len(there):
             found.append(f"{total - len(there)} domains are left on hosts that no longer have them")
-        waiting = self._wait_for_room(registry)
+        waiting = self._wait_for_room(registry) | self._given_up(registry)
         there = {vm_id: place for vm_id, place in there.items() if vm_id not in waiting}
         at_leader = {
             vm_id: (vm.host_id, vm.state, vm.demand)
@@ -373,6 +373,18 @@ class Invariants:
             and "room" in vm.reason
             and not any(vm.demand.fits_in(left) for left in free)
             and not any(self._is_on(vm.vm_id))
+        }
+
+    def _given_up(self, registry: Registry) -> set[str]:
+        """VMs whose restarts have failed, with the reason shown, and of which nothing is left."""
+        return {
+            vm.vm_id
+            for vm in registry.vms.values()
+            if vm.state is VmState.FAILED
+            and vm.asks
+            and vm.reason
+            and not vm.host_id
+            and not any(vm.vm_id in host.vms for host in self.world.guests.hosts.values())
         }
 
     def _is_on(self, vm_id: str) -> Iterator[bool]:

@@ -93,7 +93,7 @@ class GuardProcess:
         killed = self._hangs_since_s is not None
         vm.state = VmState.FAILED if killed else VmState.STOPPED
         vm.reason = "crashed" if killed else "destroyed"
-        vm.interrupted = False
+        vm.interrupted, vm.halted = False, False
 
         def heard() -> None:
             if self._host.vms.get(vm.spec.vm_id) is not vm:

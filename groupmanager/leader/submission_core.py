@@ -263,6 +263,8 @@ class SubmissionCore(Reports):
                     effects += self._want(vm, begun, now_s)
                 else:
                     self.strays.add(vm.vm_id)
+            elif not self.is_awaited(vm):
+                self.take_up(vm)
         return effects
 
     def _catch_up(self, task: Task, now_ms: int) -> list[SubmissionEffect]:

@@ -91,7 +91,7 @@ class Reports(Restarts):
             code = VmErrorCode(status.error_code or VmErrorCode.START_FAILED)
             return self.fail(vm, code, status.reason, now_s, event.now_ms)
         effects: list[SubmissionEffect] = []
-        if vm.state is not VmState.UNREACHABLE:
+        if vm.state not in {VmState.UNREACHABLE, VmState.STARTING}:
             effects += self.restart_ended(vm)
         interrupted = vm.managed and vm.state in _IS_OFF and (ran or vm.revives)
         if interrupted and (status.interrupted or status.fenced):

@@ -165,6 +165,22 @@ class Restarts(Halted):
         )
         return [decided]
 
+    def take_up(self, vm: VmEntry) -> None:
+        """What a former leader's record says of a restart that was ordered.
+
+        A VM is recorded out of sight only on a host that was never heard to have it (rule 7 of
+        ``submission_core.py``): should it not be there, its restart goes on. One that is recorded
+        as failed and nowhere was given up, when nobody could have it.
+        """
+        if not vm.restarts_ms:
+            return
+        if vm.state is VmState.UNREACHABLE:
+            vm.plan, vm.was = Plan.PLACING, VmState.RUNNING
+            self.restarting.add(vm.vm_id)
+        elif vm.state is VmState.FAILED and not vm.host_id:
+            vm.error_code, vm.asks, vm.elsewhere_s = VmErrorCode.START_FAILED, True, math.inf
+            vm.reason = "its restart on another host failed too often: start it yourself"
+
     def placed_again(self, vm: VmEntry, inputs: bytes) -> list[SubmissionEffect]:
         """A manager starts the VM: how it and the host were chosen is a part of the decision."""
         dispatched = self.dispatched.pop(vm.vm_id, b"")
@@ -185,6 +201,8 @@ class Restarts(Halted):
             return []
         question = self._about(vm, event.now_ms, asked=True)
         vm.restarts_ms = ()
+        if not self.settled:  # a host that has not spoken yet may have a copy
+            vm.elsewhere_s = LONG_AGO
         effects = self._want(vm, question, now_s)
         return effects + self._restart_due(now_s, event.now_ms)
 

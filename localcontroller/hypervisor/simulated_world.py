@@ -195,7 +195,7 @@ class SimulatedHost:
         self.lose_connection("power lost")
         for vm in self.vms.values():
             if vm.state not in {VmState.STOPPED, VmState.FAILED}:
-                vm.state, vm.interrupted = VmState.STOPPED, True
+                vm.state, vm.interrupted, vm.halted = VmState.STOPPED, True, False
 
     def crash(self, vm_id: str, reason: str = "guest panicked") -> None:
         """A VM's process dies.
@@ -204,7 +204,7 @@ class SimulatedHost:
             KeyError: if it is not here.
         """
         vm = self.vms[vm_id]
-        vm.state, vm.reason = VmState.FAILED, reason
+        vm.state, vm.reason, vm.halted = VmState.FAILED, reason, False
         for listener in tuple(self.listeners):
             listener.vm_crashed(vm)
 
@@ -216,6 +216,7 @@ class SimulatedHost:
         """
         vm = self.vms[vm_id]
         vm.state, vm.reason, vm.interrupted = VmState.STOPPED, "shutdown", False
+        vm.halted = False
         for listener in tuple(self.listeners):
             listener.vm_stopped(vm)
 

@@ -309,6 +309,71 @@ def test_a_new_leader_takes_a_restart_up_where_it_stood() -> None:
     assert only(RecordRestarts, heir.tick(3.0)).vms[0].generation == 3
 
 
+def placed(ward: Ward) -> list[SubmissionEffect]:
+    """Its host was lost, and the other manager starts it on its own host."""
+    ward.registry.managers["gm1"].view = None
+    ward.lose()
+    ward.written()
+    return ward.answered("gm2", "a", "gm2-host")
+
+
+def test_a_new_leader_goes_on_with_a_restart_that_never_arrived() -> None:
+    """Found in virtual time, seed 31730: recorded out of sight where it was sent, it was gone."""
+    ward = Ward()
+    placed(ward)
+    ward.lose_host("gm2-host")
+    [record] = only(UpdateRecords, ward.tick(11.0)).vms
+    assert (record.state, record.host_id) == (VmState.UNREACHABLE, "gm2-host")
+
+    heir = Desk("gm1", settled=False)
+    heir.add_host("gm2-host", "gm1")
+    heir.feed(StateLoaded([], [record], heir.now_ms))
+    heir.feed_inventory("gm2-host", "gm1")
+    assert none(RecordRestarts, heir.tick(0.3, settled=False)), "others may have it"
+    assert only(RecordRestarts, heir.tick(3.0)).vms[0].generation == 3
+
+    there = Desk("gm1")
+    there.add_host("gm2-host", "gm1")
+    there.feed(StateLoaded([], [record], there.now_ms))
+    running = status_of("a", VmState.RUNNING, "gm2-host", generation=2)
+    there.feed_inventory("gm2-host", "gm1", running)
+    assert none(RecordRestarts, there.tick(3.0))
+    assert there.state("a") is VmState.RUNNING
+
+
+def test_a_vm_that_starts_on_another_host_has_not_been_restarted_yet() -> None:
+    """Found in virtual time, seeds 31294 and 31792: its start failed, and nobody saw to it."""
+    ward = Ward()
+    placed(ward)
+    starting = status_of("a", VmState.STARTING, "gm2-host", generation=2)
+    effects = ward.reported("gm2", starting)
+    assert none(Decided, effects)
+    ward.feed_inventory("gm2-host", "gm2")
+    assert only(AskManager, ward.tick(5.0)).vms[0].spec.vm_id == "a"
+
+
+def test_a_restart_that_was_given_up_stays_given_up_and_says_so_to_a_new_leader() -> None:
+    """Found in virtual time, seeds 30768 and 31428."""
+    ward = Ward()
+    placed(ward)
+    record = msgspec.structs.replace(
+        record_of(ward.vm), state=VmState.FAILED, host_id="", generation=4, highest=4
+    )
+    heir = Desk("gm1", settled=False)
+    heir.feed(StateLoaded([], [record], heir.now_ms))
+    vm = heir.registry.vms["a"]
+    assert vm.asks
+    assert vm.reason == "its restart on another host failed too often: start it yourself"
+    effects = heir.feed(RestartAsked("a", heir.now_ms))
+    assert none(RecordRestarts, effects), "a host that has not spoken may have a copy that runs"
+    assert only(RecordRestarts, heir.tick(3.0)).vms[0].generation == 5
+
+    late = Desk("gm1")
+    late.feed(StateLoaded([], [record], late.now_ms))
+    late.feed_inventory("gm1-host", "gm1", status_of("a", VmState.STOPPED, "gm1-host"))
+    assert (late.state("a"), late.registry.vms["a"].host_id) == (VmState.STOPPED, "gm1-host")
+
+
 def test_a_vm_that_waits_to_be_restarted_can_be_destroyed() -> None:
     ward = Ward()
     ward.registry.managers["gm1"].view = ward.registry.managers["gm2"].view = None
