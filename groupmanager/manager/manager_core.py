@@ -249,11 +249,11 @@ class ManagerCore:
         if not event.notice.gone and self.migrations.arrivals.arrived(event.host_id, report.vm_id):
             return self._new_vm(event)
         key = report.vm_id if report.managed else f"{report.vm_id}@{event.host_id}"
-        if self.migrations.moves(key):
+        vm = self.table.vms.get(key)
+        if self.migrations.moves(key) and not self._stays(event, vm):
             if event.notice.gone and report.state is not VmState.MIGRATING:
                 self.migrations.heard_gone(event.host_id, key)
             return []
-        vm = self.table.vms.get(key)
         if vm is None:
             return self._new_vm(event)
         if vm.host_id != event.host_id:
@@ -273,7 +273,8 @@ class ManagerCore:
         target = TRANSITIONS.get((vm.state, seen)) if seen is not None else None
         if target is None:
             return []
-        if target is vm.state and report.demand == vm.demand:
+        is_same = report.demand == vm.demand and report.halted == vm.report.halted
+        if target is vm.state and is_same:
             vm.report = report
             return []
         self.table.set_state(vm, target)
@@ -281,6 +282,15 @@ class ManagerCore:
             self.table.set_demand(vm, report.demand)
         vm.report, vm.reason = report, report.reason
         return self.changes.report(vm, "")
+
+    def _stays(self, event: VmNoticed, vm: VmEntry | None) -> bool:
+        """Whether a VM that is awaited on another host of ours is told of by its source.
+
+        That came to us from the manager that sees to the migration, which may be gone (seed 30710).
+        """
+        if event.notice.gone or vm is None or vm.host_id != event.host_id:
+            return False
+        return not self.migrations.sees_to(vm.key)
 
     def _copy_noticed(self, event: VmNoticed) -> list[ManagerEffect]:
         """A host speaks of a VM that another host of ours has."""

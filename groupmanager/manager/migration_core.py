@@ -157,6 +157,10 @@ class Migrations:
         """Whether the VM is on its way, out of here or in."""
         return key in self._open or self.arrivals.awaits(key)
 
+    def sees_to(self, key: str) -> bool:
+        """Whether the VM's migration is ours, from its first step to its end."""
+        return key in self._open
+
     def heard_gone(self, host_id: str, key: str) -> None:
         """Rule 3: a host says that a VM which moves is not there, and not because it moved."""
         migration = self._open.get(key)
