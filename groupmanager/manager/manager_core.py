@@ -250,7 +250,7 @@ class ManagerCore:
             return self._new_vm(event)
         key = report.vm_id if report.managed else f"{report.vm_id}@{event.host_id}"
         vm = self.table.vms.get(key)
-        if self.migrations.moves(key) and not self._stays(event, vm):
+        if self.migrations.moves(key) and not self._is_its_source(event, vm):
             if event.notice.gone and report.state is not VmState.MIGRATING:
                 self.migrations.heard_gone(event.host_id, key)
             return []
@@ -283,14 +283,15 @@ class ManagerCore:
         vm.report, vm.reason = report, report.reason
         return self.changes.report(vm, "")
 
-    def _stays(self, event: VmNoticed, vm: VmEntry | None) -> bool:
+    def _is_its_source(self, event: VmNoticed, vm: VmEntry | None) -> bool:
         """Whether a VM that is awaited on another host of ours is told of by its source.
 
-        That came to us from the manager that sees to the migration, which may be gone (seed 30710).
+        That came to us from the manager that sees to the migration, which may be gone: what became
+        of it is told to us only (seeds 30710 and 31542).
         """
-        if event.notice.gone or vm is None or vm.host_id != event.host_id:
+        if vm is None or vm.host_id != event.host_id or self.migrations.sees_to(vm.key):
             return False
-        return not self.migrations.sees_to(vm.key)
+        return not event.notice.gone or event.notice.report.state is VmState.MIGRATING
 
     def _copy_noticed(self, event: VmNoticed) -> list[ManagerEffect]:
         """A host speaks of a VM that another host of ours has."""
