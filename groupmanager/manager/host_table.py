@@ -58,7 +58,8 @@ class VmEntry:
     """A VM on a host of this manager.
 
     ``demand`` is what is reserved for it while its state holds capacity. ``cause`` is the task
-    behind its last change. ``ordered``: its start is an open order of ours.
+    behind its last change. ``ordered``: its start is an open order of ours; ``overheard``: how the
+    host told of it meanwhile.
     """
 
     report: VmReport
@@ -68,6 +69,7 @@ class VmEntry:
     cause: str = ""
     reason: str = ""
     ordered: bool = False
+    overheard: VmState | None = None
 
     @property
     def key(self) -> str:

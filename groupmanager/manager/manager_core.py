@@ -106,13 +106,12 @@ class ManagerCore:
         self._leaving: set[str] = set()
         self.migrations = Migrations(table, self.limit, self.orders.give, self.changes.report)
         self.sleeping = Sleeping(table, self.orders.give, self.migrations)
+        give, changes = self.orders.give, self.changes
+        self._commands = VmCommands(table, self.limit, give, changes, self.migrations)
         self._placing = Placing(
-            table, policy, self.overcommit, self.headroom, self.orders.give, self.changes
+            table, policy, self.overcommit, self.headroom, give, changes, self._commands.look
         )
         self._directives = Directives(table, self.orders.give)
-        self._commands = VmCommands(
-            table, self.limit, self.orders.give, self.changes, self.migrations
-        )
         self.autonomy: Autonomy | None = None
 
     def decide_alone(
@@ -251,14 +250,18 @@ class ManagerCore:
         key = report.vm_id if report.managed else f"{report.vm_id}@{event.host_id}"
         vm = self.table.vms.get(key)
         if self.migrations.moves(key) and not self._is_its_source(event, vm):
-            if event.notice.gone and report.state is not VmState.MIGRATING:
-                self.migrations.heard_gone(event.host_id, key)
+            if not (event.notice.gone and report.state is VmState.MIGRATING):
+                state = VmState.DESTROYED if event.notice.gone else report.state
+                self.migrations.heard(event.host_id, key, state)
             return []
         if vm is None:
             return self._new_vm(event)
         if vm.host_id != event.host_id:
             return self._copy_noticed(event)
-        if vm.ordered or (vm.state is VmState.DESTROYING and not event.notice.gone):
+        if vm.ordered:
+            vm.overheard = VmState.DESTROYED if event.notice.gone else report.state
+            return []
+        if vm.state is VmState.DESTROYING and not event.notice.gone:
             return []
         if event.notice.gone:
             if vm.state is VmState.STARTING:

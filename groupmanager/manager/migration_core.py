@@ -21,8 +21,8 @@ Rules:
    the VM cannot arrive any more: only then is the source asked what it has.
 2. A destination under another manager is reached through the leader (*relayed* orders): that
    manager reserves the room at ``prepare`` and takes the VM at ``finish``.
-3. While a VM moves, what hosts say of it by themselves is not heard: the steps tell. That it is
-   gone is said once only: then "it failed" is not believed before the source was looked at.
+3. While a VM moves, the steps tell how it is. What its source says by itself is said once only, and
+   may be newer: "it failed" is not believed before the source was looked at again (seed 40191).
 4. "It failed" leaves the VM at the source, as the source says it is. Only if neither side has it,
    or nobody answers, is it lost: ``UNREACHABLE``, on no host if the source does not have it.
 5. The receiving end of another manager's migration is ``arrivals_core.py``'s.
@@ -107,7 +107,7 @@ class Migration:
     promised: Capacity = ZERO
     promised_epoch: int = 0
     taken_back: bool = False
-    gone: bool = False
+    heard: VmState | None = None
 
 
 @dataclass(slots=True)
@@ -161,11 +161,11 @@ class Migrations:
         """Whether the VM's migration is ours, from its first step to its end."""
         return key in self._open
 
-    def heard_gone(self, host_id: str, key: str) -> None:
-        """Rule 3: a host says that a VM which moves is not there, and not because it moved."""
+    def heard(self, host_id: str, key: str, state: VmState) -> None:
+        """Rule 3: a host says how a VM is which moves; gone: not because it moved."""
         migration = self._open.get(key)
         if migration is not None and migration.source == host_id:
-            migration.gone = True
+            migration.heard = state
 
     @property
     def moving(self) -> tuple[str, ...]:
@@ -407,15 +407,16 @@ class Migrations:
         return [*effects, *migration.done(VmOrderDone(moved.status()))]
 
     def _failed(self, migration: Migration, error: Outcome | None) -> list[ManagerEffect]:
-        """The VM stays at the source, unless that has said that it is gone."""
-        if migration.gone:
-            migration.gone = False
+        """The VM stays at the source as it was seen, unless that has said otherwise meanwhile."""
+        heard, migration.heard = migration.heard, None
+        if heard not in {None, migration.report.state}:
             return self._look(migration, error)
         vm = migration.vm
         self._close(migration)
         effects: list[ManagerEffect] = []
         if self._table.vms.get(vm.key) is vm:
             self._table.set_state(vm, migration.report.state)
+            vm.report = migration.report
             effects += self._report(vm, migration.cause)
         return [*effects, *migration.done(_error_of(error))]
 

@@ -4,6 +4,7 @@ Room is reserved before an order is sent. No plan is carried out that the indepe
 refutes. A start that was not answered is ordered again, at most ``MAX_TRIES`` times.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -41,6 +42,9 @@ MAX_TRIES: Final = 3
 FIRST_GENERATION: Final = 1
 """A VM of a later one is restarted; how its host was chosen is a part of that decision."""
 
+Look = Callable[[VmEntry, str], list[ManagerEffect]]
+"""Asks the host how the VM is."""
+
 
 class Placing:
     """Placement on the hosts of one manager."""
@@ -53,6 +57,7 @@ class Placing:
         headroom: FloatArray,
         order: GiveOrder,
         changes: VmChanges,
+        look: Look,
     ) -> None:
         """``overcommit[R]`` and ``headroom[R]`` multiply a host's capacity by axis."""
         self._table = table
@@ -61,6 +66,7 @@ class Placing:
         self._headroom = headroom
         self._order = order
         self._changes = changes
+        self._look = look
         self._cursor = 0
         self._base_version = -1
         self._base = Snapshot.of((), np.zeros((0, R)))
@@ -159,7 +165,10 @@ class Placing:
             if current is not vm or vm.state is not VmState.STARTING:
                 return []
             if isinstance(outcome, OrderDone) and outcome.report is not None:
-                return self._changes.take_report(vm, outcome.report, cause)
+                told = self._changes.take_report(vm, outcome.report, cause)
+                # What the host said of it meanwhile may be newer than its answer.
+                is_newer = vm.overheard not in {None, vm.state}
+                return told + (self._look(vm, cause) if is_newer else [])
             if unknown and tries < MAX_TRIES:
                 self._table.remove_vm(vm)
                 return self._start(spec, host_id, cause, tries + 1)

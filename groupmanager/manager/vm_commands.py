@@ -107,7 +107,7 @@ class VmCommands:
                     self._table.set_state(vm, before)
                     told += self._changes.report(vm, order.cause)
                 if current and (unknown or order.command is VmCommand.DESTROY):
-                    told += self._look(vm, order.cause)
+                    told += self.look(vm, order.cause)
                 return [*told, AnswerLeader(request_id, outcome)]
             told = self._after_command(vm, order, outcome) if current else []
             return [*told, AnswerLeader(request_id, VmOrderDone(vm.status()))]
@@ -132,7 +132,7 @@ class VmCommands:
         self._table.set_state(vm, target)
         return self._changes.report(vm, order.cause)
 
-    def _look(self, vm: VmEntry, cause: str) -> list[ManagerEffect]:
+    def look(self, vm: VmEntry, cause: str) -> list[ManagerEffect]:
         """Ask the host what it has: what was ordered of the VM may have happened or not."""
         host_id = vm.host_id
 
@@ -171,7 +171,7 @@ class VmCommands:
                 error = ErrorReport.of(Conflict("the VM vanished while it was being started"))
                 return [AnswerLeader(request_id, error)]
             if isinstance(outcome, ErrorReport) and unknown:
-                return [*self._look(vm, order.cause), AnswerLeader(request_id, outcome)]
+                return [*self.look(vm, order.cause), AnswerLeader(request_id, outcome)]
             if isinstance(outcome, ErrorReport):
                 if vm.state is VmState.STARTING:
                     self._table.set_state(vm, before)
@@ -180,7 +180,7 @@ class VmCommands:
             if vm.state in {VmState.STARTING, report.state}:
                 told = self._changes.take_report(vm, report, order.cause)
             else:
-                told = self._look(vm, order.cause)  # it said something else meanwhile
+                told = self.look(vm, order.cause)  # it said something else meanwhile
             return [*told, AnswerLeader(request_id, VmOrderDone(vm.status()))]
 
         return self._changes.report(vm, order.cause) + self._order(
@@ -208,7 +208,7 @@ class VmCommands:
                 return [AnswerLeader(request_id, error)]
             if isinstance(outcome, ErrorReport):
                 if unknown:
-                    return [*self._look(vm, order.cause), AnswerLeader(request_id, outcome)]
+                    return [*self.look(vm, order.cause), AnswerLeader(request_id, outcome)]
                 self._table.set_demand(vm, former)
                 return [AnswerLeader(request_id, outcome)]
             self._table.set_demand(vm, wanted)

@@ -14,8 +14,10 @@ from snooze.common.wire import (
     HostJoined,
     MoveToManager,
     OrderDone,
+    PrepareIncoming,
     StaleCopy,
     StartVm,
+    TakeInventory,
 )
 from snooze.groupmanager.manager import placing
 from snooze.groupmanager.manager.manager_events import (
@@ -391,3 +393,46 @@ def test_when_the_domain_taken_for_the_vm_is_discarded_the_one_set_aside_is_the_
     order = only(OrderHost, desk.direct("h1", StaleCopy("vm", 2)))
     desk.answer(order, OrderDone())
     assert desk.vm("vm").host_id == "h2"
+
+
+def test_what_a_host_said_before_its_answer_was_heard_is_not_lost() -> None:
+    """Found in virtual time, seed 20747: the guest had crashed, and was shown as running."""
+    desk = Desk()
+    _, [start] = desk.place(spec_of("a"), host="h1")
+    assert not desk.notice("h1", report_of("a"))
+    assert not desk.notice("h1", report_of("a", VmState.FAILED))
+    effects = desk.answer(start, OrderDone(report_of("a")))
+    look = only(OrderHost, effects)
+    assert isinstance(look.order, TakeInventory)
+    [status] = told(desk.inventory(look, report_of("a", VmState.FAILED)))
+    assert status.state is VmState.FAILED
+
+    calm = Desk()
+    _, [start] = calm.place(spec_of("a"), host="h1")
+    calm.notice("h1", report_of("a"))
+    assert none(OrderHost, calm.answer(start, OrderDone(report_of("a"))))
+
+
+def test_that_a_paused_guest_is_halted_is_told() -> None:
+    """Found in virtual time, seed 20315: what is told first is the pause alone."""
+    desk = Desk()
+    desk.run("a")
+    paused = report_of("a", VmState.PAUSED)
+    desk.notice("h1", paused)
+    [status] = told(desk.notice("h1", msgspec.structs.replace(paused, halted=True)))
+    assert status.halted
+
+
+def test_the_source_of_a_vm_that_is_awaited_here_is_heard_once_it_is_ours() -> None:
+    """Found in virtual time, seeds 30710 and 31542: its former manager died during the move."""
+    desk = Desk(hosts=1)
+    incoming = PrepareIncoming(0, "cause", report_of("a"), b"offer")
+    desk.relay("h1", incoming)
+    desk.join("h9", report_of("a", VmState.MIGRATING))
+    [status] = told(desk.notice("h9", report_of("a", VmState.PAUSED)))
+    assert (status.state, status.host_id) == (VmState.PAUSED, "h9")
+    assert not desk.notice("h9", report_of("a"), gone=True), "the destination will tell"
+    [status] = told(desk.notice("h9", report_of("a", VmState.MIGRATING), gone=True))
+    assert (status.state, status.host_id) == (VmState.UNREACHABLE, "")
+    assert desk.notice("h1", report_of("a"))
+    assert desk.vm("a").host_id == "h1"

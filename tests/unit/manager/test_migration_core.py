@@ -684,6 +684,17 @@ def test_a_source_that_does_not_have_it_is_looked_at(journey: Journey) -> None:
     assert "a" not in journey.table.vms
 
 
+def test_what_the_source_says_late_is_not_forgotten(journey: Journey) -> None:
+    """Found in virtual time, seed 40191: the guest had switched itself off."""
+    journey.go(2).refused()
+    journey.abort(OrderDone())
+    journey.notice(HERE, report_of("a", VmState.STOPPED))
+    journey.look(report_of("a"))
+    assert journey.state("a") is VmState.MIGRATING, "it is looked at once more"
+    journey.look(report_of("a", VmState.STOPPED))
+    assert journey.failed(REFUSED, VmState.STOPPED)
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_that_it_is_gone_is_not_forgotten_while_it_moves(journey: Journey, is_there: bool) -> None:
     journey.go(1)
