@@ -76,6 +76,7 @@ from snooze.groupmanager.manager.arrivals_core import (
 from snooze.groupmanager.manager.host_table import HostTable, VmEntry
 from snooze.groupmanager.manager.manager_events import (
     AnswerLeader,
+    CloseHost,
     ManagerEffect,
     TellLeader,
 )
@@ -370,20 +371,22 @@ class Migrations:
         vm = migration.vm
         self._close(migration)
         effects: list[ManagerEffect] = []
-        if self._table.vms.get(vm.key) is vm:
+        # Once the destination has answered that it is not there, it is at the source or nowhere.
+        at = host_id if migration.taken_back else ""
+        is_known = self._table.vms.get(vm.key) is vm
+        if is_known or vm.key not in self._table.vms:
             vm.cause = migration.cause
             vm.reason = f"lost between {migration.source} and {migration.destination}"
-            if host_id:
-                self._table.set_state(vm, VmState.UNREACHABLE)
-                effects += self._report(vm, migration.cause)
-            else:
-                effects += self.left(vm)
+        if is_known and at:
+            self._table.set_state(vm, VmState.UNREACHABLE)
+            effects += self._report(vm, migration.cause)
+        elif is_known:
+            effects += self.left(vm)
         elif vm.key not in self._table.vms:
-            # The source is gone. If the destination has answered, the VM is there or nowhere.
-            at = host_id if migration.taken_back else ""
-            vm.state, vm.cause = VmState.UNREACHABLE, migration.cause
-            vm.reason = f"lost between {migration.source} and {migration.destination}"
+            vm.state = VmState.UNREACHABLE
             effects.append(TellLeader(VmsChanged([vm.status(host_id=at)])))
+        if host_id in self._table.hosts:  # it says what it has when it joins again
+            effects.append(CloseHost(host_id, "it does not say whether it still has a VM"))
         return [*effects, *migration.done(_error_of(why))]
 
     def left(self, vm: VmEntry) -> list[ManagerEffect]:

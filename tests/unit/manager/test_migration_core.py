@@ -34,6 +34,7 @@ from snooze.groupmanager.manager.arrivals_core import (
 )
 from snooze.groupmanager.manager.manager_events import (
     ArrivalsEnded,
+    CloseHost,
     ManagerEffect,
     OrderHost,
     TellLeader,
@@ -693,6 +694,22 @@ def test_what_the_source_says_late_is_not_forgotten(journey: Journey) -> None:
     assert journey.state("a") is VmState.MIGRATING, "it is looked at once more"
     journey.look(report_of("a", VmState.STOPPED))
     assert journey.failed(REFUSED, VmState.STOPPED)
+
+
+@pytest.mark.parametrize("taken_back", [True, False])
+def test_a_source_that_does_not_answer_has_it_only_if_the_destination_does_not(
+    taken_back: bool,
+) -> None:
+    """Found in virtual time, seed 40509: it had arrived, and was taken for destroyed."""
+    journey = Journey(relayed=True).go(2).refused()
+    if taken_back:
+        journey.abort(OrderDone())
+    else:
+        journey.abort(NO_ANSWER, unknown=True)
+    journey.effects = journey.unanswered(journey.step)
+    [status] = told(journey.effects)
+    assert (status.state, status.host_id) == (VmState.UNREACHABLE, HERE if taken_back else "")
+    assert only(CloseHost, journey.effects).host_id == HERE, "it says so when it joins again"
 
 
 @pytest.mark.parametrize("is_there", [True, False])
