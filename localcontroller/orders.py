@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Final, Protocol, assert_never
 
@@ -37,7 +37,6 @@ from snooze.common.vms import (
     MigrationTicket,
     VmPolicy,
     VmReport,
-    VmSpec,
 )
 from snooze.common.wire import (
     AbortIncoming,
@@ -72,6 +71,7 @@ from snooze.localcontroller.hypervisor.port import (
     VmChange,
 )
 from snooze.localcontroller.order_rules import brings_in, differs, network_of
+from snooze.localcontroller.starts import Starts
 from snooze.localcontroller.touched import Touched
 
 logger = logging.getLogger(__name__)
@@ -130,8 +130,7 @@ class Orders:
         self._unsure: dict[str, VmReport] = {}
         self._introduced: tuple[int, dict[str, VmReport]] | None = None
         self._arriving: dict[str, _Arriving] = {}
-        self._starting: dict[str, VmReport] = {}
-        self._starts: Counter[str] = Counter()
+        self._starts = Starts()
         self._locks: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()
         self._moving: Counter[str] = Counter()
@@ -172,14 +171,15 @@ class Orders:
     async def _look(self) -> list[VmReport]:
         """Every domain, such that a VM that is not among them was not started meanwhile."""
         for _ in range(MAX_LOOKS):
-            before = set(self._starting)
+            before = set(self._starts.new)
             reports = self._mark(await self._hypervisor.inventory())
             present = {report.vm_id for report in reports}
-            if before <= present | self._starting.keys():
+            if before <= present | self._starts.new.keys():
                 return reports
         raise RemoteError("the hypervisor's inventory is overtaken by starts; try again")
 
     def _mark(self, reports: list[VmReport]) -> list[VmReport]:
+        reports = self._starts.marked(reports)
         return reports if self.lease is None else self.lease.mark(reports)
 
     async def _require_lease(self, policy: VmPolicy, epoch: int) -> None:
@@ -195,7 +195,7 @@ class Orders:
                 raise StaleEpoch("this host was assigned anew while the order waited for a lease")
 
     def _pending(self, present: Collection[str]) -> list[VmReport]:
-        pending = {**self._unsure, **self._starting}
+        pending = {**self._unsure, **self._starts.new}
         return [report for vm_id, report in pending.items() if vm_id not in present]
 
     @property
@@ -271,7 +271,7 @@ class Orders:
         """
         self._goes_down = True
         try:
-            if self._tasks or self._starting or self._arriving:
+            if self._tasks or self._starts.new or self._arriving:
                 raise Conflict("this host has orders under way")
             on = [each.name for each in await self._look() if each.state not in _OFF]
             if on:
@@ -351,7 +351,7 @@ class Orders:
 
     async def _start(self, order: StartVm) -> HostAnswer:
         spec = order.spec
-        with self._noting_start(spec) as pending:
+        with self._starts.noting(spec) as pending:
             try:
                 async with self._turn(spec.vm_id):
                     await self._require_lease(spec.policy, order.epoch)
@@ -366,35 +366,11 @@ class Orders:
                 raise
         return self._note(report, order.epoch)
 
-    @contextlib.contextmanager
-    def _noting_start(self, spec: VmSpec) -> Generator[VmReport]:
-        """Have the VM known as starting; the same may be ordered again meanwhile."""
-        vm_id = spec.vm_id
-        pending = self._starting[vm_id] = VmReport(
-            vm_id=vm_id,
-            name=spec.name,
-            state=VmState.STARTING,
-            demand=spec.demand,
-            generation=spec.generation,
-            ip_address=spec.ip_address,
-            mac_address=spec.mac_address,
-            image=spec.image,
-            policy=spec.policy,
-        )
-        self._starts[vm_id] += 1
-        try:
-            yield pending
-        finally:
-            self._starts[vm_id] -= 1
-            if not self._starts[vm_id]:
-                del self._starts[vm_id], self._starting[vm_id]
-
     async def _command(self, order: CommandVm) -> HostAnswer:
         hypervisor, vm_id = self._hypervisor, order.vm_id
         match order.command:
             case VmCommand.START:
-                await self._require_lease(self._policy_of(vm_id), order.epoch)
-                report = await hypervisor.start_again(vm_id)
+                report = await self._start_again(order)
             case VmCommand.SUSPEND:
                 report = await hypervisor.suspend(vm_id)
             case VmCommand.RESUME:
@@ -417,6 +393,18 @@ class Orders:
                 assert_never(order.command)
         return self._note(report, order.epoch)
 
+    async def _start_again(self, order: CommandVm) -> VmReport:
+        """Start a VM that is here and off; a manager that is new meanwhile hears how that ended."""
+        vm_id = order.vm_id
+        with self._starts.noting_again(vm_id):
+            try:
+                await self._require_lease(self._policy_of(vm_id), order.epoch)
+                return await self._hypervisor.start_again(vm_id)
+            except SnoozeError:
+                if order.epoch != self.epoch:
+                    self._soon(self.reconcile_vm(vm_id))
+                raise
+
     def _policy_of(self, vm_id: str) -> VmPolicy:
         known = self._known.get(vm_id)
         return known.policy if known is not None else DEFAULT_POLICY
@@ -434,7 +422,7 @@ class Orders:
 
     async def _drop_disk(self, order: DropDisk) -> HostAnswer:
         vm_id = order.disk.vm_id
-        if any(vm_id in busy for busy in (self._starting, self._arriving, self._moving)):
+        if any(vm_id in busy for busy in (self._starts.new, self._arriving, self._moving)):
             raise Conflict(f"VM {vm_id} is on its way here")
         await self._hypervisor.drop_disk(order.disk, order.idle_s)
         return OrderDone()
@@ -544,7 +532,7 @@ class Orders:
         vm_id = change.vm_id
         self._touched.note(vm_id)
         if change.kind in _QUIET or any(
-            vm_id in quiet for quiet in (self._starting, self._moving, self._arriving)
+            vm_id in quiet for quiet in (self._starts.new, self._moving, self._arriving)
         ):
             return
         known = self._known.get(vm_id)

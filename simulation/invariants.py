@@ -452,7 +452,7 @@ class Invariants:
                 yield f"{name} has {len(under_way)} orders under way"
         for name, agent in self.world.agents.items():
             orders = agent.orders
-            if orders._starting or orders._moving:
+            if orders._starts.new or orders._moving:
                 yield f"{name} has work under way"
         for name, host in self.world.guests.hosts.items():
             if any(vm.state is VmState.MIGRATING for vm in host.vms.values()):

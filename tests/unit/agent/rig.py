@@ -62,6 +62,10 @@ class GatedHypervisor(SimulatedHypervisor):
         await self._at("start")
         return await super().start(spec)
 
+    async def start_again(self, vm_id: str) -> VmReport:
+        await self._at("start_again")
+        return await super().start_again(vm_id)
+
     async def inventory(self) -> list[VmReport]:
         reports = await super().inventory()
         await self._at("inventory")

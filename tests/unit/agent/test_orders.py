@@ -264,6 +264,30 @@ async def test_what_changes_between_the_inventory_and_the_link_is_found(rig: Rig
     assert rig.changes == [], "once"
 
 
+@pytest.mark.parametrize("starts", [True, False])
+async def test_a_vm_that_is_started_again_keeps_its_room_with_the_next_manager(
+    rig: Rig, starts: bool
+) -> None:
+    """Found in virtual time, seeds 21892 and 40748: others were placed where it was to run."""
+    await rig.start()
+    await rig.run(command_of(VmCommand.SHUTDOWN))
+    if not starts:
+        rig.hypervisor.host.fail("start_again", RemoteError("it does not boot"))
+    task = await rig.held("start_again", command_of(VmCommand.START))
+    assert [r.state for r in await rig.orders.inventory()] == [VmState.STARTING]
+    await rig.join(2)
+    rig.go_on()
+    if starts:
+        await task
+    else:
+        with pytest.raises(RemoteError):
+            await task
+    await rig.quiet()
+    state = VmState.RUNNING if starts else VmState.STOPPED
+    assert rig.changes[-1] == (A, state, False)
+    assert [r.state for r in await rig.orders.inventory()] == [state]
+
+
 async def test_a_start_that_ends_while_the_hypervisor_is_asked_is_not_missed(rig: Rig) -> None:
     starting = await rig.held("start", start_of())
     rig.hypervisor.held = frozenset({"inventory"})

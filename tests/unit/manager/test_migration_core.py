@@ -701,7 +701,8 @@ def test_a_source_that_does_not_answer_has_it_only_if_the_destination_does_not(
     taken_back: bool,
 ) -> None:
     """Found in virtual time, seed 40509: it had arrived, and was taken for destroyed."""
-    journey = Journey(relayed=True).go(2).refused()
+    journey = Journey(relayed=True).go(2)
+    journey.refused()
     if taken_back:
         journey.abort(OrderDone())
     else:

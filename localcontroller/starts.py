@@ -1,0 +1,66 @@
+"""VMs whose start is under way: until it has ended, a manager keeps their room."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Generator, Sequence
+
+import msgspec
+
+from snooze.common.vm_lifecycle import VmState
+from snooze.common.vms import VmReport, VmSpec
+
+_OFF = frozenset({VmState.STOPPED, VmState.FAILED})
+
+
+class Starts:
+    """The starts that are under way on this host.
+
+    Attributes:
+        new: VMs that have no domain yet, as they are told of meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.new: dict[str, VmReport] = {}
+        self._orders: Counter[str] = Counter()
+        self._again: set[str] = set()
+
+    @contextlib.contextmanager
+    def noting(self, spec: VmSpec) -> Generator[VmReport]:
+        """Have the VM known as starting; the same may be ordered again meanwhile."""
+        vm_id = spec.vm_id
+        pending = self.new[vm_id] = VmReport(
+            vm_id=vm_id,
+            name=spec.name,
+            state=VmState.STARTING,
+            demand=spec.demand,
+            generation=spec.generation,
+            ip_address=spec.ip_address,
+            mac_address=spec.mac_address,
+            image=spec.image,
+            policy=spec.policy,
+        )
+        self._orders[vm_id] += 1
+        try:
+            yield pending
+        finally:
+            self._orders[vm_id] -= 1
+            if not self._orders[vm_id]:
+                del self._orders[vm_id], self.new[vm_id]
+
+    @contextlib.contextmanager
+    def noting_again(self, vm_id: str) -> Generator[None]:
+        """Have a VM that is off known as starting: it is not to run beside what took its room."""
+        self._again.add(vm_id)
+        try:
+            yield
+        finally:
+            self._again.discard(vm_id)
+
+    def marked(self, reports: Sequence[VmReport]) -> list[VmReport]:
+        """What the hypervisor says, with VMs that are started again as starting."""
+        return [
+            msgspec.structs.replace(report, state=VmState.STARTING)
+            if report.vm_id in self._again and report.state in _OFF
+            else report
+            for report in reports
+        ]
