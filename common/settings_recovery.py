@@ -54,7 +54,7 @@ class RecoverySettings(Section, frozen=True, kw_only=True):
         ),
     ] = 0.5
     reboot_fenced: Annotated[
-        bool, Doc("Switch a host on again, once, after it was switched off and read as off.")
+        bool, Doc("Switch a host on again after it was switched off and read as off.")
     ] = True
     restart_window_s: Annotated[
         float,

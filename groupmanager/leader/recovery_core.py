@@ -21,7 +21,8 @@ Rules:
 4. If more than ``storm_share`` of the hosts are away at once, at least ``STORM_HOSTS``, it is more
    likely that we are cut off: none is switched off, only asked, until fewer are.
 5. A host that was proven off by its controller is ``FENCED``; that is recorded, and then it is
-   switched on again, once.
+   switched on again, once. One that is switched off while it boots, a new leader has not seen it
+   yet, is switched on again after that; at most ``SWITCHED_ON`` times until it has joined.
 6. A host that joins is told, before it may take a VM or hold a lease, which domains are stale:
    those whose VM is known on another host, or under way to one, or gone; and again when that
    changes.
@@ -90,6 +91,10 @@ class Watch:
     tries: int = 0
     next_s: float = 0.0
     told: str = ""
+
+
+SWITCHED_ON: Final = 3
+"""Who fails to join after that many times has to be looked at by a person."""
 
 
 def _describes_power(host: HostEntry) -> bool:
@@ -323,10 +328,12 @@ class RecoveryCore:
         host.down, host.fencing = down, False
         effects: list[RecoveryEffect] = []
         if down is Down.EVERYTHING:
-            again = host.state is not HostPower.FENCED
+            watch = self.watches.get(host_id)
+            first = host.state is not HostPower.FENCED
+            again = watch is not None and watch.off and host.tries < SWITCHED_ON
             host.state, host.state_since_ms, host.note = HostPower.FENCED, now_ms, why
-            if proof == "bmc" and again and self.reboot_fenced:
-                host.tries = 1
+            if proof == "bmc" and (first or again) and self.reboot_fenced:
+                host.tries = 1 if first else host.tries + 1
                 effects.append(SwitchOn(host_id))
             else:
                 effects.append(RecordHost(host.record()))
