@@ -1,7 +1,8 @@
 """The HTTP calls of a local controller: health, and Snooze's own for one host.
 
 Commands given here act on the hypervisor at once; the group manager hears of what changed as of any
-other change. Whoever reaches this port commands this host: keep it on the management network.
+other change, and reading here takes nothing from what it has yet to hear. Whoever reaches this port
+commands this host: keep it on the management network.
 """
 
 from collections.abc import Awaitable, Callable
@@ -88,7 +89,7 @@ class HostApi:
         return app
 
     async def _find(self, name: str) -> VmReport:
-        reports = await self._orders.inventory()
+        reports = await self._orders.listed()
         for report in reports:
             if report.managed and name in {report.name, report.vm_id}:
                 return report
@@ -124,7 +125,7 @@ class HostApi:
                 image=VirtualMachineImage(name=report.image or "UNKNOWN"),
                 requested_capacity=report.demand.as_list(),
             )
-            for report in await self._orders.inventory()
+            for report in await self._orders.listed()
         ]
 
 

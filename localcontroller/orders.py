@@ -152,7 +152,7 @@ class Orders:
         return len(self._tasks)
 
     async def inventory(self) -> list[VmReport]:
-        """Every domain, and the VMs whose start is under way: all that a new manager is told.
+        """All that is here (``listed``), to be told to a new manager, and taken down as told.
 
         What changes before the manager can be told is for the next ``reconcile`` to find.
 
@@ -167,6 +167,17 @@ class Orders:
         listed = reports + self._pending(self._known)
         self._introduced = (self.epoch, {report.vm_id: report for report in listed})
         return listed
+
+    async def listed(self) -> list[VmReport]:
+        """Every domain, and the VMs whose start is under way, for who only reads.
+
+        What the manager was told stays as it is: a difference is for ``reconcile`` to tell.
+
+        Raises:
+            RemoteError: as ``inventory``.
+        """
+        reports = await self._look()
+        return reports + self._pending({report.vm_id for report in reports})
 
     async def _look(self) -> list[VmReport]:
         """Every domain, such that a VM that is not among them was not started meanwhile."""
@@ -321,8 +332,7 @@ class Orders:
                     return await self._abort(order)
             case TakeInventory():
                 async with self._turn(order.vm_id):
-                    reports = await self._look()
-                return Inventory(reports + self._pending({report.vm_id for report in reports}))
+                    return Inventory(await self.listed())
             case DiscardVm():
                 async with self._turn(order.vm_id):
                     return await self._discard(order)
