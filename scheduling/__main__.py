@@ -131,7 +131,9 @@ def _replay(decision: Decision, loaded: plugins.Plugins | None, *, as_json: bool
         sys.stdout.write(_plan_text(decision, plan) + "\n")
         for each in violations:
             sys.stdout.write(f"BROKEN {each.rule.value}: {each.message}\n")
-        if decision.placement is not None:
+        if decision.placement is None:
+            sys.stdout.write("no plan is recorded to compare it with\n")
+        else:
             sys.stdout.write(f"{'the same' if same else 'NOT the same'} as recorded\n")
     return 0 if same and not violations else 1
 

@@ -267,7 +267,7 @@ def dump(decision: Decision, plan: Plan | None = None) -> str:
     return msgspec.json.encode(document).decode()
 
 
-def pack(decision: Decision, plan: Plan) -> bytes:
+def pack(decision: Decision, plan: Plan | None = None) -> bytes:
     """``dump``, compressed by zlib; empty if that is too much to keep."""
     packed = zlib.compress(dump(decision, plan).encode(), 6)
     return packed if len(packed) <= MAX_PACKED_BYTES else b""

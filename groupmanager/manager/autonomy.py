@@ -25,6 +25,8 @@ from snooze.groupmanager.manager.manager_core import ManagerCore
 from snooze.groupmanager.manager.manager_events import ManagerEffect, ManagerEvent
 from snooze.groupmanager.manager.monitoring import Monitoring
 from snooze.groupmanager.planner import Planner
+from snooze.scheduling import dump
+from snooze.scheduling.deciding import DecisionKind
 from snooze.scheduling.dump import consolidate_and_prepare, relocate_and_prepare
 from snooze.scheduling.plans import Plan
 from snooze.scheduling.plugged import CODE
@@ -153,18 +155,10 @@ class ManagerAutonomy:
 
     async def _consolidate(self, effect: events.PlanConsolidation) -> None:
         """Plan a consolidation in a process of its own; the answer is an event."""
-        answer, prepared, error = None, None, ""
-        try:
-            answer, prepared = await self._planner.call(
-                consolidate_and_prepare, effect.snapshot, dict(effect.options), self._directory
-            )
-            self._failures.note(answer.plan)
-        except SnoozeError as failure:
-            error = self._not_planned(failure)
-        now_ms = self._clock.wall_ms()
-        self._runner.feed(
-            events.ConsolidationPlanned(effect.token, now_ms, answer, error, prepared)
-        )
+        planned = await plan_consolidation(self._planner, effect, self._directory, self._clock)
+        if planned.answer is not None:
+            self._failures.note(planned.answer.plan)
+        self._runner.feed(planned)
 
     async def _relocate(self, effect: events.PlanRelocation) -> None:
         answer, error = None, ""
@@ -174,11 +168,29 @@ class ManagerAutonomy:
             )
             self._failures.note(answer.plan)
         except SnoozeError as failure:
-            error = self._not_planned(failure)
+            error = _not_planned(failure)
         now_ms = self._clock.wall_ms()
         self._runner.feed(events.RelocationPlanned(effect.token, now_ms, answer, error))
 
-    @staticmethod
-    def _not_planned(failure: SnoozeError) -> str:
-        logger.warning("a plan was not made", extra={"why": failure.message})
-        return failure.message
+
+async def plan_consolidation(
+    planner: Planner, effect: events.PlanConsolidation, directory: str, clock: Clock
+) -> events.ConsolidationPlanned:
+    """Have ``planner`` make it; of one that cannot be made, what it was to be made from."""
+    token, snapshot, options = effect.token, effect.snapshot, effect.options
+    try:
+        answer, prepared = await planner.call(
+            consolidate_and_prepare, snapshot, dict(options), directory
+        )
+    except SnoozeError as failure:
+        error = _not_planned(failure)
+        asked = dump.Decision(DecisionKind.CONSOLIDATION, snapshot, options=options)
+        # Of a large cluster it takes a while, and the process that plans may be the trouble.
+        inputs = await asyncio.to_thread(dump.pack, asked)
+        return events.ConsolidationPlanned(token, clock.wall_ms(), None, error, inputs=inputs)
+    return events.ConsolidationPlanned(token, clock.wall_ms(), answer, prepared=prepared)
+
+
+def _not_planned(failure: SnoozeError) -> str:
+    logger.warning("a plan was not made", extra={"why": failure.message})
+    return failure.message

@@ -501,7 +501,7 @@ class Autonomy(Explaining):
                 self._new(kind, self.mode(kind), reason),
                 state=state,
                 outcome=f"nothing is moved: {message}",
-                inputs=made.inputs if made is not None else b"",
+                inputs=made.inputs if made is not None else event.inputs,
                 ended_ms=self._wall_ms,
             )
             effects = self.book.tell(decision)

@@ -57,7 +57,8 @@ class DecisionJudged:
 class ConsolidationPlanned:
     """The answer to ``PlanConsolidation``; None: it could not be made, ``error`` says why.
 
-    ``prepared``: its plan, proved; None: that is still to be done.
+    ``prepared``: its plan, proved; None: that is still to be done. ``inputs``: what replays it, if
+    it could not be made.
     """
 
     token: int
@@ -65,6 +66,7 @@ class ConsolidationPlanned:
     answer: Consolidation | None
     error: str = ""
     prepared: Prepared | None = None
+    inputs: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,8 @@ class LoadDesk(Desk):
         self.moves: list[tuple[float, str, str, str]] = []
         self.told: dict[str, Decision] = {}
         self.answers: dict[int, object] = {}
+        self.unplanned: list[PlanConsolidation] = []
+        self.plans_fail = False
         self._due: list[tuple[float, OrderHost, HostAnswer | ErrorReport]] = []
         policy = autonomy_policy(self.settings, self.core.overcommit, self.core.headroom)
         self.autonomy = self.core.decide_alone("gm1", policy, self.control, self.samples)
@@ -186,6 +188,8 @@ class LoadDesk(Desk):
                     directory = self.settings.autonomy.plugins_directory
                     made = relocate_and_prepare(effect.situation, effect.options, directory)
                     self.tell(RelocationPlanned(effect.token, self.wall_ms, made))
+                case PlanConsolidation() if self.plans_fail:
+                    self.unplanned.append(effect)
                 case PlanConsolidation():
                     directory = self.settings.autonomy.plugins_directory
                     answer, prepared = consolidate_and_prepare(

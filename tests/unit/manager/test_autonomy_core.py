@@ -9,6 +9,7 @@ from typing import TypeVar
 import pytest
 
 from snooze.common.autonomy import AutonomyRule, Scope
+from snooze.common.clock import SYSTEM_CLOCK
 from snooze.common.decisions import DecisionKind, DecisionMode, DecisionState
 from snooze.common.errors import ErrorReport
 from snooze.common.settings_autonomy import (
@@ -22,6 +23,7 @@ from snooze.common.wire import (
     DecisionMade,
 )
 from snooze.groupmanager.manager import look_core
+from snooze.groupmanager.manager.autonomy import plan_consolidation
 from snooze.groupmanager.manager.autonomy_events import (
     AutonomyTicked,
     LookedOn,
@@ -31,6 +33,7 @@ from snooze.groupmanager.manager.autonomy_events import (
 )
 from snooze.groupmanager.manager.manager_events import ManagerEffect
 from snooze.groupmanager.manager.plan_work import Step, StepState
+from snooze.groupmanager.planner import Planner
 from snooze.scheduling.__main__ import main as scheduling
 from tests.unit.manager.load_desk import MONDAY_MS, PERIOD_S, LoadDesk, inputs_of, settings_of
 
@@ -460,6 +463,27 @@ def test_consolidation_on_demand_is_planned_carried_out_and_replayed(tmp_path: P
     assert isinstance(again, DecisionMade)
     assert "nothing is moved" in again.decision.outcome
     assert len(desk.moves) == moves
+
+
+async def test_a_consolidation_that_could_not_be_planned_is_replayed(tmp_path: Path) -> None:
+    desk = LoadDesk(2, settings_of(AutonomySettings(interval_s=PERIOD_S, underload="off")))
+    desk.guest("a", "h1", 0.3)
+    desk.guest("b", "h2", 0.3)
+    desk.pass_time(30)
+    desk.plans_fail = True
+    desk.consolidate_now()
+    [asked] = desk.unplanned
+    planner = Planner(time_limit_s=0.001)
+    try:
+        desk.tell(await plan_consolidation(planner, asked, "", SYSTEM_CLOCK))
+    finally:
+        await planner.close()
+    [decision] = desk.decisions(CONSOLIDATION)
+    assert (decision.state, "took longer than" in decision.outcome) == (DecisionState.FAILED, True)
+    file = tmp_path / "decision.json"
+    file.write_text(inputs_of(decision))
+    assert scheduling(["replay", str(file)]) == 0
+    assert scheduling(["explain", str(file)]) == 0
 
 
 def test_consolidation_comes_when_its_calendar_says() -> None:
