@@ -166,8 +166,9 @@ def host_details(host: HostView) -> RenderableType:
 
 
 def energy(view: EnergyView) -> list[RenderableType]:
-    """What hosts used and saved."""
-    rows = [
+    """What hosts used and saved; DEAD, if any was: fenced, or failed to wake."""
+    any_dead = any(host.dead_s for host in view.hosts)
+    rows: list[tuple[Cell, ...]] = [
         (
             _text(host.hostname or host.id),
             _status(host.power or "gone"),
@@ -177,10 +178,12 @@ def energy(view: EnergyView) -> list[RenderableType]:
             energy_text(host.saved_kwh),
             span_text(host.up_s * 1000),
             span_text(host.asleep_s * 1000),
+            *([span_text(host.dead_s * 1000)] if any_dead else []),
         )
         for host in view.hosts
     ]
-    columns = ("HOST", "POWER", ">DRAWS", "BY", ">USED", ">SAVED", ">UP", ">ASLEEP")
+    columns = ["HOST", "POWER", ">DRAWS", "BY", ">USED", ">SAVED", ">UP", ">ASLEEP"]
+    columns += [">DEAD"] if any_dead else []
     if view.hosts:
         rows.append(
             (
@@ -190,8 +193,7 @@ def energy(view: EnergyView) -> list[RenderableType]:
                 "",
                 energy_text(view.used_kwh),
                 energy_text(view.saved_kwh),
-                "",
-                "",
+                *[""] * (len(columns) - 6),
             )
         )
     whole = view.used_kwh + view.saved_kwh

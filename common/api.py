@@ -360,6 +360,7 @@ class EnergyHostView(msgspec.Struct, frozen=True):
     """One host's energy since it is metered.
 
     ``source`` of ``watts``: ``bmc``, ``rapl`` (processors and memory only), or ``model``.
+    ``dead_s``: for so long it was fenced, or had failed to wake.
     """
 
     id: str
@@ -371,6 +372,7 @@ class EnergyHostView(msgspec.Struct, frozen=True):
     saved_kwh: float = 0.0
     up_s: int = 0
     asleep_s: int = 0
+    dead_s: int = 0
 
 
 class EnergySlotView(msgspec.Struct, frozen=True):

@@ -13,9 +13,10 @@ ENERGY: Final = "/energy"
 
 
 class HostEnergy(msgspec.Struct, frozen=True, array_like=True):
-    """One host since the record began: joules used and saved, seconds up and asleep.
+    """One host since the record began: joules used and saved, seconds up, asleep and dead.
 
-    ``wake_s``: how long it took to wake it the last time; 0: not known.
+    ``wake_s``: how long it took to wake it the last time; 0: not known. ``dead_s``: it was fenced,
+    or failed to wake.
     """
 
     used_j: float = 0.0
@@ -23,6 +24,7 @@ class HostEnergy(msgspec.Struct, frozen=True, array_like=True):
     up_s: float = 0.0
     asleep_s: float = 0.0
     wake_s: float = 0.0
+    dead_s: float = 0.0
 
 
 class EnergySlot(msgspec.Struct, frozen=True, array_like=True):

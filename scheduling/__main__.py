@@ -50,7 +50,8 @@ def main(arguments: list[str]) -> int:
             raise DumpError("a decision without a plan can only be replayed")
         decision = _decision(plans[-1], options, catalogue)
     except (PolicyError, UnitFailed, OSError, ValueError) as error:
-        sys.stderr.write(f"{options.file}: {error}\n")
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        sys.stderr.write(f"{file}: {why}\n")
         return 2
     _tell_problems(decision)
     match options.command:

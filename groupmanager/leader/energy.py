@@ -245,6 +245,7 @@ class Energy:
                     saved_kwh=meter.saved_j / J_PER_KWH,
                     up_s=round(meter.up_s),
                     asleep_s=round(meter.asleep_s),
+                    dead_s=round(meter.dead_s),
                 )
             )
         hosts.sort(key=lambda view: (view.hostname, view.id))

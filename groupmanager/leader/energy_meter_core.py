@@ -6,8 +6,8 @@ Rules:
    (``scheduling.power_curves``) has risen or fallen by since; else what its RAPL counts (processors
    and memory: a lower bound); else what its curve says. Where the figure came from is told with it.
    A measurement is of the state the host was in: it is forgotten when that changes.
-2. One that sleeps, was fenced or failed draws what a sleeping one draws; one that is being woken
-   what it draws under full load.
+2. One that sleeps draws what it draws asleep, and so does a dead one (it was fenced, or failed to
+   wake), whose time counts apart; one that is being woken what it draws under full load.
 3. *Saved* is the difference to a cluster whose sleepers idle instead; waking costs some of it back.
 4. Figures are joules since the record began, by host; a step longer than ``MAX_STEP_S`` counts as
    that long: nobody knows what was in between.
@@ -72,6 +72,7 @@ class HostMeter:
     saved_j: float = 0.0
     up_s: float = 0.0
     asleep_s: float = 0.0
+    dead_s: float = 0.0
     watts: float = 0.0
     source: PowerSource = PowerSource.MODEL
 
@@ -101,8 +102,8 @@ class EnergyMeter:
         columns = [table.column(number).tolist() for number in (*COUNTED, WATTS)]
         sources: list[int] = table.source.tolist()
         return {
-            host_id: HostMeter(used, saved, up, asleep, watts, SOURCES[sources[row]])
-            for row, (host_id, used, saved, up, asleep, watts) in enumerate(
+            host_id: HostMeter(used, saved, up, asleep, dead, watts, SOURCES[sources[row]])
+            for row, (host_id, used, saved, up, asleep, dead, watts) in enumerate(
                 zip(table.ids, *columns, strict=True)
             )
         }
@@ -187,9 +188,9 @@ class EnergyMeter:
             self.began_ms,
             {
                 host_id: HostEnergy(
-                    used, saved, up, asleep, round(wake_times_s.get(host_id, 0.0), 1)
+                    used, saved, up, asleep, round(wake_times_s.get(host_id, 0.0), 1), dead
                 )
-                for host_id, used, saved, up, asleep in zip(
+                for host_id, used, saved, up, asleep, dead in zip(
                     self.table.ids,
                     *(np.round(self.table.column(c), 1).tolist() for c in COUNTED),
                     strict=True,
@@ -204,7 +205,8 @@ class EnergyMeter:
         for host_id, energy in record.hosts.items():
             row = self.table.row_of(host_id)
             if row is not None:
-                counted = (energy.used_j, energy.saved_j, energy.up_s, energy.asleep_s)
+                spans_s = (energy.up_s, energy.asleep_s, energy.dead_s)
+                counted = (energy.used_j, energy.saved_j, *spans_s)
                 for column, number in zip(COUNTED, counted, strict=True):
                     self.table.column(column)[row] = number
         for slot in sorted(record.slots, key=lambda slot: slot.at_ms):

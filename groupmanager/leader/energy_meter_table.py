@@ -13,10 +13,10 @@ from snooze.common.wire import PowerDescription
 
 MAX_HOSTS: Final = 20_000
 
-USED_J, SAVED_J, UP_S, ASLEEP_S, WATTS = range(5)
-COUNTED: Final = (USED_J, SAVED_J, UP_S, ASLEEP_S)
-_READING_W, _READ_S, _MODEL_THEN_W, _MODEL_W, _RAPL_W, _IDLE_W, _FULL_W, _ASLEEP_W = range(5, 13)
-_COLUMNS: Final = 13
+USED_J, SAVED_J, UP_S, ASLEEP_S, DEAD_S, WATTS = range(6)
+COUNTED: Final = (USED_J, SAVED_J, UP_S, ASLEEP_S, DEAD_S)
+_READING_W, _READ_S, _MODEL_THEN_W, _MODEL_W, _RAPL_W, _IDLE_W, _FULL_W, _ASLEEP_W = range(6, 14)
+_COLUMNS: Final = 14
 _FIRST_ROWS: Final = 64
 _NEVER_S: Final = -1e18
 
@@ -40,7 +40,7 @@ GONE, UP, WAKING, ASLEEP, DEAD = range(5)
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Over all hosts, now."""
+    """Over all hosts, now; dead ones are neither up nor asleep."""
 
     watts: float
     saved_w: float
@@ -144,8 +144,8 @@ class MeterTable:
         rapl_w: FloatArray = numbers[_RAPL_W]
         idle_w: FloatArray = numbers[_IDLE_W]
         here, is_up = mode != GONE, mode == UP
-        asleep, waking = mode == ASLEEP, mode == WAKING
-        down = asleep | (mode == DEAD)
+        asleep, waking, dead = mode == ASLEEP, mode == WAKING, mode == DEAD
+        on = here & ~asleep & ~dead
         measured = here & (now_s - numbers[_READ_S] <= fresh_s)
         counted = is_up & ~measured & self._joined[:count] & ~np.isnan(rapl_w)
         now_w: FloatArray = np.maximum(
@@ -160,12 +160,11 @@ class MeterTable:
         numbers[WATTS] = watts
         numbers[USED_J] += watts * passed_s
         numbers[SAVED_J] += saved * passed_s
-        numbers[ASLEEP_S] += down * passed_s
-        numbers[UP_S] += (here & ~down) * passed_s
+        numbers[ASLEEP_S] += asleep * passed_s
+        numbers[DEAD_S] += dead * passed_s
+        numbers[UP_S] += on * passed_s
         self._source[:count] = np.where(measured, 2, np.where(counted, 1, 0))
-        return Sums(
-            float(watts.sum()), float(saved.sum()), int((here & ~down).sum()), int(down.sum())
-        )
+        return Sums(float(watts.sum()), float(saved.sum()), int(on.sum()), int(asleep.sum()))
 
 
 def _blank(rows: int) -> FloatArray:

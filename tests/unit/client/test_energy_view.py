@@ -46,6 +46,14 @@ def test_the_table_says_what_was_used_and_saved() -> None:
     assert "Energy saving is on" in text
 
 
+def test_dead_hosts_are_not_counted_as_asleep() -> None:
+    assert "DEAD" not in shown(*tables.energy(view_of()))
+    host = EnergyHostView("id2", "broken", "failed", up_s=60, asleep_s=120, dead_s=3600)
+    lines = shown(*tables.energy(EnergyView(True, T0, 0.0, 0.0, 0.0, [host]))).splitlines()
+    assert lines[0].split()[-3:] == ["UP", "ASLEEP", "DEAD"]
+    assert " ".join(lines[1].split()).endswith(" 1 min 00 s 2 min 00 s 1 h 00 min")
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_plot_without_a_past_says_so(count: int) -> None:
     picture = svg(view_of(*slots(count)))

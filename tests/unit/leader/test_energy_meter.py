@@ -74,7 +74,13 @@ def test_a_dead_host_saves_nothing(state: HostPower) -> None:
     house, meter = meter_of()
     house.host("h1").state = state
     run(meter, 60)
-    assert meter.hosts["h1"].saved_j == 0
+    dead = meter.hosts["h1"]
+    assert (dead.saved_j, dead.up_s, dead.asleep_s, dead.dead_s) == (0, 0, 0, 60)
+    [slot] = meter.past()
+    assert (slot.up, slot.asleep) == (0, 0)
+    _, after = meter_of()
+    after.load(meter.record())
+    assert after.hosts["h1"].dead_s == 60
 
 
 def test_a_measurement_counts_while_it_is_fresh() -> None:

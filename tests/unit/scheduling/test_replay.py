@@ -232,7 +232,14 @@ def test_bad_files_are_refused_with_a_reason(
     assert str(path) in capsys.readouterr().err
     with pytest.raises(DumpError):
         dump.load(text)
-    assert main(["replay", str(tmp_path / "absent")]) == 2
+
+
+def test_a_file_that_is_not_there_is_named_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "absent"
+    assert main(["replay", str(path)]) == 2
+    assert capsys.readouterr().err == f"{path}: No such file or directory\n"
 
 
 def test_a_file_with_wrong_numbers_is_a_snapshot_with_problems() -> None:
