@@ -20,10 +20,12 @@ from snooze.client.options import (
 from snooze.common.decisions import DecisionKind, DecisionMode, DecisionState
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
     from snooze.client.async_sdk import AsyncSnooze
-    from snooze.common.api import AutonomyView, DecisionView
+    from snooze.common.api import AutonomyView, DecisionView, ManagerView
 
 PREFIX_DIGITS = 6
 """So many digits of a decision's id are enough, if no other begins with them."""
@@ -142,11 +144,15 @@ def show(decision_id: IdArgument, output: OutputOption = Output.TABLE, url: UrlO
 
     from snooze.client import terminal
 
-    view = on_cluster(url, lambda cluster: _whole(cluster, decision_id))
+    async def work(cluster: "AsyncSnooze") -> "tuple[DecisionView, list[ManagerView]]":
+        view = await _whole(cluster, decision_id)
+        return view, [] if output is Output.JSON else await cluster.managers()
+
+    view, managers = on_cluster(url, work)
     if output is Output.JSON:
         terminal.show_json(msgspec.json.encode(view))
     else:
-        terminal.show(_decision_text(view))
+        terminal.show(_decision_text(view, managers))
 
 
 def approve(
@@ -466,13 +472,15 @@ def _decisions_table(views: "list[DecisionView]") -> "RenderableType":
     )
 
 
-def _decision_text(view: "DecisionView") -> "RenderableType":
+def _decision_text(view: "DecisionView", managers: "Sequence[ManagerView]") -> "RenderableType":
     from rich.text import Text
 
     from snooze.client.terminal import plain
 
+    names = {each.id: f"{each.hostname} ({each.address}, {each.id})" for each in managers}
+    decider = names.get(view.decider, view.decider)
     lines = [
-        f"{view.kind} {view.state} ({view.mode}), made {_when(view.at_ms)} by {view.decider}",
+        f"{view.kind} {view.state} ({view.mode}), made {_when(view.at_ms)} by {decider}",
         f"id: {view.id}",
         f"why: {view.reason}",
     ]

@@ -7,9 +7,12 @@ import typer
 
 from snooze.client.options import (
     CLUSTER_PANEL,
+    DEFAULT_WAIT_TIMEOUT_S,
     Output,
     OutputOption,
     UrlOption,
+    WaitOption,
+    WaitTimeoutOption,
     add,
     complete_host,
     on_cluster,
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from snooze.client.async_sdk import AsyncSnooze
-    from snooze.common.api import PowerAnswer
+    from snooze.common.api import HostView, PowerAnswer
 
 HostArgument = Annotated[
     str, typer.Argument(metavar="HOST", help="A host, by name or id.", autocompletion=complete_host)
@@ -90,30 +93,63 @@ def sleep(
             help="Also if the reserve would lack, or it is in maintenance. Never with a VM on it.",
         ),
     ] = False,
+    wait: WaitOption = True,
+    wait_timeout: WaitTimeoutOption = DEFAULT_WAIT_TIMEOUT_S,
     output: OutputOption = Output.TABLE,
     url: UrlOption = "",
 ) -> None:
     """Put an empty host to sleep; VMs that need it wake it again."""
-    _order(url, lambda cluster: cluster.sleep_host(host, force=force), host, output)
+
+    async def order(cluster: "AsyncSnooze") -> "PowerAnswer":
+        return await cluster.sleep_host(host, force=force)
+
+    _carry_out(order, host, wait_timeout if wait else None, output, url, up=False)
 
 
-def wake(host: HostArgument, output: OutputOption = Output.TABLE, url: UrlOption = "") -> None:
-    """Wake a host; also one that failed to wake before."""
-    _order(url, lambda cluster: cluster.wake_host(host), host, output)
-
-
-def _order(
-    url: str, order: "Callable[[AsyncSnooze], Awaitable[PowerAnswer]]", host: str, output: Output
+def wake(
+    *,
+    host: HostArgument,
+    wait: WaitOption = True,
+    wait_timeout: WaitTimeoutOption = DEFAULT_WAIT_TIMEOUT_S,
+    output: OutputOption = Output.TABLE,
+    url: UrlOption = "",
 ) -> None:
+    """Wake a host; also one that failed to wake before."""
+
+    async def order(cluster: "AsyncSnooze") -> "PowerAnswer":
+        return await cluster.wake_host(host)
+
+    _carry_out(order, host, wait_timeout if wait else None, output, url, up=True)
+
+
+def _carry_out(
+    order: "Callable[[AsyncSnooze], Awaitable[PowerAnswer]]",
+    host: str,
+    wait_s: float | None,
+    output: Output,
+    url: str,
+    *,
+    up: bool,
+) -> None:
+    """Order it, and wait until it is so (None: do not), or it is known that it will not be.
+
+    JSON is the host as it is then; without waiting, the answer.
+    """
     import msgspec
 
     from snooze.client import terminal
+    from snooze.client.waiting import wait_for_power
+    from snooze.common.api import PowerAnswer
 
-    async def work(cluster: "AsyncSnooze") -> "PowerAnswer":
-        return await order(cluster)
+    async def work(cluster: "AsyncSnooze") -> "PowerAnswer | HostView":
+        answer = await order(cluster)
+        return answer if wait_s is None else await wait_for_power(cluster, host, wait_s, up=up)
 
-    answer = on_cluster(url, work)
+    told = on_cluster(url, work)
     if output is Output.JSON:
-        terminal.show_json(msgspec.json.encode(answer))
-    else:
-        terminal.write(f"{terminal.plain(host)}: {answer.message}")
+        terminal.show_json(msgspec.json.encode(told))
+        return
+    done = f"it is {'up' if up else 'asleep'}"
+    terminal.write(
+        f"{terminal.plain(host)}: {told.message if isinstance(told, PowerAnswer) else done}"
+    )

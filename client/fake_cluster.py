@@ -3,7 +3,8 @@
 For tests of programs that use the SDK, and of the SDK and the command themselves: a real HTTP
 server on a loopback port, on a thread of its own. It keeps the rules of ``common/api.py`` and of
 ``common/vm_lifecycle.py`` (idempotency keys, states that a command needs), but places nothing and
-runs nothing. A task moves on by one step each time it is looked at, so no test has to sleep.
+runs nothing. A task moves on by one step each time it is looked at, and so does a host's power, so
+no test has to sleep.
 
 ::
 
@@ -29,6 +30,7 @@ from snooze.common.api import (
     ClusterRequest,
     ClusterView,
     CommandRequest,
+    DecisionView,
     ErrorBody,
     EventView,
     HierarchyHost,
@@ -37,6 +39,7 @@ from snooze.common.api import (
     HostView,
     ImageView,
     ManagerView,
+    PowerAnswer,
     TaskState,
     TaskView,
     TaskVm,
@@ -137,6 +140,8 @@ class FakeCluster:
             )
             for n in (1, 2, 3)
         ]
+        self.power_steps: dict[str, deque[HostView]] = {}
+        self.decisions: dict[str, DecisionView] = {}
         self.images = [ImageView("tiny.qcow2", "qcow2", 2 << 30, 300 << 20, 3)]
         self.vms: dict[str, VmView] = {}
         self.tasks: dict[str, TaskView] = {}
@@ -201,6 +206,14 @@ class FakeCluster:
         self.events = []
         self.emit("leader.elected", "gm-2", f"gm-2 leads epoch {self.epoch}")
 
+    def will_be(self, hostname: str, *steps: tuple[str, str, str]) -> None:
+        """What a host's power, status and note are at the next looks at it, one after the other."""
+        host = self._find_host(hostname)
+        self.power_steps[host.id] = deque(
+            msgspec.structs.replace(host, power=power, status=status, note=note)
+            for power, status, note in steps
+        )
+
     # The server -------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
@@ -232,6 +245,8 @@ class FakeCluster:
                 web.post("/v1/vms/{name}/{command}", self._command),
                 web.get("/v1/hosts", self._list_hosts),
                 web.get("/v1/hosts/{id}", self._host),
+                web.post("/v1/hosts/{id}/{command:sleep|wake}", self._power),
+                web.get("/v1/decisions/{id}", self._decision),
                 web.get("/v1/managers", self._list_managers),
                 web.get("/v1/hierarchy", self._hierarchy),
                 web.get("/v1/images", self._list_images),
@@ -315,8 +330,23 @@ class FakeCluster:
         return _json([self._with_vms(host) for host in self.hosts])
 
     async def _host(self, request: web.Request) -> web.Response:
-        wanted = request.match_info["id"]
-        return _json(self._with_vms(self._find_host(wanted)))
+        host = self._find_host(request.match_info["id"])
+        coming = self.power_steps.get(host.id)
+        if coming:
+            self.hosts[self.hosts.index(host)] = host = coming.popleft()
+        return _json(self._with_vms(host))
+
+    async def _power(self, request: web.Request) -> web.Response:
+        self._find_host(request.match_info["id"])
+        waking = request.match_info["command"] == "wake"
+        answer = PowerAnswer("it is being woken" if waking else "it is sent to sleep")
+        return _json(answer, 202)
+
+    async def _decision(self, request: web.Request) -> web.Response:
+        found = self.decisions.get(request.match_info["id"])
+        if found is None:
+            raise NotFound("no such decision is known")
+        return _json(found)
 
     async def _list_managers(self, request: web.Request) -> web.Response:
         return _json(self.managers)

@@ -1,8 +1,17 @@
-"""Waiting for tasks with a progress bar on standard error.
+"""Waiting for tasks, and for the power of hosts, with a progress bar on standard error.
 
 A terminal sees one bar for each task (one for all of them when there are many): a submission counts
 the VMs that have settled, a migration the bytes that have moved, a drain the VMs that have gone.
 Without a terminal it is silent.
+
+A host's power has no task: its state is looked at, and what is waited for is over when it is
+
+======  ================================================  ======================================
+wanted  done                                              never comes
+======  ================================================  ======================================
+up      active, and in reach                              asleep, failed, fenced; out of reach
+asleep  asleep                                            active, waking, failed, fenced
+======  ================================================  ======================================
 """
 
 import asyncio
@@ -21,11 +30,20 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from snooze.client.async_sdk import AsyncSnooze, OnProgress
+from snooze.client.async_sdk import (
+    MIN_POLL_S,
+    SETTLING_POLL_S,
+    WAIT_PATIENCE_S,
+    AsyncSnooze,
+    OnProgress,
+)
 from snooze.client.terminal import error_console, plain
+from snooze.client.transport import is_passing
 from snooze.client.units import bytes_text, rate_text, span_text
-from snooze.common.api import TASK_ENDED, TaskState, TaskView, TaskVm
-from snooze.common.errors import SnoozeError
+from snooze.common.api import TASK_ENDED, HostView, TaskState, TaskView, TaskVm
+from snooze.common.clock import SYSTEM_CLOCK
+from snooze.common.errors import ExecutionError, RemoteTimeout, SnoozeError
+from snooze.common.records import HostPower
 from snooze.common.vm_lifecycle import SETTLED, VmCommand
 
 A = TypeVar("A")
@@ -82,6 +100,92 @@ async def wait_for(
             others = f" and {len(pending) - 1} more" if len(pending) > 1 else ""
             console.print(f"Not waiting. The order stands: snooze task {pending[0].id}{others}")
         raise
+
+
+async def wait_for_power(
+    cluster: AsyncSnooze, host: str, timeout_s: float, *, up: bool
+) -> HostView:
+    """The host once it is up, or asleep, as it was ordered; see the module's table.
+
+    Raises:
+        ExecutionError: it will not be; says why.
+        RemoteTimeout: it was neither after ``timeout_s``; what was ordered goes on.
+        SnoozeError: it could not be asked, for longer than a new leader takes.
+    """
+    console = error_console()
+    try:
+        if not console.is_terminal:
+            return await _power_reached(cluster, host, timeout_s, lambda view: None, up=up)
+        with _progress(console) as progress:
+            title = plain(f"{'wake' if up else 'sleep'} {host}")
+            bar = progress.add_task(title, total=None, detail="")
+
+            def show(view: HostView) -> None:
+                progress.update(bar, detail=plain(_power_words(view)))
+
+            return await _power_reached(cluster, host, timeout_s, show, up=up)
+    except asyncio.CancelledError:
+        console.print(f"Not waiting. The order stands: snooze host show {plain(host)}")
+        raise
+
+
+async def _power_reached(
+    cluster: AsyncSnooze,
+    host: str,
+    timeout_s: float,
+    show: Callable[[HostView], None],
+    *,
+    up: bool,
+) -> HostView:
+    """Look until it is so. Raises: see ``wait_for_power``."""
+    clock, pause_s, said = SYSTEM_CLOCK, MIN_POLL_S, "not seen"
+    heard_s = clock.monotonic_s()
+    deadline_s = heard_s + timeout_s
+    while True:
+        try:
+            view = await cluster.host(host)
+        except SnoozeError as error:
+            if not is_passing(error) or clock.monotonic_s() - heard_s > WAIT_PATIENCE_S:
+                raise
+        else:
+            heard_s, said = clock.monotonic_s(), _power_words(view)
+            show(view)
+            reached = power_reached(view, up=up)
+            if reached is not None:
+                if reached:
+                    return view
+                wanted = "up" if up else "asleep"
+                raise ExecutionError(f"{view.hostname} is not {wanted}: it is {said}")
+        left_s = deadline_s - clock.monotonic_s()
+        if left_s <= 0:
+            raise RemoteTimeout(f"{host} is {said} after {timeout_s:g} s; it goes on")
+        await asyncio.sleep(min(pause_s, left_s))
+        pause_s = min(2 * pause_s, SETTLING_POLL_S)
+
+
+def power_reached(view: HostView, *, up: bool) -> bool | None:
+    """Whether a host is as it was ordered to be; None: that is still to come."""
+    match view.power:
+        case HostPower.ACTIVE if up:
+            return None if view.status == "joining" else view.status != "unreachable"
+        case HostPower.GOING_DOWN:
+            return None
+        case HostPower.WAKING:
+            return None if up else False
+        case HostPower.ASLEEP:
+            return not up
+        case HostPower.ACTIVE | HostPower.FAILED | HostPower.FENCED:
+            return False
+        case _:
+            return None
+
+
+def _power_words(view: HostView) -> str:
+    """Its state, and why."""
+    state = view.power.replace("_", " ")
+    if view.power == HostPower.ACTIVE and view.status == "unreachable":
+        state = "out of reach"
+    return f"{state}: {view.note}" if view.note else state
 
 
 async def _shut_down(cluster: AsyncSnooze, task: TaskView, timeout_s: float) -> TaskView:

@@ -3,6 +3,7 @@
 from snooze.common.autonomy import Control
 from snooze.common.decisions import DecisionKind, DecisionMode
 from snooze.common.settings_autonomy import AutonomySettings
+from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.time_plans import Window, zone_of
 
 
@@ -19,3 +20,10 @@ def control_of(settings: AutonomySettings) -> Control:
     }
     zone = zone_of(settings.time_zone)
     return Control(modes, [Window.of(text, zone) for text in settings.windows])
+
+
+def disabled_of(settings: GroupManagerSettings) -> dict[DecisionKind, str]:
+    """The kinds that are switched off by other settings than their mode, and why, for people."""
+    if settings.energy.enabled:
+        return {}
+    return {DecisionKind.SLEEP: "energy saving is off in the leader's settings (energy.enabled)"}

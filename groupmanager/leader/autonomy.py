@@ -40,10 +40,10 @@ from snooze.common.errors import (
     NotFound,
     TooBusy,
 )
-from snooze.common.settings_autonomy import AutonomySettings
+from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.time_plans import Window, zone_of
 from snooze.common.wire import DecisionMade, JudgeDecision, Reconfigure, SetAutonomy
-from snooze.groupmanager.control import control_of
+from snooze.groupmanager.control import control_of, disabled_of
 from snooze.groupmanager.leader.decision_log import DecisionLog
 from snooze.groupmanager.leader.journal import Journal
 from snooze.groupmanager.leader.manager_links import ManagerLinks
@@ -67,7 +67,7 @@ class LeaderAutonomy:
 
     def __init__(
         self,
-        settings: AutonomySettings,
+        settings: GroupManagerSettings,
         epoch: int,
         registry: Registry,
         clock: Clock,
@@ -78,7 +78,8 @@ class LeaderAutonomy:
         approve_own: Callable[[str], None],
     ) -> None:
         """``approve_own``: of a decision of the leader's own cores."""
-        self.control = control_of(settings)
+        self.control = control_of(settings.autonomy)
+        self._disabled = disabled_of(settings)
         self._epoch = epoch
         self._registry = registry
         self._clock = clock
@@ -356,8 +357,12 @@ class LeaderAutonomy:
         ]
         kinds = [kind for kind in DecisionKind if kind is not DecisionKind.DRAIN]
         modes = {kind.value: self.control.mode(kind, now_ms).value for kind in kinds}
-        reasons = {kind.value: self.control.why_off(kind, now_ms) for kind in kinds}
-        why_off = {kind: reason for kind, reason in reasons.items() if reason}
+        why_off: dict[str, str] = {}
+        for kind in kinds:
+            reasons = [self._disabled.get(kind, ""), self.control.why_off(kind, now_ms)]
+            if any(reasons):
+                why_off[kind.value] = "; ".join(filter(None, reasons))
+        modes |= {kind.value: DecisionMode.OFF.value for kind in self._disabled}
         return AutonomyView(record.revision, modes, why_off, rules, windows)
 
     def _name(self, scope: Scope, target: str) -> str:

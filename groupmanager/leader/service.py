@@ -208,7 +208,7 @@ class LeaderService:
             ha_lacks=lambda staying: self.recovery.lacks(frozenset(staying)),
         )
         self.autonomy = LeaderAutonomy(
-            settings.autonomy,
+            settings,
             epoch,
             self.registry,
             clock,

@@ -11,12 +11,14 @@ from typer.testing import Result
 
 from snooze.client import vm_commands
 from snooze.client.fake_cluster import Failure, FakeCluster
-from snooze.common.api import HierarchyView, HostView, TaskState, TaskView, VmView
+from snooze.common.api import DecisionView, HierarchyView, HostView, TaskState, TaskView, VmView
 from snooze.common.errors import ERRORS_BY_CODE, ErrorReport, SnoozeError
 from snooze.common.vm_lifecycle import VmState
 
 Run = Callable[..., Result]
 
+WAKING = ("waking", "waking", "try 1")
+DOWN = ("going_down", "going_down", "asked for")
 DOMAIN = "<domain type='kvm'><name>db</name></domain>"
 
 
@@ -231,6 +233,57 @@ def test_mistakes(run: Run, arguments: tuple[str, ...], exit_code: int, message:
     assert message in done.stderr
     assert "Traceback" not in done.output
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "steps", "exit_code", "said"),
+    [
+        ("wake", [WAKING, ("active", "joining", ""), ("active", "active", "")], 0, "it is up"),
+        ("wake", [("active", "maintenance", "")], 0, "it is up"),
+        ("wake", [WAKING, ("failed", "failed", "its BMC refused")], 8, "failed: its BMC refused"),
+        ("wake", [("asleep", "asleep", "")], 8, "host-3 is not up: it is asleep"),
+        ("wake", [("active", "unreachable", "")], 8, "it is out of reach"),
+        ("sleep", [DOWN, ("asleep", "asleep", "idle")], 0, "it is asleep"),
+        ("sleep", [DOWN, ("active", "active", "stays up: VM a came")], 8, "stays up: VM a came"),
+        ("sleep", [("waking", "waking", "VM web")], 8, "host-3 is not asleep: it is waking"),
+    ],
+)
+def test_who_sleeps_or_wakes_a_host_sees_it_done(
+    run: Run,
+    fake: FakeCluster,
+    command: str,
+    steps: list[tuple[str, str, str]],
+    exit_code: int,
+    said: str,
+) -> None:
+    fake.will_be("host-3", *steps)
+    done = run("host", command, "host-3")
+    assert done.exit_code == exit_code, done.output
+    assert said in (done.stderr if exit_code else done.stdout)
+    assert not fake.power_steps["lc-3"], "looked at until it was so"
+
+
+def test_the_power_of_a_host_need_not_be_waited_for(run: Run, fake: FakeCluster) -> None:
+    fake.will_be("host-3", *[WAKING] * 1000)
+    done = run("host", "wake", "host-3", "--no-wait")
+    assert (done.exit_code, done.stdout) == (0, "host-3: it is being woken\n")
+    late = run("host", "wake", "host-3", "--wait-timeout", "0")
+    assert late.exit_code == 9
+    assert "host-3 is waking: try 1 after 0 s; it goes on" in late.stderr
+    fake.fail_next(Failure.NO_LEADER, times=2, path="/v1/hosts/host-3")
+    fake.will_be("host-3", WAKING, ("active", "active", ""))
+    done = run("host", "wake", "host-3", "-o", "json")
+    assert json.loads(done.stdout)["power"] == "active", "the host, through a change of leader"
+
+
+def test_who_decided_is_named(run: Run, fake: FakeCluster) -> None:
+    decision_id = "d" * 32
+    fake.decisions[decision_id] = decided = DecisionView(
+        decision_id, 0, "overload", "auto", "done", "gm-2", "host-1 is overloaded"
+    )
+    assert "by manager-2 (127.0.0.1:5002, gm-2)" in run("decisions", "show", decision_id).stdout
+    fake.decisions[decision_id] = msgspec.structs.replace(decided, decider="gone")
+    assert " by gone\n" in run("decisions", "show", decision_id).stdout
 
 
 @pytest.mark.parametrize("kind", list(ERRORS_BY_CODE.values()))

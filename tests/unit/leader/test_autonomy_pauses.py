@@ -11,9 +11,11 @@ from snooze.common.clock import ManualClock
 from snooze.common.coordination.memory import MemoryCoordinator, MemoryStore
 from snooze.common.coordination.port import Check, Create, wait_connected
 from snooze.common.resources import Capacity
-from snooze.common.settings_autonomy import AutonomySettings
+from snooze.common.settings_energy import EnergySettings
+from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.wire import ManagerWelcome
+from snooze.groupmanager.control import disabled_of
 from snooze.groupmanager.leader.autonomy import LeaderAutonomy
 from snooze.groupmanager.leader.decision_log import DecisionLog
 from snooze.groupmanager.leader.events import EventLog
@@ -66,7 +68,7 @@ async def desk() -> AsyncIterator[Desk]:
         registry,
         clock,
         LeaderAutonomy(
-            AutonomySettings(),
+            GroupManagerSettings(),
             1,
             registry,
             clock,
@@ -107,3 +109,16 @@ async def test_a_pause_of_restarts_holds_for_its_vm_or_for_a_time(desk: Desk) ->
     desk.clock.advance(61.0)
     assert autonomy.may_restart(db)
     assert not autonomy.may_restart(web)
+
+
+async def test_what_other_settings_switch_off_is_shown_as_off(desk: Desk) -> None:
+    off = "energy saving is off in the leader's settings (energy.enabled)"
+    view = desk.autonomy.view()
+    assert (view.modes["sleep"], view.why_off["sleep"]) == ("off", off)
+    assert view.modes["wake"] == "auto", "VMs wake hosts all the same"
+    change = AutonomyChange("cluster", "", ("sleep",), mode="auto", who="ann")
+    assert (await desk.autonomy.change(change)).modes["sleep"] == "off"
+    change = AutonomyChange("cluster", "", ("sleep",), paused=True, who="ann")
+    assert (await desk.autonomy.change(change)).why_off["sleep"] == f"{off}; paused by ann"
+    on = GroupManagerSettings(energy=EnergySettings(enabled=True))
+    assert disabled_of(on) == {}
