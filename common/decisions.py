@@ -36,7 +36,10 @@ class DecisionMode(StrEnum):
 
 
 class DecisionState(StrEnum):
-    """How far a decision is."""
+    """How far a decision is.
+
+    ``INTERRUPTED``: who carried it out is gone, and what became of the rest is not known.
+    """
 
     PROPOSED = "proposed"
     RUNNING = "running"
@@ -45,6 +48,7 @@ class DecisionState(StrEnum):
     FAILED = "failed"
     REFUSED = "refused"
     EXPIRED = "expired"
+    INTERRUPTED = "interrupted"
     DRY_RUN = "dry-run"
 
 
@@ -55,6 +59,7 @@ DECISION_ENDED = frozenset(
         DecisionState.FAILED,
         DecisionState.REFUSED,
         DecisionState.EXPIRED,
+        DecisionState.INTERRUPTED,
         DecisionState.DRY_RUN,
     }
 )

@@ -22,7 +22,11 @@ MAX_DECISIONS = 10_000
 MAX_INPUT_BYTES = 64 * 1024 * 1024
 """The oldest lose their inputs beyond this."""
 
-LEADER_GONE = "the leader changed; what goes on is a decision of its own"
+NOT_KNOWN = (
+    "the leader changed before it had ended: what became of the rest is not known; what goes on is "
+    "a decision of its own"
+)
+LEADER_GONE = "the leader changed before it was approved"
 
 Sink = Callable[[Decision], None]
 
@@ -68,18 +72,17 @@ class DecisionLog:
     def load(self, decisions: Iterable[Decision]) -> None:
         """What a former leader wrote down; nobody is told.
 
-        What had not ended has: what goes on is decided anew, or told again by its manager.
+        What had not ended has, with what was said of it last, and is written down so: what goes on
+        is decided anew, or told again by its manager.
         """
         for decision in decisions:
             if decision.state in DECISION_ENDED:
                 self._keep(decision)
                 continue
-            outcome, now_ms = decision.outcome or LEADER_GONE, self._clock.wall_ms()
-            self._keep(
-                msgspec.structs.replace(
-                    decision, state=DecisionState.EXPIRED, outcome=outcome, ended_ms=now_ms
-                )
-            )
+            closed = _closed(decision, self._clock.wall_ms())
+            self._keep(closed)
+            if self._sink is not None:
+                self._sink(closed)
 
     def _keep(self, decision: Decision) -> None:
         """Of too many, the oldest go; of too many bytes, the oldest lose their inputs."""
@@ -156,6 +159,15 @@ class DecisionLog:
                 if len(found) == limit:
                     break
         return found
+
+
+def _closed(decision: Decision, now_ms: int) -> Decision:
+    """A decision that its leader left open."""
+    state, why = DecisionState.EXPIRED, LEADER_GONE
+    if decision.state is not DecisionState.PROPOSED:
+        state, why = DecisionState.INTERRUPTED, NOT_KNOWN
+    outcome = "; ".join(filter(None, (decision.outcome, why)))
+    return msgspec.structs.replace(decision, state=state, outcome=outcome, ended_ms=now_ms)
 
 
 def _as_known(decision: Decision, known: Decision) -> Decision:

@@ -21,6 +21,9 @@ Rules:
    down, each at most once in ``PROPOSED_S``. An approved plan is made again, from what is true
    then.
 
+7. After each move it is told how many of them were done: that is what is known of a plan whose
+   leader dies. The next leader goes on with none; it is told again of what is there then.
+
 Invariant: at most one plan is carried out, and it has at most one move under way.
 """
 
@@ -121,7 +124,7 @@ class EmptyingCore:
         effects: list[EmptyingEffect] = []
         for key in [key for key, (_, until_s) in self.proposed.items() if until_s <= now_s]:
             told, _ = self.proposed.pop(key)
-            effects.append(_ended(key, told, DecisionState.EXPIRED, "nobody approved"))
+            effects.append(_told(key, told, DecisionState.EXPIRED, "nobody approved"))
         if now_s < self.next_look_s:
             return effects
         self.next_look_s = now_s + LOOK_S
@@ -142,7 +145,7 @@ class EmptyingCore:
         made, lines = self._made(told, now_ms, downhill=True)
         if made is None or self.plan is not None:
             why = "another plan is carried out" if self.plan is not None else "; ".join(lines)
-            return [_ended(key, told, DecisionState.EXPIRED, why)]
+            return [_told(key, told, DecisionState.EXPIRED, why)]
         begun = Decided(key, told.kind, DecisionState.RUNNING, (), outcome="approved")
         return [begun, *self._begin(key, told, made[1], now_s)]
 
@@ -156,7 +159,11 @@ class EmptyingCore:
         if error is not None:
             return self._end(plan, f"{name} stayed: {error.message}", now_s)
         plan.done += 1
-        return self._next(plan, now_s)
+        effects = self._next(plan, now_s)
+        if self.plan is not plan:
+            return effects
+        done = f"{plan.done} of {plan.done + 1 + len(plan.moves)} moved"
+        return [_told(plan.key, plan.told, DecisionState.RUNNING, done), *effects]
 
     # ------------------------------------------------------------ looking
 
@@ -334,10 +341,10 @@ class EmptyingCore:
         name = self._hostname(plan.told.host_id)
         if not why:
             text = f"{plan.done} moved; {name} is empty"
-            return [_ended(plan.key, plan.told, DecisionState.DONE, text)]
+            return [_told(plan.key, plan.told, DecisionState.DONE, text)]
         state = DecisionState.PARTLY if plan.done else DecisionState.FAILED
         text = f"{plan.done} moved; {name} is not empty: {why}"
-        return [_ended(plan.key, plan.told, state, text)]
+        return [_told(plan.key, plan.told, state, text)]
 
     def _name(self, vm_id: str) -> str:
         vm = self.registry.vms.get(vm_id)
@@ -360,5 +367,5 @@ def _uses(told: HostToEmpty) -> float:
     return sum(vm.uses_cores for vm in told.vms)
 
 
-def _ended(key: str, told: HostToEmpty, state: DecisionState, why: str) -> Decided:
-    return Decided(key, told.kind, state, (), outcome=why)
+def _told(key: str, told: HostToEmpty, state: DecisionState, outcome: str) -> Decided:
+    return Decided(key, told.kind, state, (), outcome=outcome)

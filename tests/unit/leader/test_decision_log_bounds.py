@@ -34,14 +34,22 @@ def test_what_became_of_it_keeps_the_inputs_that_were_told_once() -> None:
 
 
 def test_what_a_former_leader_was_in_the_middle_of_has_ended_unless_it_is_told_again() -> None:
-    kept, events, _ = log()
+    kept, events, written = log()
     done = decision(2, state=DecisionState.DONE, outcome="done")
-    kept.load([decision(1, inputs=b"dump"), done])
-    first, second = kept.get(f"{1:032x}"), kept.get(f"{2:032x}")
+    half = decision(3, outcome="1 of 3 moved")
+    asked = decision(4, state=DecisionState.PROPOSED)
+    kept.load([decision(1, inputs=b"dump"), done, half, asked])
+    first, second, third, fourth = (kept.get(f"{n:032x}") for n in (1, 2, 3, 4))
     assert first is not None
-    assert (first.state, first.inputs) == (DecisionState.EXPIRED, b"dump")
-    assert first.outcome == decision_log.LEADER_GONE
+    assert third is not None
+    assert fourth is not None
+    assert (first.state, first.inputs) == (DecisionState.INTERRUPTED, b"dump")
+    assert first.outcome == decision_log.NOT_KNOWN
+    assert first.ended_ms > 0
     assert second == done
+    assert third.outcome == f"1 of 3 moved; {decision_log.NOT_KNOWN}"
+    assert (fourth.state, fourth.outcome) == (DecisionState.EXPIRED, decision_log.LEADER_GONE)
+    assert written == [first, third, fourth], "so that the files say so, too"
     assert list(events.after(0, 10)) == []
     kept.add(decision(1))
     again = kept.get(f"{1:032x}")
@@ -61,7 +69,7 @@ def test_a_decision_that_has_ended_and_is_told_again_is_no_news() -> None:
 
 def test_what_a_former_leader_wrote_is_known_and_nobody_is_told() -> None:
     kept, events, written = log()
-    kept.load([decision(1), decision(2)])
+    kept.load([decision(number, state=DecisionState.DONE) for number in (1, 2)])
     assert [each.at_ms for each in kept.latest(10)] == [2, 1]
     assert events.after(0, 10) == []
     assert written == []

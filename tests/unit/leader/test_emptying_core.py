@@ -119,6 +119,8 @@ def test_all_of_it_goes_to_the_fullest_hosts_one_after_the_other() -> None:
     assert house.wait(10.0) == [], "one move at a time"
     effects = house.arrive(only_move(effects))
     assert moves(effects) == [("a", "h3")]
+    so_far = decided(effects)
+    assert (so_far.state, so_far.outcome) == (DecisionState.RUNNING, "1 of 2 moved")
     ended = decided(house.arrive(only_move(effects)))
     assert (ended.state, ended.outcome) == (DecisionState.DONE, "2 moved; name-h1 is empty")
 
