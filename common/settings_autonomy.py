@@ -72,7 +72,7 @@ class AutonomySettings(Section, frozen=True, kw_only=True):
         Meta(pattern=r"^(/.*)?\Z"),
         Doc(
             "Where plug-ins (*.py) lie: estimators, detectors, relocation and consolidation, as in "
-            "docs/scheduling.md. Empty: none.",
+            "docs/scheduling.md. Empty: only those of installed packages are known.",
             form="an absolute path, or empty",
         ),
     ] = ""

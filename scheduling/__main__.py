@@ -6,6 +6,9 @@
 * ``dry-run FILE``: what each policy would do.
 * ``policies``: what there is to choose from.
 
+Policies of plug-ins are known by their names: those of installed packages (entry points), and those
+of ``--plugins DIRECTORY``.
+
 Exit codes: 0; 1 if the plan differs from the file's or breaks a rule; 2 if the file or the
 arguments make no sense.
 """
@@ -23,7 +26,7 @@ from snooze.scheduling.check import check_plan
 from snooze.scheduling.deciding import DecisionKind
 from snooze.scheduling.dump import Decision, DumpError
 from snooze.scheduling.plans import Plan
-from snooze.scheduling.policies import BUILT_IN, Catalogue, PlacementPolicy, PolicyError
+from snooze.scheduling.policies import Catalogue, PlacementPolicy, PolicyError
 from snooze.scheduling.snapshot import NONE, Snapshot
 from snooze.scheduling.units import UnitFailed
 
@@ -31,12 +34,10 @@ from snooze.scheduling.units import UnitFailed
 def main(arguments: list[str]) -> int:
     """Run one command; see the top of this file."""
     options = _parser().parse_args(arguments)
-    catalogue, options.loaded = BUILT_IN, None
-    if options.plugins is not None:
-        loaded = options.loaded = plugins.for_plans(options.plugins)
-        catalogue = loaded.catalogue
-        for problem in loaded.problems:
-            sys.stderr.write(f"{problem.where}: {problem.message}\n")
+    loaded = options.loaded = plugins.for_plans(options.plugins or "")
+    catalogue = loaded.catalogue
+    for problem in loaded.problems:
+        sys.stderr.write(f"{problem.where}: {problem.message}\n")
     if options.command == "policies":
         return _policies(catalogue)
     file: str = options.file
@@ -65,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m snooze.scheduling", description="Look again at a recorded decision."
     )
-    parser.add_argument("--plugins", metavar="DIRECTORY", help="plug-ins that the policy needs")
+    parser.add_argument(
+        "--plugins", metavar="DIRECTORY", help="plug-ins besides those of installed packages"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, summary in (
         ("replay", "decide again; print the plan and why"),

@@ -113,7 +113,8 @@ def decide(
         case DecisionKind.CONSOLIDATION:
             name = str(options["method"])
             if plugged.is_plugged(DeciderKind.CONSOLIDATION, name):
-                found, bounds = _needed(plugged_in, name), consolidation_policy(options)
+                found = _needed(plugged_in, DeciderKind.CONSOLIDATION, name)
+                bounds = consolidation_policy(options)
                 return plugged.consolidate(snapshot, bounds, found, name).plan
             return consolidation.consolidate(snapshot, consolidation_policy(options)).plan
         case DecisionKind.DRAIN:
@@ -123,7 +124,8 @@ def decide(
             asked = situation if situation is not None else read_situation({}, snapshot)
             name = str(options["policy"])
             if plugged.is_plugged(DeciderKind.RELOCATION, name):
-                return relocated(asked, options, _needed(plugged_in, name)).plan
+                found = _needed(plugged_in, DeciderKind.RELOCATION, name)
+                return relocated(asked, options, found).plan
             return relocation_policy(options).plan(asked).plan
 
 
@@ -134,11 +136,11 @@ def relocated(situation: Situation, options: Properties, found: Plugins) -> Relo
     return plugged.relocate(situation, found, str(options["policy"]), most, model)
 
 
-def _needed(found: Plugins | None, name: str) -> Plugins:
-    if found is None:
+def _needed(found: Plugins | None, kind: DeciderKind, name: str) -> Plugins:
+    if found is None or (kind, name) not in found.deciders:
         raise UnitFailed(
-            f"it was decided by the plug-in {name!r}: name its directory "
-            "(python -m snooze.scheduling --plugins DIRECTORY replay FILE)"
+            f"it was decided by the plug-in {name!r}, which is in no package that is installed "
+            "here: name its directory (python -m snooze.scheduling --plugins DIRECTORY replay FILE)"
         )
     return found
 

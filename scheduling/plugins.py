@@ -302,8 +302,12 @@ def load(
 
 @functools.lru_cache(maxsize=8)
 def for_plans(directory: str) -> Plugins:
-    """The plug-ins of a directory, loaded once in each process, with time for whole plans."""
-    return load(Path(directory), time_limit_s=PLAN_LIMIT_S)
+    """The plug-ins of installed packages and of a directory (empty: none), for whole plans.
+
+    They are loaded once in each process.
+    """
+    where = Path(directory) if directory else None
+    return load(where, entry_points=True, time_limit_s=PLAN_LIMIT_S)
 
 
 def _files(directory: Path, problems: list[Problem]) -> list[Path]:

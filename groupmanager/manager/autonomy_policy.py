@@ -23,7 +23,7 @@ class AutonomyPolicy:
         cron: when to consolidate; None: only when asked.
         only_sleepable: underloaded hosts are emptied only if they can be put to sleep.
         keep_room: rule 6 holds.
-        plugins_directory: where a relocation or consolidation of a plug-in is; empty: none.
+        plugins_directory: where plug-ins are besides those of installed packages; empty: nowhere.
     """
 
     relocator: Relocator

@@ -15,8 +15,8 @@ from snooze.groupmanager.manager.plan_work import Bounds
 from snooze.scheduling import plugged, plugins
 from snooze.scheduling.deciding import DecisionKind as Recorded
 from snooze.scheduling.deciding import options_of
-from snooze.scheduling.detection import Detector, Thresholds
-from snooze.scheduling.estimation import Average, Estimator
+from snooze.scheduling.detection import LIMITS, Detector, Thresholds
+from snooze.scheduling.estimation import ESTIMATORS, Average, Estimator
 from snooze.scheduling.plugin_choices import Choices, choices
 from snooze.scheduling.plugins import DeciderKind
 from snooze.scheduling.relocation_round import Relocator
@@ -37,7 +37,7 @@ def autonomy_policy(
     """
     autonomy, relocation = settings.autonomy, settings.relocation
     directory = autonomy.plugins_directory
-    found = plugins.load(Path(directory)) if directory else None
+    found = _plug_ins(settings)
     known = choices(found)
     _must_be_there(DeciderKind.RELOCATION, relocation.policy, "relocation.policy", found)
     method = settings.consolidation.method
@@ -96,6 +96,20 @@ def autonomy_policy(
     )
 
 
+def _plug_ins(settings: GroupManagerSettings) -> plugins.Plugins | None:
+    """Those of the directory; of installed packages too, if a name is no built-in one."""
+    relocation, directory = settings.relocation, settings.autonomy.plugins_directory
+    installed = (
+        plugged.is_plugged(DeciderKind.RELOCATION, relocation.policy)
+        or plugged.is_plugged(DeciderKind.CONSOLIDATION, settings.consolidation.method)
+        or relocation.detector not in LIMITS
+        or relocation.estimator not in ESTIMATORS
+    )
+    if not installed and not directory:
+        return None
+    return plugins.load(Path(directory) if directory else None, entry_points=installed)
+
+
 def _detector(settings: RelocationSettings, thresholds: Thresholds, known: Choices) -> Detector:
     try:
         return known.detector(
@@ -106,31 +120,28 @@ def _detector(settings: RelocationSettings, thresholds: Thresholds, known: Choic
             hysteresis=settings.hysteresis,
         )
     except ValueError as error:
-        raise _not_there("relocation.detector", error) from None
+        raise _not_there("relocation.detector", error, known.plugins) from None
 
 
 def _estimator(settings: RelocationSettings, known: Choices) -> Estimator:
     try:
         found = known.estimator(settings.estimator)
     except ValueError as error:
-        raise _not_there("relocation.estimator", error) from None
+        raise _not_there("relocation.estimator", error, known.plugins) from None
     return replace(found, samples=settings.samples) if isinstance(found, Average) else found
 
 
 def _must_be_there(kind: DeciderKind, name: str, key: str, found: plugins.Plugins | None) -> None:
     """Raises: SettingsError: there is no policy of that name; says which there are, and more."""
     there = plugged.known(kind, found)
-    if name in there:
-        return
-    text = f"there is no {kind.value} policy {name!r}; there are: {', '.join(there)}"
-    if found is None:
-        text += " (plug-ins are loaded from autonomy.plugins_directory, which is not set)"
-    else:
-        text += "".join(
-            f"; not loaded: {each.where}: {each.message}" for each in found.problems[:5]
-        )
-    raise _not_there(key, ValueError(text))
+    if name not in there:
+        text = f"there is no {kind.value} policy {name!r}; there are: {', '.join(there)}"
+        raise _not_there(key, ValueError(text), found)
 
 
-def _not_there(key: str, error: ValueError) -> SettingsError:
-    return SettingsError(f"{key}: {error}", problems=[Problem(key, str(error))])
+def _not_there(key: str, error: ValueError, found: plugins.Plugins | None) -> SettingsError:
+    """There is none of that name: says which there are, and which plug-ins could not be loaded."""
+    problems = found.problems[:5] if found is not None else ()
+    lost = "".join(f"; not loaded: {each.where}: {each.message}" for each in problems)
+    text = f"{error} (plug-ins: of installed packages, and in autonomy.plugins_directory){lost}"
+    return SettingsError(f"{key}: {text}", problems=[Problem(key, text)])

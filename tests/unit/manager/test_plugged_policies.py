@@ -1,8 +1,10 @@
-"""Relocation and consolidation by plug-ins of a directory, in a manager; what fails is replaced."""
+"""Plug-ins in a manager, of a directory and of installed packages; what fails is replaced."""
 
 import logging
+import sys
 import textwrap
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from snooze.common.settings_autonomy import (
 from snooze.common.wire import DecisionMade
 from snooze.groupmanager.manager.autonomy import FailureLog
 from snooze.groupmanager.manager.autonomy_setup import autonomy_policy
+from snooze.scheduling import plugins
 from snooze.scheduling.__main__ import main as scheduling
 from snooze.scheduling.plans import Plan
 from snooze.scheduling.plugged import CODE
@@ -176,7 +179,7 @@ def test_a_name_that_is_not_there_stops_the_start_and_says_what_there_is(folder:
         with pytest.raises(SettingsError) as wrong:
             autonomy_policy(settings, desk.core.overcommit, desk.core.headroom)
         assert key in str(wrong.value)
-        assert "autonomy.plugins_directory, which is not set" in str(wrong.value)
+        assert "of installed packages, and in autonomy.plugins_directory" in str(wrong.value)
     (folder / "broken.py").write_text("import nothing_of_this_name")
     with pytest.raises(SettingsError) as wrong:
         desk_of(folder, policy="to_the_lost")
@@ -194,3 +197,67 @@ def test_each_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         failures.note(plan)
     [record] = caplog.records
     assert "a plug-in failed" in record.message
+
+
+PACKAGED = """
+    from snooze.scheduling.plugins import Decider, DeciderKind
+
+    def first_to_the_last(situation, properties):
+        placement = situation.snapshot.placement.copy()
+        placement[0] = situation.snapshot.hosts - 1
+        return placement
+
+    def newest(samples, requested, properties):
+        return samples[-1]
+
+    def hot(samples, capacity, properties):
+        return "overload" if samples[-1, 0] > 0.9 else "normal"
+
+    PLUGINS = [
+        Decider(DeciderKind.RELOCATION, "packaged", first_to_the_last),
+        Decider(DeciderKind.ESTIMATOR, "packaged", newest),
+        Decider(DeciderKind.DETECTOR, "packaged", hot),
+    ]
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package is installed that announces plug-ins, and one that is broken."""
+    (tmp_path / "packaged_plugins.py").write_text(textwrap.dedent(PACKAGED))
+    about = tmp_path / "packaged-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: packaged\nVersion: 1.0\n")
+    points = "good = packaged_plugins:PLUGINS\nlost = packaged_nowhere:PLUGINS\n"
+    (about / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{points}")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    plugins.for_plans.cache_clear()
+    yield
+    plugins.for_plans.cache_clear()
+    sys.modules.pop("packaged_plugins", None)
+
+
+@pytest.mark.usefixtures("package")
+def test_plug_ins_of_installed_packages_are_chosen_by_name(tmp_path: Path) -> None:
+    chosen = RelocationSettings(
+        only_sleepable=False, policy="packaged", estimator="packaged", detector="packaged"
+    )
+    desk = LoadDesk(3, settings_of(relocation=chosen))
+    desk.guest("a", "h1", 1.9)
+    desk.guest("b", "h1", 1.9)
+    desk.pass_time(60)
+    decision = desk.decisions(DecisionKind.OVERLOAD)[0]
+    assert "overloaded by packaged" in decision.reason
+    assert [desk.where(name) for name in "ab"] == ["h3", "h1"]
+    assert replay(decision.inputs, tmp_path) == 0, "it is installed here, too"
+    for key, wrong in (
+        ("relocation.detector", RelocationSettings(detector="packed")),
+        ("relocation.estimator", RelocationSettings(estimator="packed")),
+        ("relocation.policy", RelocationSettings(policy="packed")),
+    ):
+        with pytest.raises(SettingsError) as error:
+            LoadDesk(1, settings_of(relocation=wrong))
+        assert key in str(error.value)
+        assert "'packed'; there are: " in str(error.value)
+        assert "packaged" in str(error.value)
+        assert "not loaded: entry point lost: " in str(error.value)
