@@ -113,7 +113,7 @@ class Across:
         self._overload_s = float("-inf")
         self._keys: dict[str, str] = {}
         self._tasks = TaskSet()
-        leader.autonomy.approvers.append(self.approve)
+        leader.autonomy.deciders.append(self.judge)
 
     def told(self, manager_id: str, notice: HostOverloaded | HostToEmpty | Held) -> None:
         """A manager cannot help a host by itself, or tells what is not to be forgotten."""
@@ -129,12 +129,16 @@ class Across:
             case _:
                 assert_never(notice)
 
-    def approve(self, decision_id: str) -> None:
-        """A person approves of a decision; of another's nothing comes."""
+    def judge(self, decision_id: str, approved: bool, who: str) -> None:
+        """A person approves of a decision, or rejects it; of another's nothing comes."""
         key = self._keys.pop(decision_id, "")
         now_s, now_ms = self._clock.monotonic_s(), self._clock.wall_ms()
-        self._perform(self.relief.approved(key, now_s, now_ms))
-        self._perform(self.emptying.approved(key, now_s, now_ms))
+        if approved:
+            self._perform(self.relief.approved(key, who, now_s, now_ms))
+            self._perform(self.emptying.approved(key, who, now_s, now_ms))
+        else:
+            self._perform(self.relief.rejected(key, who, now_s))
+            self._perform(self.emptying.rejected(key, who, now_s))
 
     def tick(self, *, settled: bool) -> None:
         """Time went by."""
@@ -197,8 +201,9 @@ class Across:
                 case Decided():
                     decision = self._leader.decisions.note(effect)
                     cause = decision.decision_id
-                    if effect.key in self.relief.proposed or effect.key in self.emptying.proposed:
-                        self._keys = {cause: effect.key} | self._keys
+                    waiting = self.relief.proposed.keys() | self.emptying.proposed.keys()
+                    known = self._keys | {cause: effect.key}
+                    self._keys = {each: key for each, key in known.items() if key in waiting}
                 case MoveAway():
                     self._tasks.spawn(self._move(effect, cause))
                 case WantRoom():

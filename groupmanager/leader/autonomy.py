@@ -75,9 +75,9 @@ class LeaderAutonomy:
         links: ManagerLinks,
         decisions: DecisionLog,
         announce: Callable[[str, str, str], None],
-        approve_own: Callable[[str], None],
+        judge_own: Callable[[str, bool, str], None],
     ) -> None:
-        """``approve_own``: of a decision of the leader's own cores."""
+        """``judge_own``: a decision of the leader's own cores is approved, or not, by whom."""
         self.control = control_of(settings.autonomy)
         self._disabled = disabled_of(settings)
         self._epoch = epoch
@@ -87,7 +87,7 @@ class LeaderAutonomy:
         self._links = links
         self._decisions = decisions
         self._announce = announce
-        self.approvers = [approve_own]
+        self.deciders = [judge_own]
         self._recorded = False
         self._changing = asyncio.Lock()
 
@@ -303,14 +303,9 @@ class LeaderAutonomy:
             order = JudgeDecision(self._epoch, decision_id, approved, who[:MAX_TEXT])
             answer = await link.request(order, DecisionMade, JUDGE_TIMEOUT_S)
             self._decisions.add(answer.decision)
-        elif approved:
-            for approve in self.approvers:
-                approve(decision_id)
         else:
-            raise Conflict(
-                f"a decision of kind {decision.kind.value} is not rejected: it expires; pause the "
-                "kind, and it is not proposed again"
-            )
+            for judged in self.deciders:
+                judged(decision_id, approved, who[:MAX_TEXT] or "a person")
         return view_of(self.decision(decision_id))
 
     async def reconfigure(self, manager: str, who: str) -> DecisionView:

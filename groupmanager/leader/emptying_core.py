@@ -31,7 +31,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from snooze.common.decisions import DecisionMode, DecisionState
+from snooze.common.decisions import DecisionKind, DecisionMode, DecisionState
 from snooze.common.errors import ErrorReport
 from snooze.common.records import HostPower
 from snooze.common.resources import FloatArray
@@ -103,10 +103,10 @@ class EmptyingCore:
     told: dict[str, Candidate] = field(default_factory=dict[str, Candidate])
     plan: _Plan | None = None
     quiet_until_s: float = 0.0
-    said_until_s: dict[str, float] = field(default_factory=dict[str, float])
-    proposed: dict[str, tuple[HostToEmpty, float]] = field(
-        default_factory=dict[str, tuple[HostToEmpty, float]]
+    said: dict[str, tuple[DecisionKind, DecisionMode, float]] = field(
+        default_factory=dict[str, tuple[DecisionKind, DecisionMode, float]]
     )
+    proposed: dict[str, HostToEmpty] = field(default_factory=dict[str, HostToEmpty])
     why: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     next_look_s: float = 0.0
 
@@ -122,31 +122,40 @@ class EmptyingCore:
     def tick(self, now_s: float, now_ms: int) -> list[EmptyingEffect]:
         """Time went by."""
         effects: list[EmptyingEffect] = []
-        for key in [key for key, (_, until_s) in self.proposed.items() if until_s <= now_s]:
-            told, _ = self.proposed.pop(key)
-            effects.append(_told(key, told, DecisionState.EXPIRED, "nobody approved"))
+        self.said = {h: s for h, s in self.said.items() if self._was_said(h, now_s)}
+        for key, told in list(self.proposed.items()):
+            if told.host_id not in self.said:
+                del self.proposed[key]
+                why = "nobody approved, or what may be done has changed"
+                effects.append(_told(key, told, DecisionState.EXPIRED, why))
         if now_s < self.next_look_s:
             return effects
         self.next_look_s = now_s + LOOK_S
         for host_id in [h for h, c in self.told.items() if now_s - c.heard_s > self.keep_s]:
             del self.told[host_id]
-        self.said_until_s = {h: s for h, s in self.said_until_s.items() if s > now_s}
         self.why = {host_id: why for host_id, why in self.why.items() if host_id in self.told}
         if self.plan is not None:
             return effects
         return effects + self._look(now_s, now_ms)
 
-    def approved(self, key: str, now_s: float, now_ms: int) -> list[EmptyingEffect]:
-        """A person approves of what was proposed under this key."""
-        found = self.proposed.pop(key, None)
-        if found is None:
+    def rejected(self, key: str, who: str, now_s: float) -> list[EmptyingEffect]:
+        """A person rejects what was proposed under this key."""
+        told = self.proposed.pop(key, None)
+        if told is None:
             return []
-        told, _ = found
+        self._say_no_more(told, now_s)
+        return [_told(key, told, DecisionState.REFUSED, f"rejected by {who}")]
+
+    def approved(self, key: str, who: str, now_s: float, now_ms: int) -> list[EmptyingEffect]:
+        """A person approves of what was proposed under this key."""
+        told = self.proposed.pop(key, None)
+        if told is None:
+            return []
         made, lines = self._made(told, now_ms, downhill=True)
         if made is None or self.plan is not None:
             why = "another plan is carried out" if self.plan is not None else "; ".join(lines)
             return [_told(key, told, DecisionState.EXPIRED, why)]
-        begun = Decided(key, told.kind, DecisionState.RUNNING, (), outcome="approved")
+        begun = _told(key, told, DecisionState.RUNNING, f"approved by {who}")
         return [begun, *self._begin(key, told, made[1], now_s)]
 
     def ended(self, vm_id: str, error: ErrorReport | None, now_s: float) -> list[EmptyingEffect]:
@@ -176,7 +185,7 @@ class EmptyingCore:
         wait = wait or self.is_calm()
         for candidate in ready:
             told = candidate.told
-            if told.host_id in self.said_until_s:
+            if told.host_id in self.said:
                 continue
             if wait:
                 self.why[told.host_id] = (wait,)
@@ -293,11 +302,20 @@ class EmptyingCore:
         )
         if mode is DecisionMode.AUTO:
             return [decided, *self._begin(key, told, answer, now_s)]
-        self.said_until_s[told.host_id] = now_s + PROPOSED_S
+        self._say_no_more(told, now_s)
         self.why[told.host_id] = (f"that is a decision: {state.value}",)
         if mode is DecisionMode.ADVISE:
-            self.proposed[key] = (told, now_s + PROPOSED_S)
+            self.proposed[key] = told
         return [decided]
+
+    def _say_no_more(self, told: HostToEmpty, now_s: float) -> None:
+        mode = self.mode_of(told.kind, (told.host_id,), ())
+        self.said[told.host_id] = (told.kind, mode, now_s + PROPOSED_S)
+
+    def _was_said(self, host_id: str, now_s: float) -> bool:
+        """Whether something about a host was said a while ago, under what holds still."""
+        kind, mode, until_s = self.said[host_id]
+        return until_s > now_s and self.mode_of(kind, (host_id,), ()) is mode
 
     def _line(self, vm_id: str, source: str, target: str) -> str:
         return f"migrate {self._name(vm_id)} from {source} to {self._hostname(target)}"

@@ -214,9 +214,9 @@ class Energy:
             lambda number: self._runner.feed(events.WakeAsked(number, host_id, now_ms))
         )
 
-    def approve(self, decision_id: str) -> None:
-        """A person approves of a proposed decision; of another's nothing comes."""
-        self._runner.feed(events.Approved(decision_id, self._clock.wall_ms()))
+    def judge(self, decision_id: str, approved: bool, who: str) -> None:
+        """A person approves of a proposed decision, or rejects it; of another's nothing comes."""
+        self._runner.feed(events.Judged(decision_id, approved, who, self._clock.wall_ms()))
 
     def want_room(self, name: str, demand: FloatArray, span_s: float) -> None:
         """Something besides VMs needs room on a sleeper, for so long."""

@@ -54,11 +54,11 @@ from snooze.groupmanager.leader.energy_choice import (
 )
 from snooze.groupmanager.leader.energy_events import (
     AnswerPerson,
-    Approved,
     EnergyEffect,
     EnergyEvent,
     HostSeen,
     HostWent,
+    Judged,
     PowerSeen,
     RoomWanted,
     SleepAnswered,
@@ -89,7 +89,7 @@ PROPOSED_S: Final = 900.0
 
 @dataclass(slots=True)
 class Proposal:
-    """A decision that waits for a person, or was only written down."""
+    """A decision that waits for a person, was rejected, or was only written down."""
 
     decision: Decision
     host_id: str
@@ -158,8 +158,8 @@ class EnergyCore:
                 return self._sleep_asked(event, now_s)
             case WakeAsked():
                 return self._wake_asked(event, now_s)
-            case Approved():
-                return self._approved(event, now_s)
+            case Judged():
+                return self._judged(event, now_s)
             case RoomWanted():
                 self._room_wanted(event, now_s)
                 return []
@@ -187,13 +187,17 @@ class EnergyCore:
     def _expire(self, now_s: float, now_ms: int) -> list[EnergyEffect]:
         effects: list[EnergyEffect] = []
         for decision_id, proposal in sorted(self.proposals.items()):
-            if proposal.until_s > now_s:
+            decision = proposal.decision
+            mode = self.mode_of(decision.kind, proposal.host_id)
+            if mode is not decision.mode:
+                why = f"the mode of {decision.kind.value} is {mode.value} now"
+            elif proposal.until_s <= now_s:
+                why = "nobody approved"
+            else:
                 continue
             del self.proposals[decision_id]
-            if proposal.decision.state is DecisionState.PROPOSED:
-                effects += ended(
-                    proposal.decision, DecisionState.EXPIRED, "nobody approved", now_ms
-                )
+            if decision.state is DecisionState.PROPOSED:
+                effects += ended(decision, DecisionState.EXPIRED, why, now_ms)
         self.power.forget_old(now_s)
         return effects
 
@@ -341,13 +345,26 @@ class EnergyCore:
             case _:
                 assert_never(host.state)
 
-    def _approved(self, event: Approved, now_s: float) -> list[EnergyEffect]:
+    def _judged(self, event: Judged, now_s: float) -> list[EnergyEffect]:
         proposal = self.proposals.get(event.decision_id)
         if proposal is None or proposal.decision.state is not DecisionState.PROPOSED:
             return []
+        if not event.approved:
+            effects = ended(
+                proposal.decision, DecisionState.REFUSED, f"rejected by {event.who}", event.now_ms
+            )
+            proposal.decision = msgspec.structs.replace(
+                proposal.decision, state=DecisionState.REFUSED
+            )
+            proposal.until_s = now_s + PROPOSED_S
+            return effects
         del self.proposals[event.decision_id]
-        host = self.registry.hosts[proposal.host_id]
-        decision = msgspec.structs.replace(proposal.decision, state=DecisionState.RUNNING)
+        host = self.registry.hosts.get(proposal.host_id)
+        decision = msgspec.structs.replace(
+            proposal.decision, state=DecisionState.RUNNING, outcome=f"approved by {event.who}"
+        )
+        if host is None:
+            return ended(decision, DecisionState.EXPIRED, "the host is gone", event.now_ms)
         if decision.kind is DecisionKind.WAKE:
             if host.state is HostPower.ASLEEP:
                 return self.power.begin_wake(host, decision, now_s, event.now_ms)

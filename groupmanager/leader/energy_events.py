@@ -97,10 +97,12 @@ class WakeAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class Approved:
-    """A person approves of a proposed decision."""
+class Judged:
+    """A person approves of a proposed decision, or rejects it."""
 
     decision_id: str
+    approved: bool
+    who: str
     now_ms: int
 
 
@@ -132,7 +134,7 @@ EnergyEvent = (
     | PowerSeen
     | SleepAsked
     | WakeAsked
-    | Approved
+    | Judged
     | RoomWanted
 )
 

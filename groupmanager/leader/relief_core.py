@@ -10,7 +10,8 @@ Rules:
 3. If there is no target, room for the first VM is wanted of the energy core for ``WANT_S``, which
    wakes a sleeper that could hold it, if there is one; that decision is the energy core's.
 4. The mode of ``OVERLOAD`` for host, VM and target decides: ``ADVISE`` proposes, ``DRY_RUN`` writes
-   down, each at most once in ``PROPOSED_S``. An approved move is looked at once more.
+   down, each at most once in ``PROPOSED_S`` while the mode is the same. An approved move is looked
+   at once more.
 
 Invariant: at most one move of a host is open.
 """
@@ -78,6 +79,9 @@ class ReliefCore:
     mode_of: ModeOf = always
     open: dict[str, str] = field(default_factory=dict[str, str])
     rests_until_s: dict[str, float] = field(default_factory=dict[str, float])
+    said: dict[str, tuple[DecisionMode, float]] = field(
+        default_factory=dict[str, tuple[DecisionMode, float]]
+    )
     proposed: dict[str, tuple[HostOverloaded, Relief, float]] = field(
         default_factory=dict[str, tuple[HostOverloaded, Relief, float]]
     )
@@ -101,17 +105,26 @@ class ReliefCore:
         if not answer.vm:
             return self._want(host, question)
         mode = self.mode_of(DecisionKind.OVERLOAD, (told.host_id, answer.target), (answer.vm,))
-        if mode is DecisionMode.OFF:
+        said, until_s = self.said.get(told.host_id, (mode, 0.0))
+        if mode is DecisionMode.OFF or (said is mode and until_s > now_s):
             return []
         decided = self._decided(host, told, question, answer, mode)
         if mode is DecisionMode.AUTO:
             return [decided, self._move(told.host_id, answer, now_s)]
-        self.rests_until_s[told.host_id] = now_s + PROPOSED_S
+        self.said[told.host_id] = (mode, now_s + PROPOSED_S)
         if mode is DecisionMode.ADVISE:
             self.proposed[decided.key] = (told, answer, now_s + PROPOSED_S)
         return [decided]
 
-    def approved(self, key: str, now_s: float, now_ms: int) -> list[ReliefEffect]:
+    def rejected(self, key: str, who: str, now_s: float) -> list[ReliefEffect]:
+        """A person rejects what was proposed under this key."""
+        found = self.proposed.pop(key, None)
+        if found is None:
+            return []
+        self.said[found[0].host_id] = (DecisionMode.ADVISE, now_s + PROPOSED_S)
+        return [self._ended(key, DecisionState.REFUSED, f"rejected by {who}")]
+
+    def approved(self, key: str, who: str, now_s: float, now_ms: int) -> list[ReliefEffect]:
         """A person approves of what was proposed under this key."""
         found = self.proposed.pop(key, None)
         if found is None:
@@ -127,15 +140,23 @@ class ReliefCore:
         if not again.vm:
             why = "; ".join(again.others) or "it is not possible any more"
             return [self._ended(key, DecisionState.EXPIRED, why)]
-        running = Decided(key, DecisionKind.OVERLOAD, DecisionState.RUNNING, (), outcome="approved")
+        running = self._ended(key, DecisionState.RUNNING, f"approved by {who}")
         return [running, self._move(told.host_id, again, now_s)]
 
     def tick(self, now_s: float) -> list[ReliefEffect]:
-        """Proposals that nobody approved expire."""
-        old = [key for key, (_, _, until_s) in self.proposed.items() if until_s <= now_s]
-        for key in old:
-            del self.proposed[key]
-        return [self._ended(key, DecisionState.EXPIRED, "nobody approved") for key in old]
+        """Proposals that nobody approved expire, and those that may not wait for a person now."""
+        effects: list[ReliefEffect] = []
+        self.said = {host_id: said for host_id, said in self.said.items() if said[1] > now_s}
+        for key, (told, answer, until_s) in list(self.proposed.items()):
+            kind = DecisionKind.OVERLOAD
+            mode = self.mode_of(kind, (told.host_id, answer.target), (answer.vm,))
+            why = "nobody approved" if until_s <= now_s else ""
+            if mode is not DecisionMode.ADVISE:
+                why = f"the mode of {kind.value} is {mode.value} now"
+            if why:
+                del self.proposed[key]
+                effects.append(self._ended(key, DecisionState.EXPIRED, why))
+        return effects
 
     def ended(
         self, host_id: str, vm_id: str, target: str, error: ErrorReport | None, now_s: float

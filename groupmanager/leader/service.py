@@ -216,7 +216,7 @@ class LeaderService:
             self.links,
             self.decisions,
             self.events.add,
-            self.energy.approve,
+            self.energy.judge,
         )
         self.energy.mode_of = self.autonomy.host_mode
         self.tasks.limit = self.energy.core.limit

@@ -9,8 +9,9 @@ Rules:
    plan; an overload stops their moves that have not begun. After a plan has ended, or found nothing
    to do, no other of its kind is made for ``cool_down_s``.
 3. What may be done is asked of the ``Control`` before every decision: ``ADVISE`` proposes, and
-   waits for a person at most ``expire_s``; ``DRY_RUN`` only writes down; neither is said again for
-   that time. A decision has the strictest mode of all hosts and VMs that take part.
+   waits for a person at most ``expire_s``; ``DRY_RUN`` only writes down. That, and what was
+   rejected, is not said of the same hosts again for that time, unless people change what may be
+   done. A decision has the strictest mode of all hosts and VMs that take part.
 4. An approved plan is proved again on the state of that moment; one that breaks a rule, or whose
    overload is over, expires with the reason.
 5. A VM that moved is not moved for energy's sake for ``hold_s``, and not back to where it came from
@@ -133,7 +134,7 @@ class Autonomy(Explaining):
                 self._wall_ms = event.wall_ms
                 return self._tick()
             case AutonomySet():
-                self.control.set(event.record)
+                self.controlled(event.record)
                 self._next_round_s = 0.0
                 return []
             case ConsolidateAsked():
@@ -258,7 +259,9 @@ class Autonomy(Explaining):
         for host_id in [each for each in self._helpless if each not in self._hot]:
             del self._helpless[host_id]
         idle = seen.underloaded & takes_part & ~look.empty()
-        relieves = bool(hot.any()) and not self._is_quiet(DecisionKind.OVERLOAD)
+        idle &= self._unsaid(DecisionKind.UNDERLOAD, look.order)
+        unhelped = hot & self._unsaid(DecisionKind.OVERLOAD, look.order)
+        relieves = bool(unhelped.any()) and not self._is_quiet(DecisionKind.OVERLOAD)
         empties = bool(idle.any()) and not self._is_quiet(DecisionKind.UNDERLOAD)
         empties = empties and not self.works and not self.proposals
         if not relieves and not empties and not self._offers:
@@ -267,7 +270,7 @@ class Autonomy(Explaining):
         if view is None:
             return []
         aside = not look.is_whole
-        effects = self._relieve(view, seen, hot, aside=aside) if relieves else []
+        effects = self._relieve(view, seen, unhelped, aside=aside) if relieves else []
         if self._offers:
             effects += self._offer_least(view, hot)
         return effects + (self._empty(view, seen, idle, aside=aside) if empties else [])

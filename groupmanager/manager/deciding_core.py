@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from snooze.common.autonomy import Control, Scope, strictest
+from snooze.common.autonomy import AutonomyRecord, Control, Scope, strictest
 from snooze.common.decisions import Decision, DecisionKind, DecisionMode, DecisionState
 from snooze.common.errors import Conflict, ErrorReport, NotFound
 from snooze.common.wire import DecisionMade, Held, HostDirective
@@ -64,6 +64,7 @@ class Deciding:
         self.memory = MoveMemory(policy.hold_s, number(policy.relocation, "cooldown_s"))
         self._hot: frozenset[str] = frozenset()
         self._quiet_until_s: dict[DecisionKind, float] = {}
+        self._told_until_s: dict[tuple[DecisionKind, str], float] = {}
         self._now_s = 0.0
         self._wall_ms = 0
         self._changed = False
@@ -131,6 +132,13 @@ class Deciding:
         """What may be done of a kind at this moment."""
         return self.control.mode(kind, self._wall_ms, self.manager_id)
 
+    def _mode_of(self, work: Work) -> DecisionMode:
+        """The strictest of a kind and of all that take part in a plan."""
+        hosts = {host_id for step in work.steps for host_id in (step.source, step.target)}
+        vms = [step.vm_key for step in work.steps]
+        taking_part = self.control.mode(work.kind, self._wall_ms, self.manager_id, hosts, vms)
+        return strictest(self.mode(work.kind), taking_part)
+
     def _is_quiet(self, kind: DecisionKind) -> bool:
         return (
             self.mode(kind) is _OFF
@@ -159,17 +167,10 @@ class Deciding:
         """Make the decision that carries out a plan, as far as its mode lets."""
         plan = made.plan
         steps = story.steps(plan)
-        hosts = {host_id for step in steps for host_id in (step.source, step.target)}
-        mode = strictest(
-            self.mode(kind),
-            self.control.mode(
-                kind, self._wall_ms, self.manager_id, hosts, [step.vm_key for step in steps]
-            ),
-        )
         cost = self._cost(view)
         sources = sorted({step.source for step in steps})
         decision = msgspec.structs.replace(
-            self._new(kind, mode, reason),
+            self._new(kind, DecisionMode.AUTO, reason),
             subjects=tuple([*sources, *dict.fromkeys(step.vm_key for step in steps)][:1000]),
             actions=story.actions(plan, cost),
             alternatives=story.alternatives(plan, made.outcomes, cost),
@@ -177,6 +178,8 @@ class Deciding:
         )
         emptied = frozenset[str]() if kind is DecisionKind.OVERLOAD else frozenset(sources)
         work = Work(decision, kind, steps, self._now_s, emptied)
+        mode = self._mode_of(work)
+        work.decision = decision = msgspec.structs.replace(decision, mode=mode)
         self._quiet(kind, self.policy.cool_down_s)
         refused = f"the plan breaks a rule: {made.broken}" if made.broken else ""
         if not refused and emptied and self.policy.keep_room and made.strands:
@@ -189,12 +192,11 @@ class Deciding:
                 return self._run(work)
             case DecisionMode.ADVISE:
                 self.proposals[kind] = work
-                self._quiet(kind, self.policy.bounds.expire_s)
                 return self.book.tell(
                     msgspec.structs.replace(decision, state=DecisionState.PROPOSED)
                 )
             case _:
-                self._quiet(kind, self.policy.bounds.expire_s)
+                self._say_no_more(work)
                 return self._end(work, DecisionState.DRY_RUN, "not carried out: dry run")
 
     def _run(self, work: Work) -> list[ManagerEffect]:
@@ -231,7 +233,28 @@ class Deciding:
         until_s = self._now_s + span_s
         self._quiet_until_s[kind] = max(until_s, self._quiet_until_s.get(kind, 0.0))
 
+    def _say_no_more(self, work: Work) -> None:
+        """What was written down, or rejected, is not said of these hosts again for a while."""
+        until_s = self._now_s + self.policy.bounds.expire_s
+        for step in work.steps:
+            self._told_until_s[work.kind, step.source] = until_s
+            if work.kind is not DecisionKind.OVERLOAD:
+                self._told_until_s[work.kind, step.target] = until_s
+
+    def _unsaid(self, kind: DecisionKind, host_ids: Sequence[str]) -> BoolArray:
+        """``bool[len(host_ids)]``: of which hosts something may be said again."""
+        if not self._told_until_s:
+            return np.ones(len(host_ids), dtype=np.bool_)
+        self._told_until_s = {k: s for k, s in self._told_until_s.items() if s > self._now_s}
+        return np.array([(kind, each) not in self._told_until_s for each in host_ids], np.bool_)
+
     # ------------------------------------------------------------ people
+
+    def controlled(self, record: AutonomyRecord) -> None:
+        """People changed what may be done: what was said before under other rules is open again."""
+        if record != self.control.record:
+            self._told_until_s.clear()
+        self.control.set(record)
 
     def _judged(self, event: DecisionJudged) -> list[ManagerEffect]:
         work = next(
@@ -254,7 +277,7 @@ class Deciding:
         who = event.who or "a person"
         if not event.approved:
             effects = self._end(work, DecisionState.REFUSED, f"rejected by {who}")
-            self._quiet(work.kind, self.policy.bounds.expire_s)
+            self._say_no_more(work)
         elif why_not := self._why_stale(work):
             self._quiet_until_s.pop(work.kind, None)
             effects = self._end(work, DecisionState.EXPIRED, f"approved by {who}, but {why_not}")
@@ -277,13 +300,17 @@ class Deciding:
         effects: list[ManagerEffect] = []
         for kind, work in list(self.proposals.items()):
             why = ""
+            mode = self._mode_of(work)
             if self._now_s - work.made_s > self.policy.bounds.expire_s:
                 why = f"nobody approved it within {self.policy.bounds.expire_s:g} s"
-            elif self.mode(kind) is _OFF:
+            elif mode is not DecisionMode.ADVISE:
                 why = self.control.why_off(kind, self._wall_ms, self.manager_id)
+                why = why or f"the mode of {kind.value} is {mode.value} now"
             if why:
                 del self.proposals[kind]
                 effects += self._end(work, DecisionState.EXPIRED, why)
+                if mode is not DecisionMode.ADVISE:
+                    self._quiet_until_s.pop(kind, None)
         return effects
 
     # ------------------------------------------------------------ moves

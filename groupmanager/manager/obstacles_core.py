@@ -52,6 +52,7 @@ class Explaining(Deciding):
             if not stuck and view.takes_part[here]:
                 found += self._room(view, here)
         found += self._pauses()
+        found += self._told(host_id)
         return tuple(found[:MAX_LINES])
 
     # ------------------------------------------------------------ what people said
@@ -139,6 +140,12 @@ class Explaining(Deciding):
         if until_s > self._now_s:
             text = "there is a pause after the last plan, or after none was found"
             yield ObstacleView("cool_down", text, self._until(until_s))
+
+    def _told(self, host_id: str) -> Iterator[ObstacleView]:
+        until_s = self._told_until_s.get((UNDERLOAD, host_id), 0.0)
+        if until_s > self._now_s:
+            text = "that was written down, or rejected, and is not said again so soon"
+            yield ObstacleView("said", text, self._until(until_s))
 
     def _until(self, until_s: float) -> int:
         return self._wall_ms + round(max(0.0, until_s - self._now_s) * 1000)

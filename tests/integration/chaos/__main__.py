@@ -14,7 +14,7 @@ import traceback
 from contextlib import AsyncExitStack
 
 from tests.integration.chaos.faults import FAULTS, LONG_S, schedule
-from tests.integration.chaos.history import History
+from tests.integration.chaos.history import SLOW_S, History
 from tests.integration.chaos.world import World
 
 
@@ -61,6 +61,8 @@ async def run(options: argparse.Namespace) -> int:
                 await world.wait_whole()
                 whole_s = time.monotonic()
                 await history.stop()
+                for slow in history.slow:
+                    say(f"  {SLOW_S:g} s later still under way: {slow}")
                 await history.check()
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - told, counted
                 failed += 1

@@ -22,6 +22,8 @@ from tests.integration.chaos.world import Domain, World
 CLIENTS = 2
 KEPT_VMS = 24
 """Above so many running VMs, the oldest are destroyed."""
+SLOW_S = 15.0
+"""What the client still waits for then is told."""
 TASK_S = 240.0
 """A task that has not ended by then, with everything healed, never will."""
 
@@ -60,6 +62,8 @@ class History:
         self._followers: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.asked: list[Asked] = []
+        self.slow: list[str] = []
+        """What was still under way ``SLOW_S`` after the clients were to stop."""
 
     def _client(self) -> AsyncSnooze:
         return AsyncSnooze([front.url for front in self._world.cluster.bootstraps], timeout_s=10.0)
@@ -73,6 +77,9 @@ class History:
         """Submit nothing more, and wait for the answers to all that was asked."""
         self._stopping = True
         pending = [*self._workers, *self._followers]
+        if pending:
+            _, late = await asyncio.wait(pending, timeout=SLOW_S)
+            self.slow = [task.get_name() for task in late]
         if pending:
             _, late = await asyncio.wait(pending, timeout=TASK_S)
             if late:
@@ -115,6 +122,7 @@ class History:
         """See a submission's task end, and destroy old VMs where there are many."""
         async with self._client() as client:
             started_s = time.monotonic()
+            _calls(f"task {asked.task_id} of {asked.key}")
             while asked.task is None or asked.task.state not in TASK_ENDED:
                 try:
                     asked.task = await client.task(asked.task_id, wait_s=5.0)
@@ -144,6 +152,7 @@ class History:
 
         A new leader does not know a command of its predecessor: then nothing is known.
         """
+        _calls(f"destroy of {name}")
         try:
             task = await client.destroy(name)
         except NotFound:
@@ -151,6 +160,7 @@ class History:
             return
         except SnoozeError:
             return
+        _calls(f"destroy of {name}, task {task.id}, since {time.time():.1f}")
         with contextlib.suppress(SnoozeError):
             if (await client.wait(task, timeout_s=TASK_S)).state is TaskState.DONE:
                 asked.gone.add(name)
@@ -253,3 +263,10 @@ class History:
             "longest_answer_s": waits[-1] if waits else 0.0,
             "at_s": now(),
         }
+
+
+def _calls(what: str) -> None:
+    """What the running task is about to ask, for the story of a round that takes long."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.set_name(what)

@@ -295,3 +295,15 @@ def with_policy(**changes: object) -> EnergyPolicy:
 
 def without_driver(description: HostDescription) -> HostDescription:
     return msgspec.structs.replace(description, power=PowerDescription())
+
+
+def house_of(count: int, **policy: object) -> House:
+    """So many hosts of four cores, all up."""
+    house = House(policy=with_policy(**policy))
+    house.add(*(power_host(f"h{index}") for index in range(1, count + 1)))
+    return house
+
+
+def asleep(house: House) -> list[str]:
+    """Which hosts sleep."""
+    return [host_id for host_id, state in house.states().items() if state is HostPower.ASLEEP]

@@ -76,7 +76,7 @@ async def desk() -> AsyncIterator[Desk]:
             links,
             DecisionLog(clock, events, "gm"),
             lambda kind, subject, message: None,
-            lambda decision_id: None,
+            lambda decision_id, approved, who: None,
         ),
     )
     await journal.close()

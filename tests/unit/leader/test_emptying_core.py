@@ -265,14 +265,38 @@ def test_advice_waits_for_a_person_and_is_made_again() -> None:
     house.tell()
     assert house.wait() == [], "it is not said again"
     house.registry.managers["gm2"].cores = {"h2": 2.0, "h3": 3.1}
-    effects = house.core.approved(proposal.key, house.now_s, house.now_ms)
+    effects = house.core.approved(proposal.key, "ann", house.now_s, house.now_ms)
     assert moves(effects) == [("b", "h2")]
     late = House()
     late.mode = DecisionMode.ADVISE
     late.tell()
     key = decided(late.wait()).key
     assert decided(late.wait(PROPOSED_S + 1)).state is DecisionState.EXPIRED
-    assert late.core.approved(key, late.now_s, late.now_ms) == []
+    assert late.core.approved(key, "ann", late.now_s, late.now_ms) == []
+
+
+def test_advice_that_is_rejected_is_not_said_again_for_a_while() -> None:
+    house = House()
+    house.mode = DecisionMode.ADVISE
+    house.tell()
+    key = decided(house.wait()).key
+    ended = decided(house.core.rejected(key, "ann", house.now_s))
+    assert (ended.state, ended.outcome) == (DecisionState.REFUSED, "rejected by ann")
+    house.tell()
+    assert house.wait() == []
+
+
+@pytest.mark.parametrize("mode", [DecisionMode.ADVISE, DecisionMode.DRY_RUN])
+def test_what_may_be_done_counts_at_once_when_people_change_it(mode: DecisionMode) -> None:
+    house = House()
+    house.mode = mode
+    house.tell()
+    house.wait()
+    house.mode = DecisionMode.AUTO
+    house.tell()
+    effects = house.wait()
+    assert moves(effects)
+    assert not house.core.proposed
 
 
 def test_a_dry_run_is_written_down_only() -> None:

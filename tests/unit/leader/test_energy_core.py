@@ -2,14 +2,12 @@
 
 import pytest
 
-from snooze.common.decisions import DecisionKind, DecisionMode, DecisionState
+from snooze.common.decisions import DecisionKind, DecisionState
 from snooze.common.errors import ErrorReport
 from snooze.common.records import HostPower
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
-from snooze.groupmanager.leader.energy_core import PROPOSED_S
 from snooze.groupmanager.leader.energy_events import (
-    Approved,
     OrderSleep,
     OrderWake,
     RecordStep,
@@ -23,6 +21,8 @@ from snooze.groupmanager.leader.energy_events import (
 from tests.unit.leader.energy_house import (
     START_S,
     House,
+    asleep,
+    house_of,
     power_host,
     wall_ms,
     with_policy,
@@ -31,16 +31,6 @@ from tests.unit.leader.energy_house import (
 
 ACTIVE, ASLEEP, WAKING = HostPower.ACTIVE, HostPower.ASLEEP, HostPower.WAKING
 GOING_DOWN, FAILED, FENCED = HostPower.GOING_DOWN, HostPower.FAILED, HostPower.FENCED
-
-
-def house_of(count: int, **policy: object) -> House:
-    house = House(policy=with_policy(**policy))
-    house.add(*(power_host(f"h{index}") for index in range(1, count + 1)))
-    return house
-
-
-def asleep(house: House) -> list[str]:
-    return [host_id for host_id, state in house.states().items() if state is ASLEEP]
 
 
 # ------------------------------------------------------------ rule 2: who sleeps
@@ -611,71 +601,6 @@ def test_a_person_revives_a_failed_host() -> None:
     assert ask_wake(house, target) == "it is being woken"
     house.run(40)
     assert house.state(target) is ACTIVE
-
-
-# ------------------------------------------------------------ rule 7: decisions and their modes
-
-
-def test_every_decision_says_why_and_what_else_there_was() -> None:
-    house = house_of(3, reserved_hosts=2)
-    house.tick()
-    (decision,) = house.decisions.values()
-    assert decision.kind is DecisionKind.SLEEP
-    assert decision.state is DecisionState.DONE
-    assert decision.subjects == ("h1",)
-    assert decision.actions == ("shutdown name-h1",)
-    assert "idle for" in decision.reason
-    assert any("2 stay up" in line for line in decision.alternatives)
-    assert len(decision.decision_id) == 32
-    assert int(decision.decision_id, 16) > 0
-
-
-def test_advice_waits_for_a_person() -> None:
-    house = house_of(2)
-    house.modes[DecisionKind.SLEEP] = DecisionMode.ADVISE
-    house.run(100)
-    (proposed,) = house.decisions.values()
-    assert proposed.state is DecisionState.PROPOSED
-    assert house.orders == []
-    house.feed(Approved(proposed.decision_id, wall_ms(house.now_s)))
-    assert len(asleep(house)) == 1
-    assert house.decisions[proposed.decision_id].state is DecisionState.DONE
-
-
-def test_advice_that_nobody_takes_expires() -> None:
-    house = house_of(2)
-    house.modes[DecisionKind.SLEEP] = DecisionMode.ADVISE
-    house.tick()
-    house.run(PROPOSED_S + 5, 5)
-    states = [decision.state for decision in house.decisions.values()]
-    assert states == [DecisionState.EXPIRED, DecisionState.PROPOSED]
-
-
-def test_advice_that_no_longer_holds_is_not_carried_out() -> None:
-    house = house_of(2)
-    house.modes[DecisionKind.SLEEP] = DecisionMode.ADVISE
-    house.tick()
-    (proposed,) = house.decisions.values()
-    house.put(proposed.subjects[0], "a")
-    house.feed(Approved(proposed.decision_id, wall_ms(house.now_s)))
-    assert house.orders == []
-    assert house.decisions[proposed.decision_id].state is DecisionState.EXPIRED
-
-
-def test_a_dry_run_is_written_down_once_and_never_done() -> None:
-    house = house_of(2)
-    house.modes[DecisionKind.SLEEP] = DecisionMode.DRY_RUN
-    house.run(600, 5)
-    assert house.orders == []
-    assert [d.state for d in house.decisions.values()] == [DecisionState.DRY_RUN]
-
-
-def test_a_paused_kind_decides_nothing() -> None:
-    house = house_of(2)
-    house.modes[DecisionKind.SLEEP] = DecisionMode.OFF
-    house.run(600, 5)
-    assert house.orders == []
-    assert house.decisions == {}
 
 
 def test_answers_to_former_steps_change_nothing() -> None:

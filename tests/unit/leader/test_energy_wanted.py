@@ -4,8 +4,14 @@ from snooze.common.decisions import DecisionKind
 from snooze.common.records import HostPower
 from snooze.common.resources import Capacity
 from snooze.groupmanager.leader.energy_events import OrderWake, RoomWanted, WakeAsked
-from tests.unit.leader.energy_house import House, power_host, wall_ms, with_policy
-from tests.unit.leader.test_energy_core import asleep, house_of
+from tests.unit.leader.energy_house import (
+    House,
+    asleep,
+    house_of,
+    power_host,
+    wall_ms,
+    with_policy,
+)
 
 ACTIVE = HostPower.ACTIVE
 

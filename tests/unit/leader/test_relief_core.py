@@ -154,19 +154,49 @@ def test_a_move_that_failed_is_told_and_not_tried_at_once() -> None:
     assert house.tell() == []
 
 
+def test_advice_that_is_rejected_is_not_said_again_for_a_while() -> None:
+    house = House()
+    house.mode = DecisionMode.ADVISE
+    key = decided(house.tell()).key
+    [ended] = house.core.rejected(key, "ann", house.now_s)
+    assert isinstance(ended, Decided)
+    assert (ended.key, ended.state, ended.outcome) == (
+        key,
+        DecisionState.REFUSED,
+        "rejected by ann",
+    )
+    assert house.tell() == []
+    assert house.core.rejected(key, "ann", house.now_s) == []
+    house.now_s += PROPOSED_S + 1
+    assert decided(house.tell()).state is DecisionState.PROPOSED
+
+
+@pytest.mark.parametrize("mode", [DecisionMode.ADVISE, DecisionMode.DRY_RUN])
+def test_what_may_be_done_counts_at_once_when_people_change_it(mode: DecisionMode) -> None:
+    house = House()
+    house.mode = mode
+    house.tell()
+    house.mode = DecisionMode.AUTO
+    expired = house.core.tick(house.now_s)
+    assert [each.state for each in expired if isinstance(each, Decided)] == (
+        [DecisionState.EXPIRED] if mode is DecisionMode.ADVISE else []
+    )
+    assert moves(house.tell()) == [("burner", "h3")]
+
+
 def test_advice_waits_for_a_person_and_is_looked_at_again() -> None:
     house = House()
     house.mode = DecisionMode.ADVISE
     proposal = decided(house.tell())
     assert proposal.state is DecisionState.PROPOSED
     assert house.tell() == [], "it is not said again"
-    effects = house.core.approved(proposal.key, house.now_s, round(house.now_s * 1000))
+    effects = house.core.approved(proposal.key, "ann", house.now_s, round(house.now_s * 1000))
     assert moves(effects) == [("burner", "h3")]
     other = House()
     other.mode = DecisionMode.ADVISE
     key = decided(other.tell()).key
     other.registry.hosts["h3"].maintenance = True
-    [expired] = other.core.approved(key, other.now_s, round(other.now_s * 1000))
+    [expired] = other.core.approved(key, "ann", other.now_s, round(other.now_s * 1000))
     assert isinstance(expired, Decided)
     assert expired.state is DecisionState.EXPIRED
     late = House()

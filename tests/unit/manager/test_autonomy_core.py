@@ -266,6 +266,46 @@ def test_an_approval_is_checked_against_what_is_true_then() -> None:
     assert desk.moves == []
 
 
+def burn_too(desk: LoadDesk, host_id: str) -> None:
+    """Another host becomes too hot as well."""
+    for number in range(4):
+        desk.guest(f"too-{number}", host_id, 0.95)
+
+
+@pytest.mark.parametrize("approved", [True, False])
+def test_what_a_person_said_of_one_host_says_nothing_of_another(approved: bool) -> None:
+    desk = hot_desk(overload="advise")
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(60)
+    [first] = desk.decisions(OVERLOAD)
+    desk.judge(first, approved=approved)
+    desk.pass_time(30)
+    burn_too(desk, "h3")
+    desk.pass_time(120)
+    states = [each.state for each in desk.decisions(OVERLOAD)]
+    judged = DecisionState.DONE if approved else DecisionState.REFUSED
+    assert states == [judged, DecisionState.PROPOSED]
+
+
+@pytest.mark.parametrize("mode", [DecisionMode.ADVISE, DecisionMode.DRY_RUN])
+def test_what_may_be_done_counts_at_once_when_people_change_it(mode: DecisionMode) -> None:
+    desk = hot_desk(overload=mode.value)
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(60)
+    [said] = desk.decisions(OVERLOAD)
+    desk.say(AutonomyRule(Scope.CLUSTER, kind=OVERLOAD, mode=DecisionMode.AUTO))
+    desk.pass_time(60)
+    assert len(desk.moves) == 1
+    told = desk.told[said.decision_id]
+    if mode is DecisionMode.ADVISE:
+        assert (told.state, told.outcome) == (
+            DecisionState.EXPIRED,
+            "the mode of overload is auto now",
+        )
+    else:
+        assert told.state is DecisionState.DRY_RUN
+
+
 def test_a_dry_run_writes_down_and_moves_nothing() -> None:
     desk = hot_desk(overload="dry-run")
     desk.load |= {"burner": 1.0, "log": 1.0}
