@@ -91,7 +91,8 @@ class Across:
         self.holds = Holds(
             registry, clock, leader.journal.write, leader.record_host, leader.recovery.direct
         )
-        self.relief = ReliefCore(registry, limit, middle, autonomy.hold_s, mode_of)
+        expire_s = settings.decisions.expire_s
+        self.relief = ReliefCore(registry, limit, middle, autonomy.hold_s, mode_of, expire_s)
         self.emptying = EmptyingCore(
             registry,
             limit,
@@ -102,6 +103,7 @@ class Across:
             gather_s=rest_s + autonomy.interval_s,
             keep_s=3 * (rest_s + autonomy.interval_s),
             mode_of=mode_of,
+            expire_s=expire_s,
             is_calm=self._is_calm,
         )
         if autonomy.keep_room:

@@ -22,11 +22,13 @@ MAX_DECISIONS = 10_000
 MAX_INPUT_BYTES = 64 * 1024 * 1024
 """The oldest lose their inputs beyond this."""
 
+LEADER_GONE = "the leader changed"
+MANAGER_GONE = "its group manager left"
+NOT_APPROVED = "before it was approved"
 NOT_KNOWN = (
-    "the leader changed before it had ended: what became of the rest is not known; what goes on is "
-    "a decision of its own"
+    "before it had ended: what became of the rest is not known; what goes on is a decision of its "
+    "own"
 )
-LEADER_GONE = "the leader changed before it was approved"
 
 Sink = Callable[[Decision], None]
 
@@ -79,10 +81,20 @@ class DecisionLog:
             if decision.state in DECISION_ENDED:
                 self._keep(decision)
                 continue
-            closed = _closed(decision, self._clock.wall_ms())
+            closed = _closed(decision, LEADER_GONE, self._clock.wall_ms())
             self._keep(closed)
             if self._sink is not None:
                 self._sink(closed)
+
+    def decider_gone(self, manager_id: str) -> None:
+        """A group manager left: what it had not ended has, unless it comes back and tells of it."""
+        left = [
+            each
+            for each in self._decisions.values()
+            if each.decider == manager_id and each.state not in DECISION_ENDED
+        ]
+        for decision in left if manager_id != self._decider else ():
+            self.add(_closed(decision, MANAGER_GONE, self._clock.wall_ms()))
 
     def _keep(self, decision: Decision) -> None:
         """Of too many, the oldest go; of too many bytes, the oldest lose their inputs."""
@@ -161,12 +173,12 @@ class DecisionLog:
         return found
 
 
-def _closed(decision: Decision, now_ms: int) -> Decision:
-    """A decision that its leader left open."""
-    state, why = DecisionState.EXPIRED, LEADER_GONE
+def _closed(decision: Decision, what: str, now_ms: int) -> Decision:
+    """A decision that was left open, because of ``what`` happened."""
+    state, why = DecisionState.EXPIRED, NOT_APPROVED
     if decision.state is not DecisionState.PROPOSED:
         state, why = DecisionState.INTERRUPTED, NOT_KNOWN
-    outcome = "; ".join(filter(None, (decision.outcome, why)))
+    outcome = "; ".join(filter(None, (decision.outcome, f"{what} {why}")))
     return msgspec.structs.replace(decision, state=state, outcome=outcome, ended_ms=now_ms)
 
 

@@ -18,7 +18,7 @@ Rules:
    absorbed (``ha_lacks``) is not made.
 5. A move that fails, or that has become impossible, ends the plan: the host will not be empty.
 6. The mode of the told kind for all hosts and VMs decides: ``ADVISE`` proposes, ``DRY_RUN`` writes
-   down, each at most once in ``PROPOSED_S``. An approved plan is made again, from what is true
+   down, each at most once in ``expire_s``. An approved plan is made again, from what is true
    then.
 
 7. After each move it is told how many of them were done: that is what is known of a plan whose
@@ -39,7 +39,7 @@ from snooze.common.vm_lifecycle import VmState
 from snooze.common.wire import HostToEmpty
 from snooze.groupmanager.leader.energy_rules import free_on
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
-from snooze.groupmanager.leader.relief_core import PROPOSED_S, ModeOf, MoveAway, always
+from snooze.groupmanager.leader.relief_core import ModeOf, MoveAway, always
 from snooze.groupmanager.leader.submission_events import Decided
 from snooze.scheduling import rulings
 from snooze.scheduling.emptying_question import Emptying, EmptyingQuestion, choose_emptying
@@ -86,6 +86,7 @@ class _Plan:
 class EmptyingCore:
     """See the module. ``limit[R]`` scales what hosts may be promised; ``middle``: MID of cores.
 
+    ``expire_s``: of what is proposed (decisions.expire_s).
     ``why``: of each host that was told and is not emptied, why; for people.
     """
 
@@ -98,6 +99,7 @@ class EmptyingCore:
     gather_s: float
     keep_s: float
     mode_of: ModeOf = always
+    expire_s: float = 900.0
     is_calm: Callable[[], str] = _calm
     ha_lacks: Callable[[str, Mapping[str, str]], str] = _enough
     told: dict[str, Candidate] = field(default_factory=dict[str, Candidate])
@@ -310,7 +312,7 @@ class EmptyingCore:
 
     def _say_no_more(self, told: HostToEmpty, now_s: float) -> None:
         mode = self.mode_of(told.kind, (told.host_id,), ())
-        self.said[told.host_id] = (told.kind, mode, now_s + PROPOSED_S)
+        self.said[told.host_id] = (told.kind, mode, now_s + self.expire_s)
 
     def _was_said(self, host_id: str, now_s: float) -> bool:
         """Whether something about a host was said a while ago, under what holds still."""

@@ -29,6 +29,7 @@ from snooze.common.errors import (
 from snooze.common.questions import Questions
 from snooze.common.resources import Capacity, FloatArray, R
 from snooze.common.settings_energy import EnergySettings
+from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.task_set import TaskSet
 from snooze.common.transport.link import was_sent
 from snooze.common.wire import Accepted, PowerDescription, SleepHost
@@ -79,7 +80,7 @@ class Energy:
     def __init__(
         self,
         registry: Registry,
-        settings: EnergySettings,
+        settings: GroupManagerSettings,
         limit: FloatArray,
         epoch: int,
         decider: str,
@@ -98,7 +99,7 @@ class Energy:
         ``ha_lacks``: why these hosts could not take in the VMs of one that fails; or nothing.
         """
         self._registry = registry
-        self._settings = settings
+        self._settings = settings.energy
         self._epoch = epoch
         self._clock = clock
         self._links = links
@@ -114,13 +115,14 @@ class Energy:
             decider,
             epoch,
             limit,
-            policy_of(settings),
+            policy_of(settings.energy),
+            expire_s=settings.decisions.expire_s,
             mode_of=self._mode,
             expected=self._expected,
             ha_lacks=ha_lacks,
         )
         self._runner = CoreRunner(self.core, self._perform, clock)
-        self.meter = EnergyMeter(registry, settings.power_curve)
+        self.meter = EnergyMeter(registry, settings.energy.power_curve)
         self._written: dict[str, EnergyRecord] = {}
         self._next_part = 0
         self._questions = Questions[str]()

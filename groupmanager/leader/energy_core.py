@@ -83,8 +83,6 @@ EVALUATE_S: Final = 1.0
 """How often is looked for hosts to wake or to put to sleep."""
 HA_EVERY_S: Final = 10.0
 """Between two looks at the HA reserve that found it lacking; one takes long in a large cluster."""
-PROPOSED_S: Final = 900.0
-"""How long a proposal waits for its approval; a dry run is not repeated before this."""
 
 
 @dataclass(slots=True)
@@ -115,6 +113,7 @@ class EnergyCore:
     ``mode_of`` says how a kind of decision about a host is treated; ``expected`` how much demand is
     about to come (``[R]``); ``ha_lacks`` why these hosts alone could not take in the VMs of one
     that dies (empty: they could). All three are plain functions of what the leader knows.
+    ``expire_s``: how long a proposal waits for its approval, and a dry run is not repeated.
     """
 
     registry: Registry
@@ -122,6 +121,7 @@ class EnergyCore:
     epoch: int
     limit: FloatArray
     policy: EnergyPolicy
+    expire_s: float = 900.0
     mode_of: Callable[[DecisionKind, str], DecisionMode] = _always
     expected: Callable[[int], FloatArray] = _nothing
     ha_lacks: Callable[[frozenset[str]], str] = _holds
@@ -356,7 +356,7 @@ class EnergyCore:
             proposal.decision = msgspec.structs.replace(
                 proposal.decision, state=DecisionState.REFUSED
             )
-            proposal.until_s = now_s + PROPOSED_S
+            proposal.until_s = now_s + self.expire_s
             return effects
         del self.proposals[event.decision_id]
         host = self.registry.hosts.get(proposal.host_id)
@@ -422,7 +422,7 @@ class EnergyCore:
                 ended_ms = 0 if advise else now_ms
                 decision = msgspec.structs.replace(decision, state=state, ended_ms=ended_ms)
                 self.proposals[decision.decision_id] = Proposal(
-                    decision, host_id, now_s + PROPOSED_S
+                    decision, host_id, now_s + self.expire_s
                 )
                 return [TellDecision(decision)]
             case DecisionMode.OFF:

@@ -10,7 +10,7 @@ Rules:
 3. If there is no target, room for the first VM is wanted of the energy core for ``WANT_S``, which
    wakes a sleeper that could hold it, if there is one; that decision is the energy core's.
 4. The mode of ``OVERLOAD`` for host, VM and target decides: ``ADVISE`` proposes, ``DRY_RUN`` writes
-   down, each at most once in ``PROPOSED_S`` while the mode is the same. An approved move is looked
+   down, each at most once in ``expire_s`` while the mode is the same. An approved move is looked
    at once more.
 
 Invariant: at most one move of a host is open.
@@ -45,7 +45,6 @@ from snooze.scheduling.relief_question import (
 REST_S: Final = 60.0
 WANT_S: Final = 90.0
 """Longer than a manager takes to tell of the host again."""
-PROPOSED_S: Final = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +69,18 @@ def always(kind: DecisionKind, hosts: Collection[str], vms: Collection[str]) -> 
 
 @dataclass(slots=True)
 class ReliefCore:
-    """See the module. ``limit[R]`` scales what hosts may be promised; ``middle``: MID of cores."""
+    """See the module.
+
+    ``limit[R]`` scales what hosts may be promised; ``middle``: MID of cores; ``expire_s``: of what
+    is proposed (decisions.expire_s).
+    """
 
     registry: Registry
     limit: FloatArray
     middle: float
     hold_s: float
     mode_of: ModeOf = always
+    expire_s: float = 900.0
     open: dict[str, str] = field(default_factory=dict[str, str])
     rests_until_s: dict[str, float] = field(default_factory=dict[str, float])
     said: dict[str, tuple[DecisionMode, float]] = field(
@@ -111,9 +115,9 @@ class ReliefCore:
         decided = self._decided(host, told, question, answer, mode)
         if mode is DecisionMode.AUTO:
             return [decided, self._move(told.host_id, answer, now_s)]
-        self.said[told.host_id] = (mode, now_s + PROPOSED_S)
+        self.said[told.host_id] = (mode, now_s + self.expire_s)
         if mode is DecisionMode.ADVISE:
-            self.proposed[decided.key] = (told, answer, now_s + PROPOSED_S)
+            self.proposed[decided.key] = (told, answer, now_s + self.expire_s)
         return [decided]
 
     def rejected(self, key: str, who: str, now_s: float) -> list[ReliefEffect]:
@@ -121,7 +125,7 @@ class ReliefCore:
         found = self.proposed.pop(key, None)
         if found is None:
             return []
-        self.said[found[0].host_id] = (DecisionMode.ADVISE, now_s + PROPOSED_S)
+        self.said[found[0].host_id] = (DecisionMode.ADVISE, now_s + self.expire_s)
         return [self._ended(key, DecisionState.REFUSED, f"rejected by {who}")]
 
     def approved(self, key: str, who: str, now_s: float, now_ms: int) -> list[ReliefEffect]:

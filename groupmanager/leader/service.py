@@ -187,14 +187,12 @@ class LeaderService:
             self._answer_manager,
             self._manager_joined,
             self._on_notice,
-            lambda manager_id, reason: self._membership.feed(
-                membership.ManagerLeft(manager_id, reason)
-            ),
+            self._manager_left,
         )
         placement, drivers = settings.placement, power or PowerDrivers()
         self.energy = Energy(
             self.registry,
-            settings.energy,
+            settings,
             placement.overcommit.factors().as_array() * placement.headroom.factors().as_array(),
             epoch,
             identity.manager_id,
@@ -359,6 +357,11 @@ class LeaderService:
         )
         self.recovery.heard(manager_id, [state.host.host_id for state in hello.hosts])
         self._tasks.spawn(self.autonomy.joined(manager_id))
+
+    def _manager_left(self, manager_id: str, reason: str) -> None:
+        self._membership.feed(membership.ManagerLeft(manager_id, reason))
+        if self.ready:
+            self.decisions.decider_gone(manager_id)
 
     def _on_notice(self, manager_id: str, notice: ManagerNotice) -> None:
         now_ms = self._clock.wall_ms()

@@ -44,17 +44,37 @@ def test_what_a_former_leader_was_in_the_middle_of_has_ended_unless_it_is_told_a
     assert third is not None
     assert fourth is not None
     assert (first.state, first.inputs) == (DecisionState.INTERRUPTED, b"dump")
-    assert first.outcome == decision_log.NOT_KNOWN
+    assert first.outcome == f"the leader changed {decision_log.NOT_KNOWN}"
     assert first.ended_ms > 0
     assert second == done
-    assert third.outcome == f"1 of 3 moved; {decision_log.NOT_KNOWN}"
-    assert (fourth.state, fourth.outcome) == (DecisionState.EXPIRED, decision_log.LEADER_GONE)
+    assert third.outcome == f"1 of 3 moved; the leader changed {decision_log.NOT_KNOWN}"
+    not_approved = "the leader changed before it was approved"
+    assert (fourth.state, fourth.outcome) == (DecisionState.EXPIRED, not_approved)
     assert written == [first, third, fourth], "so that the files say so, too"
     assert list(events.after(0, 10)) == []
     kept.add(decision(1))
     again = kept.get(f"{1:032x}")
     assert again is not None
     assert again.state is DecisionState.RUNNING, "its manager goes on with it"
+
+
+def test_what_a_group_manager_left_open_has_ended_until_it_tells_again() -> None:
+    kept, events, _ = log()
+    running, asked = decision(1, decider="gm2"), decision(2, decider="gm2")
+    asked = msgspec.structs.replace(asked, state=DecisionState.PROPOSED)
+    for each in (running, asked, decision(3, decider="gm3"), decision(4)):
+        kept.add(each)
+    kept.decider_gone("gm1")
+    kept.decider_gone("gm2")
+    states = [each.state for each in reversed(kept.latest(10))]
+    running_still = DecisionState.RUNNING
+    assert states[:2] == [DecisionState.INTERRUPTED, DecisionState.EXPIRED]
+    assert states[2:] == [running_still, running_still], "others', and our own"
+    assert events.after(0, 10)[4].message.startswith("interrupted: its group manager left")
+    kept.add(running)
+    again = kept.get(running.decision_id)
+    assert again is not None
+    assert (again.state, again.outcome) == (running_still, ""), "it is back, and goes on"
 
 
 def test_a_decision_that_has_ended_and_is_told_again_is_no_news() -> None:

@@ -14,7 +14,7 @@ from snooze.common.vms import VmPolicy
 from snooze.common.wire import BusyVm, HostToEmpty
 from snooze.groupmanager.leader.emptying_core import EmptyingCore, EmptyingEffect
 from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry, VmEntry
-from snooze.groupmanager.leader.relief_core import PROPOSED_S, MoveAway
+from snooze.groupmanager.leader.relief_core import MoveAway
 from snooze.groupmanager.leader.submission_events import Decided
 from snooze.scheduling import rulings
 from tests.unit.leader.builders import host_of, manager_of
@@ -271,7 +271,7 @@ def test_advice_waits_for_a_person_and_is_made_again() -> None:
     late.mode = DecisionMode.ADVISE
     late.tell()
     key = decided(late.wait()).key
-    assert decided(late.wait(PROPOSED_S + 1)).state is DecisionState.EXPIRED
+    assert decided(late.wait(late.core.expire_s + 1)).state is DecisionState.EXPIRED
     assert late.core.approved(key, "ann", late.now_s, late.now_ms) == []
 
 

@@ -3,7 +3,6 @@
 import pytest
 
 from snooze.common.decisions import DecisionKind, DecisionMode, DecisionState
-from snooze.groupmanager.leader.energy_core import PROPOSED_S
 from snooze.groupmanager.leader.energy_events import Judged
 from tests.unit.leader.energy_house import asleep, house_of, wall_ms
 
@@ -38,7 +37,7 @@ def test_advice_that_nobody_takes_expires() -> None:
     house = house_of(2)
     house.modes[DecisionKind.SLEEP] = DecisionMode.ADVISE
     house.tick()
-    house.run(PROPOSED_S + 5, 5)
+    house.run(house.core.expire_s + 5, 5)
     states = [decision.state for decision in house.decisions.values()]
     assert states == [DecisionState.EXPIRED, DecisionState.PROPOSED]
 
@@ -62,7 +61,7 @@ def test_advice_that_is_rejected_is_not_said_again_for_a_while() -> None:
     house.feed(Judged(proposed.decision_id, False, "ann", wall_ms(house.now_s)))
     told = house.decisions[proposed.decision_id]
     assert (told.state, told.outcome) == (DecisionState.REFUSED, "rejected by ann")
-    house.run(PROPOSED_S - 10, 5)
+    house.run(house.core.expire_s - 10, 5)
     assert len(house.decisions) == 1
     assert house.orders == []
     house.run(60, 5)

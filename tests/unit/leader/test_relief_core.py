@@ -15,7 +15,6 @@ from snooze.common.wire import BusyVm, HostOverloaded
 from snooze.groupmanager.leader.energy_events import WantRoom
 from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry, VmEntry
 from snooze.groupmanager.leader.relief_core import (
-    PROPOSED_S,
     REST_S,
     MoveAway,
     ReliefCore,
@@ -167,7 +166,7 @@ def test_advice_that_is_rejected_is_not_said_again_for_a_while() -> None:
     )
     assert house.tell() == []
     assert house.core.rejected(key, "ann", house.now_s) == []
-    house.now_s += PROPOSED_S + 1
+    house.now_s += house.core.expire_s + 1
     assert decided(house.tell()).state is DecisionState.PROPOSED
 
 
@@ -203,7 +202,9 @@ def test_advice_waits_for_a_person_and_is_looked_at_again() -> None:
     late.mode = DecisionMode.ADVISE
     late.tell()
     assert late.core.tick(late.now_s) == []
-    assert decided(late.core.tick(late.now_s + PROPOSED_S + 1)).state is DecisionState.EXPIRED
+    assert (
+        decided(late.core.tick(late.now_s + late.core.expire_s + 1)).state is DecisionState.EXPIRED
+    )
 
 
 def test_a_dry_run_is_written_down_only() -> None:
