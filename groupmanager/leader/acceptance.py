@@ -146,7 +146,7 @@ def problems_of(registry: Registry, candidates: Sequence[Candidate]) -> list[lis
 
 def _is_nowhere(registry: Registry, image: str) -> bool:
     """Whether no host has the image; a host that may yet join could have it."""
-    if any(not host.given_up for host in registry.hosts.away()):
+    if any(not host.given_up for host in registry.hosts.unsettled.values()):
         return False
     return not registry.has_image(image)
 

@@ -188,13 +188,10 @@ class Across:
             return "an overloaded host goes first"
         if self._leader.drains.are_under_way():
             return "a host is being drained"
-        waiting = any(vm.lacks_room for vm in self._registry.vms.values())
-        return "VMs wait for room" if waiting else ""
+        return "VMs wait for room" if self._registry.vms.lacking else ""
 
     def _ha_lacks(self, host_id: str, moved: Mapping[str, str]) -> str:
-        return self._leader.recovery.lacks(
-            frozenset(self._registry.hosts.keys() - {host_id}), moved
-        )
+        return self._leader.recovery.lacks(frozenset({host_id}), moved)
 
     def _perform(self, effects: Sequence[ReliefEffect]) -> None:
         cause = ""

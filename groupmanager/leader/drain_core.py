@@ -418,8 +418,8 @@ class DrainCore:
 
     def _take_up(self, now_ms: int, now_s: float) -> None:
         """Go on with the drains of an earlier leader."""
-        for host_id, host in list(self.registry.hosts.odd.items()):
-            waiting = host.maintenance and host.drain_until_ms and host.joined
+        for host_id, host in list(self.registry.hosts.reached.items()):
+            waiting = host.maintenance and host.drain_until_ms
             if not waiting or self.is_busy(host_id) or (host_id,) in self._recording:
                 continue
             left_s = (host.drain_until_ms - now_ms) / 1000 if host.drain_until_ms > 0 else 1e18

@@ -96,7 +96,7 @@ class Energy:
     ) -> None:
         """``limit[R]`` scales a host's capacity. Nothing is done before ``mode_of`` is set.
 
-        ``ha_lacks``: why these hosts could not take in the VMs of one that fails; or nothing.
+        ``ha_lacks``: why the others could not take in the VMs of one that fails; or nothing.
         """
         self._registry = registry
         self._settings = settings.energy

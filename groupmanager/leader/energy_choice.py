@@ -4,7 +4,7 @@
 kept with the decisions that come of it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,23 +17,25 @@ from snooze.common.vm_lifecycle import VmState
 from snooze.groupmanager.leader.energy_rules import (
     SLEEPERS,
     EnergyPolicy,
-    Fleet,
-    action_for,
+    Up,
     fits,
-    is_wakeable,
+    is_up,
     may_be_on,
     reserve_of,
     room_of,
     waiting_vms,
 )
+from snooze.groupmanager.leader.energy_table import EnergyTable, WakeTimes, pays_s
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 from snooze.scheduling import rulings
 from snooze.scheduling.energy_question import (
+    LEAST_IDLE_S,
     MAX_LINES,
     SLACK,
     Choice,
     HaLacks,
     IdleHost,
+    Reserve,
     Sleeper,
     SleepQuestion,
     Waiting,
@@ -47,9 +49,7 @@ from snooze.scheduling.power_model import PowerModel
 
 MAX_WAITING: Final = 256
 """VMs that one evaluation finds hosts for; the others' turn is the next."""
-MIN_SAVED_W: Final = 0.1
-"""A host that saves less never pays for waking it."""
-MAX_PAYS_S: Final = 7 * 86_400.0
+IsWilling = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +58,8 @@ class Look:
 
     Attributes:
         limit: ``[R]``, scales what hosts may be promised.
-        fleet: what is up.
+        table: which hosts could sleep or be woken.
+        up: what is up.
         expected: ``[R]``, demand that is about to come.
         wake_times_s: how long hosts took to wake, as far as that was measured.
     """
@@ -66,9 +67,10 @@ class Look:
     registry: Registry
     policy: EnergyPolicy
     limit: FloatArray
-    fleet: Fleet
+    table: EnergyTable
+    up: Up
     expected: FloatArray
-    wake_times_s: Mapping[str, float]
+    wake_times_s: WakeTimes
     now_s: float
     now_ms: int
 
@@ -115,37 +117,29 @@ def choose_sleepers(look: Look, ha_lacks: HaLacks, barred: set[str], proposed: s
     """Hosts that nobody needs: idle and up for long enough, the reserve held without them.
 
     ``barred`` are left alone; ``proposed`` too, and the reserve is to hold without them already.
-    ``ha_lacks`` is told which hosts would stay.
+    ``ha_lacks`` is told which hosts would be gone. Of hosts of one kind those that have been idle
+    longest are looked at: if the reserve needs one of them, it needs all.
     """
-    registry, policy, fleet = look.registry, look.policy, look.fleet
+    registry = look.registry
+    left_alone = barred | proposed
+    ripe, unripe = look.table.ripe(left_alone, LEAST_IDLE_S, MAX_LINES, look.now_s, look.now_ms)
+    if not ripe:
+        return Chosen(())
     waiting = [vm for vm in registry.vms.on("") if vm.state is VmState.PENDING]
-    idle_s = _idle_times_s(look)
-    rows: list[int] = []
+    hosts: list[HostEntry] = []
     others: list[str] = []
-    for row, host in enumerate(fleet.hosts):
-        host_id = _id(host)
-        if (
-            host_id in barred
-            or host_id in proposed
-            or registry.vms.is_any_on(host_id)
-            or not host.joined
-            or host_id not in idle_s
-            or not is_wakeable(registry, host)
-            or not action_for(policy, host)
-        ):
-            continue
-        wanted = next(
-            (vm for vm in waiting if may_be_on(vm, host) and fits(vm, fleet.room[row])), None
-        )
+    for host in (registry.hosts[host_id] for host_id in (*ripe, *unripe)):
+        wanted = None
+        if waiting:
+            [room] = room_of([host], look.limit)
+            wanted = next((vm for vm in waiting if may_be_on(vm, host) and fits(vm, room)), None)
         if wanted is not None:
             others.append(f"{host.description.hostname}: VM {wanted.name} waits, and it has room")
-            continue
-        rows.append(row)
-    if not rows:
+        else:
+            hosts.append(host)
+    if not hosts:
         return Chosen(())
-    hosts = [fleet.hosts[row] for row in rows]
-    room: FloatArray = fleet.room[rows]
-    question = _sleep_question(look, _idle_hosts(look, hosts, room, idle_s), proposed)
+    question = _sleep_question(look, _idle_hosts(look, hosts), proposed)
     return _answered(look, question, ha_lacks, others)
 
 
@@ -153,8 +147,7 @@ def choose_asked(
     look: Look, ha_lacks: HaLacks, host: HostEntry, proposed: set[str], *, force: bool
 ) -> Chosen:
     """Whether a host on which there is nothing goes to sleep because a person wants it to."""
-    room = room_of([host], look.limit)
-    idle = _idle_hosts(look, [host], room, _idle_times_s(look))
+    idle = _idle_hosts(look, [host])
     question = msgspec.structs.replace(
         _sleep_question(look, idle, proposed - {_id(host)}),
         asked=_id(host),
@@ -164,30 +157,23 @@ def choose_asked(
     return _answered(look, question, ha_lacks)
 
 
-def _idle_times_s(look: Look) -> dict[str, float]:
-    idle_s: dict[str, float] = {}
-    for manager in look.registry.managers.values():
-        idle_s.update((host_id, look.now_s - since) for host_id, since in manager.idle.items())
-    return idle_s
-
-
-def _idle_hosts(
-    look: Look, hosts: Sequence[HostEntry], room: FloatArray, idle_s: Mapping[str, float]
-) -> tuple[IdleHost, ...]:
-    """Hosts with ``room[H, R]`` as a question tells of them."""
-    model = _model(hosts, look.policy)
+def _idle_hosts(look: Look, hosts: Sequence[HostEntry]) -> tuple[IdleHost, ...]:
+    """Hosts as a question tells of them."""
+    model, room = _model(hosts, look.policy), room_of(hosts, look.limit)
     saves, pays = model.idle_saving_w(), _pays_s(look, model, hosts)
     idle: list[IdleHost] = []
     for row, host in enumerate(hosts):
         up_s = look.now_s - host.seen_s
         if host.state_since_ms:
             up_s = (look.now_ms - host.state_since_ms) / 1000
+        manager = look.registry.managers.get(host.manager_id)
+        since_s = look.now_s if manager is None else manager.idle.get(_id(host), look.now_s)
         idle.append(
             IdleHost(
                 _id(host),
                 host.description.hostname,
                 amounts(room[row]),
-                round(idle_s.get(_id(host), 0.0), 3),
+                round(look.now_s - since_s, 3),
                 round(up_s, 3),
                 float(saves[row]),
                 float(pays[row]),
@@ -197,15 +183,15 @@ def _idle_hosts(
 
 
 def _sleep_question(look: Look, idle: tuple[IdleHost, ...], proposed: set[str]) -> SleepQuestion:
-    policy, fleet = look.policy, look.fleet
-    leaving = np.array([_id(host) in proposed for host in fleet.hosts], dtype=np.bool_)
-    gone: FloatArray = fleet.room[leaving].sum(axis=0)
+    policy, hosts = look.policy, look.registry.hosts
+    leaving = [host_id for host_id in sorted(proposed) if is_up(hosts[host_id])]
+    gone: FloatArray = room_of([hosts[host_id] for host_id in leaving], look.limit).sum(axis=0)
     return SleepQuestion(
         idle,
-        reserve_of(policy, fleet, look.expected),
+        reserve_of(policy, look.up, look.expected),
         policy.idle_s,
         policy.min_on_s,
-        tuple(sorted(_id(host) for host in fleet.hosts if _id(host) in proposed)),
+        tuple(leaving),
         amounts(gone),
     )
 
@@ -214,8 +200,7 @@ def _answered(
     look: Look, question: SleepQuestion, ha_lacks: HaLacks, others: Iterable[str] = ()
 ) -> Chosen:
     """The answer to a question, with what HA said to it."""
-    up = frozenset(_id(host) for host in look.fleet.hosts)
-    ears = _Ears(lambda going: ha_lacks(up - going))
+    ears = _Ears(ha_lacks)
     choice = choose_sleep(question, ears)
     question = msgspec.structs.replace(question, ha=tuple(ears.heard))
     return _chosen(look.registry, rulings.SLEEP, question, choice, others)
@@ -241,35 +226,27 @@ def _chosen(
 
 
 def choose_wakers(
-    look: Look, ha: str, willing: set[str], coming: set[str], wanted: Sequence[Room]
+    look: Look, ha: str, is_willing: IsWilling, coming: set[str], wanted: Sequence[Room]
 ) -> Chosen:
     """Hosts that VMs wait for (each is told which), and those that the reserve lacks.
 
-    ``ha``: what HA lacks of the hosts that are up; empty: nothing. ``wanted``: room besides.
+    ``ha``: what HA lacks of the hosts that are up; empty: nothing. ``is_willing``: whether a host
+    may be woken; ``coming``: those on their way; ``wanted``: room besides. Of hosts of one kind
+    those that have slept longest are looked at, as many as can be needed at once.
     """
     registry, policy = look.registry, look.policy
-    hosts = [
-        host
-        for host_id, host in sorted(registry.hosts.items())
-        if host.state in SLEEPERS and (host_id in willing or host_id in coming)
-    ]
     vms = waiting_vms(registry, MAX_WAITING, look.now_s, look.now_ms)
-    needs = [_waiting(vm, hosts) for vm in vms]
-    needs += [Waiting(each.name, amounts(each.demand)) for each in wanted]
-    reserve = reserve_of(policy, look.fleet, look.expected) if policy.enabled else None
+    reserve = reserve_of(policy, look.up, look.expected) if policy.enabled else None
+    if not vms and not wanted and not ha and _is_kept(look, reserve, coming):
+        return Chosen(())
+    hosts = _wakeable(look, is_willing, coming, vms)
     if not hosts:
         for vm in vms:
             vm.waits_for = ""
         return Chosen(())
-    room = room_of(hosts, look.limit)
-    on_way = np.array([_id(host) in coming for host in hosts], dtype=np.bool_)
-    if not needs and not ha:
-        if reserve is None:
-            return Chosen(())
-        enough = reserve.up + int(on_way.sum()) >= reserve.hosts
-        if enough and not (reserve.missing(room[on_way].sum(axis=0)) > SLACK).any():
-            return Chosen(())
-    sleepers = _sleepers(look, hosts, room, coming)
+    needs = [_waiting(vm, hosts) for vm in vms]
+    needs += [Waiting(each.name, amounts(each.demand)) for each in wanted]
+    sleepers = _sleepers(look, hosts, room_of(hosts, look.limit), coming)
     question = WakeQuestion(sleepers, tuple(needs), policy.min_off_s, reserve, ha)
     choice = choose_wake(question)
     for vm, host_id in zip(vms, choice.waits, strict=False):
@@ -277,6 +254,33 @@ def choose_wakers(
     for each, host_id in zip(wanted, choice.waits[len(vms) :], strict=True):
         each.host_id = host_id
     return _chosen(registry, rulings.WAKE, question, choice)
+
+
+def _is_kept(look: Look, reserve: Reserve | None, coming: set[str]) -> bool:
+    """Whether the reserve holds, with what is on its way."""
+    if reserve is None:
+        return True
+    on_way = room_of([look.registry.hosts[host_id] for host_id in coming], look.limit)
+    enough = reserve.up + len(coming) >= reserve.hosts
+    return enough and not (reserve.missing(on_way.sum(axis=0)) > SLACK).any()
+
+
+def _wakeable(
+    look: Look, is_willing: IsWilling, coming: set[str], vms: Sequence[VmEntry]
+) -> list[HostEntry]:
+    """The sleepers among which is chosen, by id: those asleep, and those going down or coming."""
+    hosts = look.registry.hosts
+    found = set(look.table.longest_asleep(MAX_WAITING, is_willing)) | coming
+    on_move = (_id(host) for host in hosts.in_state(SLEEPERS - {HostPower.ASLEEP}))
+    found.update(host_id for host_id in on_move if is_willing(host_id))
+    pins = {vm.pin_host for vm in vms if vm.pin_host} - found
+    found.update(host_id for host_id in pins if host_id in hosts and is_willing(host_id))
+    managers = {vm.pin_manager for vm in vms if vm.pin_manager}
+    if managers:
+        asleep = hosts.in_state({HostPower.ASLEEP})
+        theirs = {_id(host) for host in asleep if host.manager_id in managers} - found
+        found.update(host_id for host_id in theirs if is_willing(host_id))
+    return [hosts[host_id] for host_id in sorted(found) if hosts[host_id].state in SLEEPERS]
 
 
 def wake_asked(look: Look, host: HostEntry) -> Chosen:
@@ -321,13 +325,10 @@ def _model(hosts: Sequence[HostEntry], policy: EnergyPolicy) -> PowerModel:
 
 
 def _pays_s(look: Look, model: PowerModel, hosts: Sequence[HostEntry]) -> FloatArray:
-    """How long each host has to sleep to save what waking it takes: full power till it serves.
+    """How long each host has to sleep to pay for waking it.
 
-    How long that is was measured, of it or (the mean) of others; else it is a setting.
+    How long that takes was measured, of it or (the mean) of others; else it is a setting.
     """
     known_s = look.wake_times_s
-    others_s = sum(known_s.values()) / len(known_s) if known_s else look.policy.wake_s
-    wake_s = np.array([known_s.get(_id(host), others_s) for host in hosts])
-    saves = np.maximum(model.idle_saving_w(), MIN_SAVED_W)
-    pays: FloatArray = np.minimum(model.curve_w[:, -1] * wake_s / saves, MAX_PAYS_S)
-    return pays
+    others_s = known_s.mean(look.policy.wake_s)
+    return pays_s(model, np.array([known_s.get(_id(host), others_s) for host in hosts]))

@@ -72,11 +72,13 @@ from snooze.groupmanager.leader.energy_events import (
 from snooze.groupmanager.leader.energy_rules import (
     SLEEPERS,
     EnergyPolicy,
-    fleet_of,
     forbids_sleep,
     is_wakeable,
+    lately,
+    up_of,
 )
 from snooze.groupmanager.leader.energy_steps_core import PowerSteps, Why, ended, words
+from snooze.groupmanager.leader.energy_table import EnergyTable
 from snooze.groupmanager.leader.registry import HostEntry, Registry
 
 EVALUATE_S: Final = 1.0
@@ -102,7 +104,7 @@ def _nothing(now_ms: int) -> FloatArray:
     return np.zeros(R)
 
 
-def _holds(staying: frozenset[str]) -> str:
+def _holds(gone: frozenset[str]) -> str:
     return ""
 
 
@@ -111,8 +113,9 @@ class EnergyCore:
     """Decides about the power of hosts; see the module's rules.
 
     ``mode_of`` says how a kind of decision about a host is treated; ``expected`` how much demand is
-    about to come (``[R]``); ``ha_lacks`` why these hosts alone could not take in the VMs of one
-    that dies (empty: they could). All three are plain functions of what the leader knows.
+    about to come (``[R]``); ``ha_lacks`` why the hosts that are up could not, without these, take
+    in the VMs of one that dies (empty: they could). All three are plain functions of what the
+    leader knows.
     ``expire_s``: how long a proposal waits for its approval, and a dry run is not repeated.
     """
 
@@ -132,9 +135,11 @@ class EnergyCore:
     ha_seen: str = ""
     wanted: dict[str, Room] = field(default_factory=dict[str, Room])
     power: PowerSteps = field(init=False)
+    table: EnergyTable = field(init=False)
 
     def __post_init__(self) -> None:
         self.power = PowerSteps(self.registry, self.decider, self.epoch, self.policy)
+        self.table = EnergyTable(self.registry, self.policy, self.power.wake_times_s)
 
     def handle(self, event: EnergyEvent, now_s: float) -> list[EnergyEffect]:
         """Take in one event."""
@@ -177,7 +182,8 @@ class EnergyCore:
         if now_s - self.evaluated_s >= EVALUATE_S:
             self.evaluated_s = now_s
             effects += self._expire(now_s, event.now_ms)
-            if not self.policy.enabled and not self.registry.hosts.in_state(SLEEPERS):
+            lately(self.registry, now_s, event.now_ms)
+            if not self.policy.enabled and not self.registry.hosts.count_in(SLEEPERS):
                 return effects
             look = self._look(now_s, event.now_ms)
             effects += self._wake_some(look)
@@ -204,11 +210,13 @@ class EnergyCore:
     # ------------------------------------------------------------ sleep
 
     def _look(self, now_s: float, now_ms: int) -> Look:
+        self.table.refresh()
         return Look(
             self.registry,
             self.policy,
             self.limit,
-            fleet_of(self.registry, self.limit),
+            self.table,
+            up_of(self.registry, self.limit),
             self.expected(now_ms),
             self.power.wake_times_s,
             now_s,
@@ -237,36 +245,32 @@ class EnergyCore:
 
     # ------------------------------------------------------------ waking
 
-    def _ha_of(self, up: frozenset[str], now_s: float) -> str:
-        """What HA lacks while these hosts are up, looked at now and then."""
+    def _ha_of(self, now_s: float) -> str:
+        """What HA lacks with the hosts that are up, looked at now and then."""
         if not self.policy.enabled:
             return ""
         if now_s - self.ha_looked_s >= HA_EVERY_S:
-            self.ha_looked_s, self.ha_seen = now_s, self.ha_lacks(up)
+            self.ha_looked_s, self.ha_seen = now_s, self.ha_lacks(frozenset())
         return self.ha_seen
 
     def _wake_some(self, look: Look) -> list[EnergyEffect]:
         """Wake what VMs wait for, and what the reserve lacks (rule 4)."""
-        if not self.registry.hosts.in_state(SLEEPERS):
+        hosts = self.registry.hosts
+        if not hosts.count_in(SLEEPERS):
             return []
-        sleepers = {
-            host.description.host_id: host for host in self.registry.hosts.in_state(SLEEPERS)
-        }
-        willing = {
-            host_id
-            for host_id, host in sleepers.items()
-            if is_wakeable(self.registry, host)
-            and not host.maintenance
-            and self.mode_of(DecisionKind.WAKE, host_id) is not DecisionMode.OFF
-        }
-        coming = {
-            host_id
-            for host_id, host in sleepers.items()
-            if host.state is HostPower.WAKING or host_id in self.power.wake_after
-        }
-        up = frozenset(host.description.host_id for host in look.fleet.hosts)
-        ha = "" if coming else self._ha_of(up, look.now_s)
-        chosen = choose_wakers(look, ha, willing, coming, self._rooms(look.now_s))
+
+        def is_willing(host_id: str) -> bool:
+            host = hosts[host_id]
+            return (
+                is_wakeable(self.registry, host)
+                and not host.maintenance
+                and self.mode_of(DecisionKind.WAKE, host_id) is not DecisionMode.OFF
+            )
+
+        coming = {host.description.host_id for host in hosts.in_state({HostPower.WAKING})}
+        coming |= {host_id for host_id in self.power.wake_after if hosts[host_id].state in SLEEPERS}
+        ha = "" if coming else self._ha_of(look.now_s)
+        chosen = choose_wakers(look, ha, is_willing, coming, self._rooms(look.now_s))
         effects: list[EnergyEffect] = []
         proposed = self._proposed()
         for host, reason in chosen.hosts:

@@ -59,15 +59,18 @@ class Fleet:
     room: FloatArray
     free: FloatArray
 
-    def total_room(self) -> FloatArray:
-        """``[R]``."""
-        total: FloatArray = self.room.sum(axis=0)
-        return total
+    def up(self) -> "Up":
+        """In sums."""
+        return Up(len(self.hosts), self.room.sum(axis=0), self.free.sum(axis=0))
 
-    def total_free(self) -> FloatArray:
-        """``[R]``."""
-        total: FloatArray = self.free.sum(axis=0)
-        return total
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Up:
+    """Of the hosts that are up and take VMs: how many, their room and what is free, in all."""
+
+    count: int
+    room: FloatArray
+    free: FloatArray
 
 
 def room_of(hosts: Iterable[HostEntry], limit: FloatArray) -> FloatArray:
@@ -88,24 +91,36 @@ def free_on(registry: Registry, host: HostEntry, limit: FloatArray) -> FloatArra
 def fleet_of(registry: Registry, limit: FloatArray) -> Fleet:
     """What is up (rule 3), by id."""
     loads = loads_of(registry)
-    away = [host for host in registry.hosts.away() if _may_be_up(host)]
+    away = [host for host in registry.hosts.unsettled.values() if is_up(host)]
     hosts, rows = loads.up(registry.hosts, away)
     room = loads.capacity[rows] * limit
     free = room - loads.held[rows]
     return Fleet(hosts, room, np.maximum(free, 0.0))
 
 
-def _may_be_up(host: HostEntry) -> bool:
+def up_of(registry: Registry, limit: FloatArray) -> Up:
+    """What is up (rule 3), in sums."""
+    loads = loads_of(registry)
+    counted = loads.takes.copy()
+    away = [h.description.host_id for h in registry.hosts.unsettled.values() if is_up(h)]
+    counted[loads.rows_of(frozenset(away))] = True
+    room: FloatArray = loads.capacity[counted] * limit
+    free = np.maximum(room - loads.held[counted], 0.0)
+    return Up(len(room), room.sum(axis=0), free.sum(axis=0))
+
+
+def is_up(host: HostEntry) -> bool:
+    """Whether a host counts as up (rule 3): it takes VMs, or may join in a moment."""
     return host.state is HostPower.ACTIVE and not host.maintenance and not host.given_up
 
 
-def reserve_of(policy: EnergyPolicy, fleet: Fleet, expected: FloatArray) -> Reserve:
+def reserve_of(policy: EnergyPolicy, up: Up, expected: FloatArray) -> Reserve:
     """What has to stay free of what is up (rule 2); ``expected[R]`` is demand about to come."""
     return Reserve(
         policy.reserved_hosts,
-        len(fleet.hosts),
-        amounts(fleet.total_room()),
-        amounts(fleet.total_free()),
+        up.count,
+        amounts(up.room),
+        amounts(up.free),
         policy.reserve_share.as_tuple(),
         policy.reserve_least.as_tuple(),
         amounts(expected),
@@ -172,13 +187,11 @@ def waiting_vms(registry: Registry, most: int, now_s: float, now_ms: int) -> lis
     if one has just come up that may take them.
     """
     found = [
-        vm
-        for vm in registry.vms.values()
-        if vm.lacks_room and not vm.doubt and vm.state is VmState.PENDING
+        vm for vm in registry.vms.lacking.values() if not vm.doubt and vm.state is VmState.PENDING
     ]
     if not found:
         return []
-    fresh = [host for host in registry.hosts.values() if just_woken(host, now_ms)]
+    fresh = [host for host in lately(registry, now_s, now_ms) if just_woken(host, now_ms)]
 
     def is_being_placed(vm: VmEntry) -> bool:
         host = registry.hosts.get(vm.waits_for)
@@ -188,6 +201,18 @@ def waiting_vms(registry: Registry, most: int, now_s: float, now_ms: int) -> lis
 
     waiting = [vm for vm in found if not is_being_placed(vm)]
     return sorted(waiting, key=lambda vm: vm.vm_id)[:most]
+
+
+def lately(registry: Registry, now_s: float, now_ms: int) -> list[HostEntry]:
+    """The hosts that have just joined or woken; those that had are looked at for the last time."""
+    hosts = registry.hosts.lately
+    found: list[HostEntry] = []
+    for host_id, host in list(hosts.items()):
+        if just_joined(host, now_s) or just_woken(host, now_ms):
+            found.append(host)
+        else:
+            del hosts[host_id]
+    return found
 
 
 def just_joined(host: HostEntry, now_s: float) -> bool:
@@ -208,15 +233,21 @@ def could_be_woken_for(
 
     For one that waits already also a host that is just back.
     """
-    for host_id in sorted(registry.hosts):
-        host = registry.hosts[host_id]
-        sleeps = not host.joined or host.state is HostPower.GOING_DOWN
-        if sleeps and not (host.state in SLEEPERS and is_wakeable(registry, host)):
-            continue
-        if not sleeps and not (vm.lacks_room and just_joined(host, now_s)):
-            continue
+    hosts = registry.hosts
+    sleepers = (
+        host
+        for host in hosts.in_state(SLEEPERS)
+        if not (host.joined and host.state is not HostPower.GOING_DOWN)
+        and is_wakeable(registry, host)
+    )
+    back = [h for h in hosts.lately.values() if just_joined(h, now_s)] if vm.lacks_room else []
+    holds: dict[Capacity, bool] = {}
+    for host in (*back, *sleepers):
         if host.maintenance or not may_be_on(vm, host):
             continue
-        if fits(vm, room_of([host], limit)[0]):
+        capacity = host.description.capacity
+        if capacity not in holds:
+            holds[capacity] = fits(vm, room_of([host], limit)[0])
+        if holds[capacity]:
             return host
     return None

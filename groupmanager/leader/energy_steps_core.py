@@ -27,6 +27,7 @@ from snooze.groupmanager.leader.energy_events import (
     WakeAnswered,
 )
 from snooze.groupmanager.leader.energy_rules import EnergyPolicy, action_for
+from snooze.groupmanager.leader.energy_table import WakeTimes
 from snooze.groupmanager.leader.membership_core import Announce
 from snooze.groupmanager.leader.registry import HostEntry, Registry
 from snooze.scheduling import rulings
@@ -90,13 +91,16 @@ class PowerSteps:
     steps: dict[str, Step] = field(default_factory=dict[str, Step])
     left_alone: dict[str, float] = field(default_factory=dict[str, float])
     wake_after: dict[str, Why] = field(default_factory=dict[str, Why])
-    wake_times_s: dict[str, float] = field(default_factory=dict[str, float])
+    wake_times_s: WakeTimes = field(default_factory=WakeTimes)
     count: int = 0
 
     def continue_states(self, now_s: float, now_ms: int) -> list[EnergyEffect]:
         """What a former leader had begun and recorded (rule 1)."""
         effects: list[EnergyEffect] = []
-        for host_id, host in sorted(self.registry.hosts.odd.items()):
+        hosts = self.registry.hosts
+        begun = hosts.in_state({HostPower.GOING_DOWN, HostPower.WAKING})
+        looked_at = {host.description.host_id: host for host in begun} | hosts.reached
+        for host_id, host in sorted(looked_at.items()):
             if host_id in self.steps:
                 continue
             if host.joined and host.state in {
@@ -320,7 +324,7 @@ class PowerSteps:
         tries = host.tries
         self._enter(host, HostPower.FAILED, why, now_ms)
         host.tries = tries
-        for vm in self.registry.vms.values():
+        for vm in self.registry.vms.lacking.values():
             if vm.waits_for == host_id:
                 vm.waits_for, vm.wake_failed = "", True
         return [

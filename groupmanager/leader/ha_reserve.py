@@ -48,20 +48,20 @@ NOWHERE: Final[Mapping[str, str]] = MappingProxyType({})
 def shortfall(
     registry: Registry,
     limit: FloatArray,
-    staying: frozenset[str] | None = None,
+    gone: frozenset[str] = frozenset(),
     moved: Mapping[str, str] = NOWHERE,
 ) -> Shortfall | None:
     """The first host whose loss could not be absorbed; None if every loss could.
 
     Args:
         limit: ``[R]``, scales the hosts' capacity (overcommit, headroom).
-        staying: the hosts that stay up; None: all that are.
-        moved: VMs as if they were on hosts other than theirs, which are not among those that stay.
+        gone: hosts that are not up then.
+        moved: VMs as if they were on hosts other than theirs, which are among those gone.
     """
     loads = loads_of(registry)
     rows = np.flatnonzero(loads.takes)
-    if staying is not None:
-        rows = rows[np.isin(rows, np.array(loads.rows_of(staying), dtype=np.int64))]
+    if gone:
+        rows = rows[~np.isin(rows, np.array(loads.rows_of(gone), dtype=np.int64))]
     if len(rows) == 0:
         return None
     free = loads.capacity[rows] * limit - loads.held[rows]

@@ -371,7 +371,7 @@ class MembershipCore:
     def _record_away(self) -> list[MembershipEffect]:
         """Let the record say of which hosts nothing was heard for long."""
         effects: list[MembershipEffect] = []
-        for host in self.registry.hosts.away():
+        for host in list(self.registry.hosts.unsettled.values()):
             if host.acquitted and host.in_record:
                 host.in_record, host.away = False, True
                 effects.append(RecordHost(host.record()))

@@ -112,14 +112,14 @@ class Recovery:
             self._announce(Announce(kind, subject, text))
         self.reserve = message
 
-    def lacks(self, staying: frozenset[str], moved: Mapping[str, str] = NOWHERE) -> str:
-        """Why the hosts that stay up could not take in the VMs of one that fails; or nothing.
+    def lacks(self, gone: frozenset[str], moved: Mapping[str, str] = NOWHERE) -> str:
+        """Why the hosts but these could not take in the VMs of one that fails; or nothing.
 
         ``moved``: VMs as if they were on other hosts than they are.
         """
         if self._settings.reserve != "largest_host":
             return ""
-        found = shortfall(self._registry, self._limit, staying, moved)
+        found = shortfall(self._registry, self._limit, gone, moved)
         return found.message if found is not None else ""
 
     def heard(self, manager_id: str, host_ids: list[str]) -> None:

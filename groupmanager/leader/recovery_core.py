@@ -153,11 +153,7 @@ class RecoveryCore:
     def _ticked(self, event: Ticked, now_s: float) -> list[RecoveryEffect]:
         self.now_ms = event.now_ms
         hosts = self.registry.hosts
-        lost = [
-            host
-            for host in hosts.away()
-            if host.down is not Down.EVERYTHING and host.state not in _ASLEEP
-        ]
+        lost = [host for host in hosts.away(but=_ASLEEP) if host.down is not Down.EVERYTHING]
         for host_id in [i for i in self.watches if i not in hosts or hosts[i].joined]:
             del self.watches[host_id]
         effects = self._redirect()
@@ -195,7 +191,7 @@ class RecoveryCore:
                 return False
 
     def _hold_in_storm(self, lost: int) -> list[RecoveryEffect]:
-        total = len(self.registry.hosts) - len(self.registry.hosts.in_state(_ASLEEP))
+        total = len(self.registry.hosts) - self.registry.hosts.count_in(_ASLEEP)
         self.away, self.hosts = lost, total
         holds = is_storm(lost, total, self.storm_share)
         changed, self.holds = holds is not self.holds, holds

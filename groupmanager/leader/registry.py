@@ -5,7 +5,7 @@ the record, and from what managers say when they join.
 """
 
 import math
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -16,7 +16,7 @@ from snooze.common.resources import ZERO, Capacity, R
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import DEFAULT_POLICY, IMAGE_SUFFIXES, VmErrorCode, VmPolicy
 from snooze.common.wire import HostDescription, ManagerDescription, ManagerSummary, VmStatus
-from snooze.groupmanager.leader.registry_index import Groups, Images, Table, watched
+from snooze.groupmanager.leader.registry_index import Groups, Images, Table, keep, watched
 from snooze.scheduling.dispatching import ManagerView
 
 
@@ -62,6 +62,8 @@ class ManagerEntry:
     watts: dict[str, float] = field(default_factory=dict[str, float])
     _stirred: dict[str, None] = field(default_factory=dict[str, None])
     _whole: object = None
+    _idled: dict[str, None] = field(default_factory=dict[str, None])
+    _whole_idle: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
     def manager_id(self) -> str:
@@ -81,6 +83,7 @@ class ManagerEntry:
         else:
             for host_id, idle_s in summary.idle.items():
                 _note(self.idle, host_id, idle_s, now_s - idle_s)
+                self._idled[host_id] = None
         if summary.cores:
             self.cores, self.watts = summary.cores, summary.watts
         for host_id, cores in summary.stirred.items():
@@ -101,6 +104,16 @@ class ManagerEntry:
         self._whole, self._stirred = self.cores, {}
         return list(stirred)
 
+    def take_idled(self) -> list[str]:
+        """The hosts of which it said since the last call for how long they have been idle."""
+        if self._whole_idle is self.idle and not self._idled:
+            return []
+        idled = self._idled
+        if self._whole_idle is not self.idle:
+            idled = dict.fromkeys((*self._whole_idle, *self.idle, *idled))
+        self._whole_idle, self._idled = self.idle, {}
+        return list(idled)
+
 
 def _note(known: dict[str, float], host_id: str, told: float, value: float) -> None:
     """What is told below 0 is no longer so."""
@@ -110,7 +123,17 @@ def _note(known: dict[str, float], host_id: str, told: float, value: float) -> N
         known[host_id] = value
 
 
-@watched("joined", "state", "maintenance", "description")
+@watched(
+    "joined",
+    "state",
+    "maintenance",
+    "description",
+    "given_up",
+    "acquitted",
+    "in_record",
+    "reachable_s",
+    "seen_s",
+)
 @dataclass(slots=True)
 class HostEntry:
     """A host; ``manager_id`` is the manager it was given to, joined or not.
@@ -223,7 +246,7 @@ class HostEntry:
         )
 
 
-@watched("host_id", "state", "demand", "policy", "doubt", "moving")
+@watched("host_id", "state", "demand", "policy", "doubt", "moving", "lacks_room", "elsewhere_s")
 @dataclass(slots=True)
 class VmEntry:
     """A VM as the leader knows it.
@@ -299,16 +322,30 @@ def vm_key(vm_id: str, host_id: str, managed: bool) -> str:
     return vm_id if managed else f"{vm_id}@{host_id}"
 
 
-class Hosts(dict[str, HostEntry]):
-    """Hosts by id, with an index of those that need to be looked at.
+_FILED_ONLY = frozenset({"given_up", "acquitted", "in_record", "reachable_s"})
+"""What says where a host is looked for, and not what it is or can do."""
 
-    ``odd``: those that are away, not simply active, or in maintenance. ``version`` grows with each
-    change of what a host is or can do; the ids of those that changed go into each of ``heard``.
+
+class Hosts(dict[str, HostEntry]):
+    """Hosts by id, with indexes of those that need to be looked at.
+
+    ``odd``: those that are away, not simply active, or in maintenance; ``reached``: those of them
+    that are joined. ``unsettled``: away, and not yet given up, acquitted and recorded so: of a host
+    that sleeps nothing is left to find out. ``suspects``: away, and a start may have been ordered
+    on them. ``lately``: those seen or in another state since somebody took them out, the latest
+    last. ``version`` grows with each change of what a host is or can do; the ids of those that
+    changed go into each of ``heard``.
     """
 
     def __init__(self, hosts: Mapping[str, HostEntry] | None = None) -> None:
         super().__init__()
         self.odd: dict[str, HostEntry] = {}
+        self.reached: dict[str, HostEntry] = {}
+        self.unsettled: dict[str, HostEntry] = {}
+        self.suspects: dict[str, HostEntry] = {}
+        self.lately: dict[str, HostEntry] = {}
+        self._in: dict[HostPower, dict[str, HostEntry]] = {state: {} for state in HostPower}
+        self._state: dict[str, HostPower] = {}
         self.version = 0
         self.heard: list[dict[str, None]] = []
         self.images = Images()
@@ -324,12 +361,24 @@ class Hosts(dict[str, HostEntry]):
 
     def changed(self, entry: HostEntry, name: str, former: object) -> None:
         """See ``Table``."""
-        self.version += 1
         host_id = entry.description.host_id
+        if name in _FILED_ONLY:
+            if self.get(host_id) is entry:
+                self._file(host_id, entry)
+            return
+        self.version += name != "seen_s"
         for each in self.heard:
             each[host_id] = None
         if self.get(host_id) is not entry:
             return
+        if name in {"", "seen_s", "joined", "state"}:
+            self.lately.pop(host_id, None)
+            self.lately[host_id] = entry
+        if name in {"", "joined", "description"}:
+            self._describe(host_id, entry)
+        self._file(host_id, entry)
+
+    def _describe(self, host_id: str, entry: HostEntry) -> None:
         description = entry.description
         listed = description.images if entry.joined else None
         self.images.note(host_id, listed, lists=description.lists_images)
@@ -337,28 +386,49 @@ class Hosts(dict[str, HostEntry]):
             self._named.remove(self._name.get(host_id, ""), host_id)
             self._named.add(description.hostname, host_id)
             self._name[host_id] = description.hostname
-        if entry.joined and entry.state is HostPower.ACTIVE and not entry.maintenance:
-            self.odd.pop(host_id, None)
-        else:
-            self.odd[host_id] = entry
+
+    def _file(self, host_id: str, host: HostEntry) -> None:
+        """Put the host where it is looked for."""
+        joined = host.joined
+        odd = not joined or host.state is not HostPower.ACTIVE or host.maintenance
+        known = host.given_up and host.acquitted and not host.in_record
+        was = self._state.pop(host_id, None)
+        if was is not None and (was is not host.state or not odd):
+            del self._in[was][host_id]
+        if odd:
+            self._state[host_id] = host.state
+            self._in[host.state][host_id] = host
+        keep(self.odd, host_id, host, odd)
+        keep(self.reached, host_id, host, odd and joined)
+        keep(self.unsettled, host_id, host, not joined and not known)
+        keep(self.suspects, host_id, host, not joined and host.reachable_s > -math.inf)
 
     def named(self, hostname: str) -> list[HostEntry]:
         """Those of this hostname."""
         return [self[host_id] for host_id in self._named.of(hostname)]
 
-    def away(self) -> list[HostEntry]:
-        """Those that have no manager now."""
-        return [host for host in self.odd.values() if not host.joined]
+    def away(self, but: Container[HostPower] = ()) -> list[HostEntry]:
+        """Those that have no manager now; not those in some states."""
+        there = [index for state, index in self._in.items() if state not in but]
+        return [host for index in there for host in index.values() if not host.joined]
 
-    def in_state(self, states: Container[HostPower]) -> list[HostEntry]:
+    def in_state(self, states: Collection[HostPower]) -> list[HostEntry]:
         """Those in one of these states; ``ACTIVE`` is not to be asked for."""
-        return [host for host in self.odd.values() if host.state in states]
+        return [host for state in HostPower if state in states for host in self._in[state].values()]
+
+    def count_in(self, states: Collection[HostPower]) -> int:
+        """How many are; likewise."""
+        return sum(len(self._in[state]) for state in states)
+
+
+_VM_FILED_ONLY = frozenset({"doubt", "moving", "lacks_room", "elsewhere_s"})
 
 
 class Vms(dict[str, VmEntry]):
     """VMs by key, with an index by host; hosts whose VMs changed go into each of ``heard``.
 
     ``open``: those of which a manager has an order that is under way (``doubt``, ``moving``).
+    ``lacking``: those for which no host in reach has room. ``unsure``: those that may be elsewhere.
     """
 
     def __init__(self, vms: Mapping[str, VmEntry] | None = None) -> None:
@@ -366,6 +436,8 @@ class Vms(dict[str, VmEntry]):
         self._on = Groups()
         self._unmanaged = Groups()
         self.open: dict[str, VmEntry] = {}
+        self.lacking: dict[str, VmEntry] = {}
+        self.unsure: dict[str, VmEntry] = {}
         self.heard: list[dict[str, None]] = []
         for key, vm in (vms or {}).items():
             self[key] = vm
@@ -380,8 +452,7 @@ class Vms(dict[str, VmEntry]):
         if not vm.managed:
             self._unmanaged.add(vm.name, key)
             self._unmanaged.add(vm.vm_id, key)
-        if vm.doubt or vm.moving:
-            self.open[key] = vm
+        self._file(key, vm)
         self._tell(vm.host_id)
 
     def pop(self, key: str, default: object = None) -> VmEntry | None:  # type: ignore[override]
@@ -389,7 +460,8 @@ class Vms(dict[str, VmEntry]):
         vm = super().pop(key, None)
         if vm is not None:
             vm.table = None
-            self.open.pop(key, None)
+            for index in (self.open, self.lacking, self.unsure):
+                index.pop(key, None)
             self._on.remove(vm.host_id, key)
             if not vm.managed:
                 self._unmanaged.remove(vm.name, key)
@@ -397,17 +469,19 @@ class Vms(dict[str, VmEntry]):
             self._tell(vm.host_id)
         return vm
 
+    def _file(self, key: str, vm: VmEntry) -> None:
+        keep(self.open, key, vm, bool(vm.doubt) or vm.moving)
+        keep(self.lacking, key, vm, vm.lacks_room)
+        keep(self.unsure, key, vm, vm.elsewhere_s < math.inf)
+
     def _tell(self, host_id: str) -> None:
         for each in self.heard:
             each[host_id] = None
 
     def changed(self, entry: VmEntry, name: str, former: object) -> None:
         """See ``Table``; the key of an unmanaged VM names its host, which it never leaves."""
-        if name in {"doubt", "moving"}:
-            if entry.doubt or entry.moving:
-                self.open[entry.key] = entry
-            else:
-                self.open.pop(entry.key, None)
+        if name in _VM_FILED_ONLY:
+            self._file(entry.key, entry)
             return
         self._tell(entry.host_id)
         if name != "host_id":
@@ -494,7 +568,7 @@ class Registry:
         A name may leave out the ending, as ``IMAGE_SUFFIXES`` says. Without any host the answer is
         yes: nobody knows yet. So it is while a host sleeps: it may be woken for it.
         """
-        if self.hosts.in_state({HostPower.ASLEEP}):
+        if self.hosts.count_in({HostPower.ASLEEP}):
             return True
         return self.hosts.images.may_have(name + suffix for suffix in IMAGE_SUFFIXES)
 

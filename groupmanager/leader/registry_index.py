@@ -54,6 +54,14 @@ def _property(name: str, get: Callable[[Any], Any], put: Callable[[Any, Any], No
     return property(get, change)
 
 
+def keep(index: dict[str, T], key: str, entry: T, belongs: bool) -> None:
+    """Have an entry in an index, or not."""
+    if belongs:
+        index[key] = entry
+    else:
+        index.pop(key, None)
+
+
 class Groups:
     """Keys by what they belong to."""
 

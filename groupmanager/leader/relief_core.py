@@ -209,7 +209,7 @@ class ReliefCore:
 
     def _want(self, host: HostEntry, question: ReliefQuestion) -> list[ReliefEffect]:
         """Rule 3."""
-        sleeps = bool(self.registry.hosts.in_state({HostPower.ASLEEP}))
+        sleeps = self.registry.hosts.count_in({HostPower.ASLEEP}) > 0
         if not question.vms or not sleeps:
             return []
         host_id = host.description.host_id

@@ -203,7 +203,7 @@ class LeaderService:
             record_host=self.record_host,
             announce=self._announce,
             decided=self.decisions.add,
-            ha_lacks=lambda staying: self.recovery.lacks(frozenset(staying)),
+            ha_lacks=self._ha_lacks,
         )
         self.autonomy = LeaderAutonomy(
             settings,
@@ -546,6 +546,9 @@ class LeaderService:
         known = host_id in self._recorded_hosts
         self.journal.write([Put(path, data) if known else Create(path, data)], done)
         self._recorded_hosts.add(host_id)
+
+    def _ha_lacks(self, gone: frozenset[str]) -> str:
+        return self.recovery.lacks(gone)
 
     def _direct(self, host_id: str) -> None:
         self.recovery.direct(host_id)

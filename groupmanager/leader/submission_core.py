@@ -368,7 +368,7 @@ class SubmissionCore(Reports):
         """
         effects: list[SubmissionEffect] = []
         left = GIVEN_UP_AT_ONCE
-        for host in self.registry.hosts.away():
+        for host in list(self.registry.hosts.unsettled.values()):
             if host.given_up:
                 continue
             effects += self._watch_host(host.description.host_id, host, now_s)

@@ -60,7 +60,5 @@ class Halted(SubmissionState):
     def _is_alone(self, vm: VmEntry) -> bool:
         if any(vm.vm_id in copies for copies in self.registry.copies.values()):
             return False
-        return all(
-            host.is_off_for(vm) or host.state is HostPower.ASLEEP
-            for host in self.registry.hosts.away()
-        )
+        hosts_away = self.registry.hosts.away(but={HostPower.ASLEEP})
+        return all(host.is_off_for(vm) for host in hosts_away)

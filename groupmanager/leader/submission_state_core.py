@@ -118,7 +118,7 @@ class SubmissionState:
         """Whether hosts have just lost their manager: they may be below another one in a moment."""
         return any(
             host.state is HostPower.ACTIVE and not (host.given_up or host.fencing)
-            for host in self.registry.hosts.away()
+            for host in self.registry.hosts.unsettled.values()
         )
 
     def _await_room(self, vm: VmEntry, now_s: float) -> list[SubmissionEffect]:

@@ -4,7 +4,6 @@ A host that is joined says what it has. One that is not may have every VM that w
 some host while a start could be ordered on it: ``elsewhere_s <= reachable_s``.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 
 from snooze.common.wire import VmStatus
@@ -12,9 +11,10 @@ from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 
 
 def away(registry: Registry) -> list[HostEntry]:
-    """The hosts that do not say what they have, the latest reachable first."""
+    """The hosts that do not say what they have and may have more, the latest reachable first."""
     return sorted(
-        registry.hosts.away(), key=lambda host: (-host.reachable_s, host.description.host_id)
+        registry.hosts.suspects.values(),
+        key=lambda host: (-host.reachable_s, host.description.host_id),
     )
 
 
@@ -45,12 +45,12 @@ def acquit(registry: Registry, now_s: float) -> None:
     """Mark the hosts given up that cannot have any VM but those that are known to be on them."""
     given_up = [
         host
-        for host in registry.hosts.away()
+        for host in registry.hosts.unsettled.values()
         if host.given_up and not host.acquitted and host.reachable_s < now_s
     ]
     if not given_up:
         return
-    unsure = [vm for vm in registry.vms.values() if vm.elsewhere_s < math.inf]
+    unsure = registry.vms.unsure.values()
     for host in given_up:
         host_id = host.description.host_id
         host.acquitted = all(

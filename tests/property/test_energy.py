@@ -95,7 +95,7 @@ class Cluster(House):
         step = self.core.power.steps[order.host_id]
         if step.orders == 1 and not step.decision.reason.startswith("goes on"):
             fleet = fleet_of(self.registry, LIMIT)
-            reserve = reserve_of(self.policy, fleet, self.expected.as_array())
+            reserve = reserve_of(self.policy, fleet.up(), self.expected.as_array())
             assert not reserve.why_not(np.zeros(R))
             assert len(fleet.hosts) >= self.policy.reserved_hosts
             assert not self.host(order.host_id).maintenance
@@ -125,5 +125,5 @@ def test_whatever_happens_no_vm_loses_its_host_and_it_converges(
     if waiting:
         assert HostPower.ASLEEP not in states, "a VM waits while a host sleeps"
     fleet = fleet_of(cluster.registry, LIMIT)
-    if reserve_of(cluster.policy, fleet, np.zeros(R)).why_not(np.zeros(R)):
+    if reserve_of(cluster.policy, fleet.up(), np.zeros(R)).why_not(np.zeros(R)):
         assert HostPower.ASLEEP not in states, "the reserve lacks while a host sleeps"

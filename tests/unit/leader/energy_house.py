@@ -111,7 +111,7 @@ class House:
             self.policy,
             mode_of=lambda kind, host_id: self.modes.get(kind, DecisionMode.AUTO),
             expected=lambda now_ms: self._expected(),
-            ha_lacks=lambda staying: self.ha_lacks,
+            ha_lacks=lambda gone: self.ha_lacks,
         )
 
     def _expected(self) -> FloatArray:

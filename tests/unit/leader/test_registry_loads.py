@@ -77,7 +77,7 @@ def test_the_reserve_is_missing_when_nowhere_is_room() -> None:
         vm.host_id = "h1"
         registry.add_vm(vm)
     assert shortfall(registry, ONES) is None
-    assert shortfall(registry, ONES, frozenset({"h1"})) is not None
+    assert shortfall(registry, ONES, frozenset({"h2", "h3"})) is not None
     for host_id in ("h2", "h3"):
         registry.add_vm(
             VmEntry(host_id, host_id, Capacity(3.0, 1.0), VmState.RUNNING, host_id=host_id)
@@ -99,13 +99,13 @@ def test_the_reserve_as_if_vms_were_elsewhere() -> None:
         registry.hosts[host_id] = HostEntry(power_host(host_id), "gm1", 1, True, 0.0)
         vm = VmEntry(host_id, host_id, Capacity(2.0, 1.0), VmState.RUNNING, host_id=host_id)
         registry.add_vm(vm)
-    staying = frozenset({"h2", "h3"})
-    assert shortfall(registry, ONES, staying) is None
-    found = shortfall(registry, ONES, staying, {"h1": "h2"})
+    gone = frozenset({"h1"})
+    assert shortfall(registry, ONES, gone) is None
+    found = shortfall(registry, ONES, gone, {"h1": "h2"})
     assert found is not None
     assert (found.host_id, list(found.vms)) == ("h2", ["h2"]), "h3 takes one of two"
     registry.vms["h1"].policy = LEFT
     for full, lost in (("h2", "h3"), ("h3", "h2")):
-        found = shortfall(registry, ONES, staying, {"h1": full})
+        found = shortfall(registry, ONES, gone, {"h1": full})
         assert found is not None
         assert (found.host_id, list(found.vms)) == (lost, [lost]), "the other host is full"
