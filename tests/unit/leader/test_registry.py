@@ -1,5 +1,6 @@
 """The registry: finding VMs, hosts and images by what people call them."""
 
+import math
 from random import Random
 
 import pytest
@@ -102,6 +103,9 @@ def test_indexes_say_what_a_look_at_everything_would_say() -> None:
             case 3 if host is not None:
                 host.state = random.choice(list(HostPower))
                 host.maintenance = random.random() < 0.3
+                host.given_up, host.acquitted = random.random() < 0.5, random.random() < 0.5
+                host.in_record = random.random() < 0.5
+                host.reachable_s = random.choice([-math.inf, 3.0])
             case 4 if vm is None:
                 registry.add_vm(VmEntry(vm_id, vm_id, SMALL, VmState.RUNNING, host_id=host_id))
             case 4 if vm is not None:
@@ -109,10 +113,16 @@ def test_indexes_say_what_a_look_at_everything_would_say() -> None:
             case 5 if vm is not None:
                 vm.host_id = random.choice(["", *ids])
                 vm.doubt, vm.moving = random.choice(["", "gm1"]), random.random() < 0.3
+                vm.lacks_room = random.random() < 0.5
+                vm.elsewhere_s = random.choice([1.0, math.inf])
             case _:
                 pass
         under_way = {key for key, vm in registry.vms.items() if vm.doubt or vm.moving}
         assert registry.vms.open.keys() == under_way
+        lacking = {key for key, vm in registry.vms.items() if vm.lacks_room}
+        assert registry.vms.lacking.keys() == lacking
+        unsure = {key for key, vm in registry.vms.items() if vm.elsewhere_s < math.inf}
+        assert registry.vms.unsure.keys() == unsure
         for each in ["", *ids]:
             expected = {vm.vm_id for vm in registry.vms.values() if vm.host_id == each}
             assert {vm.vm_id for vm in registry.vms_of_host(each)} == expected
@@ -121,6 +131,21 @@ def test_indexes_say_what_a_look_at_everything_would_say() -> None:
         states = {HostPower.ASLEEP, HostPower.WAKING}
         asleep = {h for h, entry in registry.hosts.items() if entry.state in states}
         assert {e.description.host_id for e in registry.hosts.in_state(states)} == asleep
+        assert registry.hosts.count_in(states) == len(asleep)
+        awake = {e.description.host_id for e in registry.hosts.away(but=states)}
+        assert awake == away - asleep
+        check_where_hosts_are_looked_for(registry.hosts)
+
+
+def check_where_hosts_are_looked_for(hosts: Hosts) -> None:
+    away = {host_id: host for host_id, host in hosts.items() if not host.joined}
+    known = {h for h, e in away.items() if e.given_up and e.acquitted and not e.in_record}
+    assert hosts.unsettled.keys() == away.keys() - known
+    assert hosts.suspects.keys() == {h for h, e in away.items() if e.reachable_s > -math.inf}
+    odd = {h for h, e in hosts.items() if e.state is not HostPower.ACTIVE or e.maintenance}
+    assert hosts.reached.keys() == odd - away.keys()
+    assert hosts.odd.keys() == odd | away.keys()
+    assert hosts.lately.keys() == hosts.keys(), "nobody has taken one out"
 
 
 def test_the_index_of_images_follows_hosts() -> None:
