@@ -110,6 +110,7 @@ class Energy:
         self._decided = decided
         self.mode_of: Callable[[DecisionKind, HostEntry], DecisionMode] = _nobody_said
         registry.can_wake = lambda host: bool(power.describe(host).driver)
+        registry.wakes_by = power.overrides_version
         self.core = EnergyCore(
             registry,
             decider,

@@ -4,7 +4,7 @@
 kept with the decisions that come of it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,7 +25,7 @@ from snooze.groupmanager.leader.energy_rules import (
     room_of,
     waiting_vms,
 )
-from snooze.groupmanager.leader.energy_table import EnergyTable, WakeTimes, pays_s
+from snooze.groupmanager.leader.energy_table import EnergyTable, IsWilling, WakeTimes, pays_s
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 from snooze.scheduling import rulings
 from snooze.scheduling.energy_question import (
@@ -49,7 +49,6 @@ from snooze.scheduling.power_model import PowerModel
 
 MAX_WAITING: Final = 256
 """VMs that one evaluation finds hosts for; the others' turn is the next."""
-IsWilling = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,16 +112,21 @@ class _Ears:
         return self.heard[-1]
 
 
-def choose_sleepers(look: Look, ha_lacks: HaLacks, barred: set[str], proposed: set[str]) -> Chosen:
+def choose_sleepers(
+    look: Look, ha_lacks: HaLacks, is_willing: IsWilling, barred: set[str], proposed: set[str]
+) -> Chosen:
     """Hosts that nobody needs: idle and up for long enough, the reserve held without them.
 
-    ``barred`` are left alone; ``proposed`` too, and the reserve is to hold without them already.
-    ``ha_lacks`` is told which hosts would be gone. Of hosts of one kind those that have been idle
-    longest are looked at: if the reserve needs one of them, it needs all.
+    ``is_willing``: whether a host may be sent to sleep; ``barred`` are left alone; ``proposed``
+    too, and the reserve is to hold without them already. ``ha_lacks`` is told which hosts would be
+    gone. Of hosts of one kind those that have been idle longest are looked at: if the reserve needs
+    one of them, it needs all.
     """
     registry = look.registry
     left_alone = barred | proposed
-    ripe, unripe = look.table.ripe(left_alone, LEAST_IDLE_S, MAX_LINES, look.now_s, look.now_ms)
+    ripe, unripe = look.table.ripe(
+        left_alone, is_willing, LEAST_IDLE_S, MAX_LINES, look.now_s, look.now_ms
+    )
     if not ripe:
         return Chosen(())
     waiting = [vm for vm in registry.vms.on("") if vm.state is VmState.PENDING]

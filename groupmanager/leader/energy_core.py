@@ -228,7 +228,11 @@ class EnergyCore:
         if not self.policy.enabled or look.now_s - self.ha_refused_s < HA_EVERY_S:
             return []
         busy = self.power.left_alone.keys() | self.power.steps.keys() | self._awaited(look.now_s)
-        chosen = choose_sleepers(look, self.ha_lacks, busy, self._proposed())
+
+        def is_willing(host_id: str) -> bool:
+            return self.mode_of(DecisionKind.SLEEP, host_id) is not DecisionMode.OFF
+
+        chosen = choose_sleepers(look, self.ha_lacks, is_willing, busy, self._proposed())
         effects: list[EnergyEffect] = []
         if not chosen.hosts and chosen.ha_refused:
             self.ha_refused_s = look.now_s

@@ -3,14 +3,13 @@
 The energy saver looks every second. What a look costs must not grow with the hosts that are idle
 or asleep: hosts of one *kind* (equal capacity and power) are alike, so of each kind only a few are
 looked at, those that come first; the rest is arithmetic on arrays. Who looks pays besides for the
-hosts that changed, and for ``SWEEP`` more in turn: what nobody tells of (an operator's overrides of
-power controllers) is found out that way.
+hosts that changed; for all of them when the operator's overrides of power controllers did.
 
-Invariant: a row says of its host what the registry said when the row was last read.
+Invariant: after ``refresh`` each row says of its host what a look at the registry would.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Final
 
@@ -26,11 +25,12 @@ from snooze.groupmanager.leader.registry_loads import Ledger, takes_vms
 from snooze.scheduling.power_curves import model_of
 from snooze.scheduling.power_model import PowerModel
 
-SWEEP: Final = 64
-"""Rows that each look reads anew although nothing was heard of their hosts."""
 MIN_SAVED_W: Final = 0.1
 """A host that saves less never pays for waking it."""
 MAX_PAYS_S: Final = 7 * 86_400.0
+
+IsWilling = Callable[[str], bool]
+"""Whether a decision may be made about this host; it is asked as few as possible."""
 
 _FIRST_ROWS: Final = 64
 _IDLE_S, _SEEN_S, _SINCE_MS, _WAKE_S = range(4)
@@ -64,7 +64,8 @@ class EnergyTable:
         self._wake_times_s = wake_times_s
         self._ledger = Ledger()
         self._row: dict[str, int] = {}
-        self._swept = 0
+        self._all_of: tuple[object, object] | None = None
+        """Of which hosts, and which overrides, every row was read."""
         self.ids: list[str] = []
         self._kind_of: dict[tuple[float, ...], int] = {}
         self._pays_each: list[float] = []
@@ -85,12 +86,17 @@ class EnergyTable:
         if self._wake_times_s.heard:
             changed.update(self._wake_times_s.heard)
             self._wake_times_s.heard.clear()
-        changed.update(dict.fromkeys(self.ids[self._swept : self._swept + SWEEP]))
-        self._swept = self._swept + SWEEP if self._swept + SWEEP < len(self.ids) else 0
+        all_of = registry.hosts, registry.wakes_by()
+        if self._all_of is None or self._all_of[0] is not all_of[0] or self._all_of[1] != all_of[1]:
+            self._all_of = all_of
+            changed.update(dict.fromkeys((*self.ids, *registry.hosts)))
         for host_id in changed:
             host = registry.hosts.get(host_id)
             if host is not None:
                 self._read(self._row_of(host_id), host_id, host)
+            elif host_id in self._row:
+                row = self._row[host_id]
+                self._idle[row] = self._asleep[row] = False
 
     def _read(self, row: int, host_id: str, host: HostEntry) -> None:
         description = host.description
@@ -139,12 +145,18 @@ class EnergyTable:
     # ------------------------------------------------------------ asked
 
     def ripe(
-        self, barred: Iterable[str], least_s: float, each: int, now_s: float, now_ms: int
+        self,
+        barred: Iterable[str],
+        is_willing: IsWilling,
+        least_s: float,
+        each: int,
+        now_s: float,
+        now_ms: int,
     ) -> tuple[list[str], list[str]]:
         """Idle hosts that have been idle and up for long enough: of each kind the most idle.
 
         Args:
-            barred: hosts that are left alone.
+            barred: hosts that are left alone; so are those that are not willing.
             least_s: how long a host is idle at least.
             each: how many of a kind.
 
@@ -169,24 +181,23 @@ class EnergyTable:
         if len(ripe) == 0:
             return [], []
         longest = ripe[np.argsort(self._numbers[_IDLE_S, ripe], kind="stable")]
-        firsts = [int(row) for of_kind in self._by_kind(longest) for row in of_kind[:each]]
-        unripe = [int(row) for row in rows[~due & free][:each]]
-        return [self.ids[row] for row in firsts], [self.ids[row] for row in unripe]
+        unripe = [self.ids[int(row)] for row in rows[~due & free][:each]]
+        return self._firsts(longest, each, is_willing), unripe
 
-    def longest_asleep(self, each: int, is_willing: Callable[[str], bool]) -> list[str]:
+    def longest_asleep(self, each: int, is_willing: IsWilling) -> list[str]:
         """The hosts that have slept longest, so many of each kind, of those that are willing."""
         rows = np.flatnonzero(self._asleep[: len(self.ids)])
         longest = rows[np.argsort(self._numbers[_SINCE_MS, rows], kind="stable")]
-        found: list[str] = []
-        for of_kind in self._by_kind(longest):
-            willing = (self.ids[int(row)] for row in of_kind if is_willing(self.ids[int(row)]))
-            found += islice(willing, each)
-        return found
+        return self._firsts(longest, each, is_willing)
 
-    def _by_kind(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    def _firsts(self, rows: NDArray[np.int64], each: int, is_willing: IsWilling) -> list[str]:
+        """Of each kind the first that are willing."""
         kinds = self._kind[rows]
+        found: list[str] = []
         for kind in np.unique(kinds):
-            yield rows[kinds == kind]
+            ids = (self.ids[int(row)] for row in rows[kinds == kind])
+            found += islice((host_id for host_id in ids if is_willing(host_id)), each)
+        return found
 
     def _pays(self, rows: NDArray[np.int64]) -> FloatArray:
         """How long these have to sleep to pay for waking, see ``pays_s``."""

@@ -125,7 +125,9 @@ def _note(known: dict[str, float], host_id: str, told: float, value: float) -> N
 
 @watched(
     "joined",
+    "manager_id",
     "state",
+    "state_since_ms",
     "maintenance",
     "description",
     "given_up",
@@ -324,6 +326,8 @@ def vm_key(vm_id: str, host_id: str, managed: bool) -> str:
 
 _FILED_ONLY = frozenset({"given_up", "acquitted", "in_record", "reachable_s"})
 """What says where a host is looked for, and not what it is or can do."""
+_SAYS_WHEN = frozenset({"manager_id", "seen_s", "state_since_ms"})
+"""What says who has it, or since when, and not what it is or can do."""
 
 
 class Hosts(dict[str, HostEntry]):
@@ -366,12 +370,12 @@ class Hosts(dict[str, HostEntry]):
             if self.get(host_id) is entry:
                 self._file(host_id, entry)
             return
-        self.version += name != "seen_s"
+        self.version += name not in _SAYS_WHEN
         for each in self.heard:
             each[host_id] = None
         if self.get(host_id) is not entry:
             return
-        if name in {"", "seen_s", "joined", "state"}:
+        if name in {"", "seen_s", "joined", "state", "state_since_ms"}:
             self.lately.pop(host_id, None)
             self.lately[host_id] = entry
         if name in {"", "joined", "description"}:
@@ -510,6 +514,10 @@ def _tells_driver(host: HostDescription) -> bool:
     return bool(host.power.driver)
 
 
+def _as_told() -> object:
+    return None
+
+
 @dataclass(slots=True)
 class Registry:
     """Managers, hosts and VMs by id, and managed VMs by name.
@@ -517,7 +525,8 @@ class Registry:
     ``copies``: by host in reach and VM, domains with a lower generation than their VM's.
     ``graves``: VMs that are gone and were restarted in their life, with their highest generation:
     a host that was lost may come back with a copy, which is no VM any more. The oldest first.
-    ``can_wake``: whether there is a way to switch a host on. ``loads``: see ``registry_loads``.
+    ``can_wake``: whether there is a way to switch a host on; ``wakes_by`` returns something else
+    when that may be answered otherwise for an equal description. ``loads``: see ``registry_loads``.
     """
 
     managers: dict[str, ManagerEntry] = field(default_factory=dict[str, ManagerEntry])
@@ -527,6 +536,7 @@ class Registry:
     copies: dict[str, dict[str, VmStatus]] = field(default_factory=dict[str, dict[str, VmStatus]])
     graves: dict[str, int] = field(default_factory=dict[str, int])
     can_wake: Callable[[HostDescription], bool] = _tells_driver
+    wakes_by: Callable[[], object] = _as_told
     loads: object = field(default=None, repr=False, compare=False)
 
     def add_vm(self, vm: VmEntry) -> None:

@@ -89,6 +89,10 @@ class PowerDrivers:
             return host.power
         return self._overrides.of(host.host_id, host.hostname, host.power)
 
+    def overrides_version(self) -> object:
+        """Something else whenever the operator's overrides are others."""
+        return None if self._overrides is None else self._overrides.version()
+
     def controller(self, host: PoweredHost) -> PowerController:
         """The controller of a host's power; nothing is sent yet. Not to be closed by the caller.
 
