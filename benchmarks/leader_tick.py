@@ -70,7 +70,7 @@ class Cluster:
         names = list(registry.managers)
         self.full: list[str] = []
         for number in range(hosts):
-            host_id, manager_id = f"node{number:05}", names[number % len(names)]
+            host_id, manager_id = f"node{number:05}", names[number // 10 % len(names)]
             described = HostDescription(host_id, host_id, Address(host_id, 1), ROOM, power=POWER)
             host = HostEntry(described, manager_id, 1, True, 0.0, in_record=True)
             registry.hosts[host_id] = host
@@ -88,7 +88,12 @@ class Cluster:
         for host_id in self.full:
             for _ in range(vms):
                 self.start_vm(host_id)
-        limit = np.ones(R)
+        self.lead(registry)
+        self.waiting = [self.wait_vm(number) for number in range(waiting)]
+
+    def lead(self, registry: Registry) -> None:
+        """The cores of a leader of this registry."""
+        self.registry, limit = registry, np.ones(R)
         policy = EnergyPolicy(enabled=True, idle_s=60.0, reserve_share=Capacity(0.1428, 0.1428))
         self.submissions = SubmissionCore(registry, AddressLeases((), 60.0), limit=limit)
         self.recovery = RecoveryCore(registry, 0.0)
@@ -96,7 +101,6 @@ class Cluster:
         self.drains = DrainCore(registry, limit, limit)
         self.energy = EnergyCore(registry, "leader", 1, limit, policy)
         self.meter = EnergyMeter(registry)
-        self.waiting = [self.wait_vm(number) for number in range(waiting)]
         self.effects = 0
 
     def start_vm(self, host_id: str) -> None:

@@ -37,6 +37,7 @@ from snooze.groupmanager.leader import energy_events as events
 from snooze.groupmanager.leader.energy_core import EnergyCore
 from snooze.groupmanager.leader.energy_meter_core import FRESH_S, EnergyMeter, join, same, split
 from snooze.groupmanager.leader.energy_rules import EnergyPolicy, could_be_woken_for
+from snooze.groupmanager.leader.following import Follower
 from snooze.groupmanager.leader.journal import Done, Journal
 from snooze.groupmanager.leader.manager_links import ManagerLinks
 from snooze.groupmanager.leader.membership_core import Announce
@@ -169,6 +170,10 @@ class Energy:
         if settled and now_s - self._recorded_s >= self._settings.record_s:
             self._recorded_s = now_s
             self.write_record(RECORDS_EACH)
+
+    def followers(self) -> tuple[Follower, ...]:
+        """What follows the registry host by host."""
+        return self.core.table, self.meter
 
     def host_seen(self, host_id: str) -> None:
         """A host joined a manager."""

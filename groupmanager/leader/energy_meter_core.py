@@ -22,6 +22,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from types import MappingProxyType
 from typing import Final
 
@@ -42,8 +43,8 @@ from snooze.groupmanager.leader.energy_meter_table import (
     MeterTable,
     PowerSource,
 )
-from snooze.groupmanager.leader.registry import HostEntry, Registry
-from snooze.groupmanager.leader.registry_loads import Ledger, loads_of
+from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry
+from snooze.groupmanager.leader.registry_loads import Ledger, first, loads_of
 from snooze.scheduling.anticipation import SLOT_S, DayHistory
 from snooze.scheduling.power_curves import GENERIC, asleep_w, curve_w
 
@@ -94,6 +95,8 @@ class EnergyMeter:
     samples: int = 0
     table: MeterTable = field(default_factory=MeterTable)
     _ledger: Ledger = field(default_factory=Ledger)
+    _changed: dict[str, None] = field(default_factory=dict[str, None])
+    _stirred: dict[str, ManagerEntry] = field(default_factory=dict[str, ManagerEntry])
 
     @property
     def hosts(self) -> dict[str, HostMeter]:
@@ -133,19 +136,35 @@ class EnergyMeter:
 
     def _take_changes(self) -> None:
         """Take in which hosts changed, and how busy managers say that hosts are."""
+        self.follow(self.behind())
+
+    def behind(self) -> int:
+        """How many hosts changed, or got busier, that were not looked at since."""
+        self._changed.update(
+            dict.fromkeys(self._ledger.take(self.registry.hosts, self.registry.vms))
+        )
+        for manager in self.registry.managers.values():
+            for host_id in manager.take_stirred():
+                self._stirred[host_id] = manager
+        return len(self._changed) + len(self._stirred)
+
+    def follow(self, most: int) -> None:
+        """Look at so many of those."""
         table = self.table
-        for host_id in self._ledger.take(self.registry.hosts, self.registry.vms):
+        changed = first(self._changed, most)
+        for host_id in changed:
             host = self.registry.hosts.get(host_id)
             row = table.row_of(host_id) if host is not None else None
             if host is not None and row is not None:
                 self._set_host(row, host)
-        for manager in self.registry.managers.values():
-            for host_id in manager.take_stirred():
-                row = table.row_of(host_id)
-                if row is not None:
-                    table.set_load(
-                        row, manager.cores.get(host_id, 0.0), manager.watts.get(host_id, math.nan)
-                    )
+        stirred = islice(self._stirred.items(), most - len(changed))
+        for host_id, manager in list(stirred):
+            del self._stirred[host_id]
+            row = table.row_of(host_id)
+            if row is not None:
+                table.set_load(
+                    row, manager.cores.get(host_id, 0.0), manager.watts.get(host_id, math.nan)
+                )
 
     def _set_host(self, row: int, host: HostEntry) -> None:
         description = host.description

@@ -21,7 +21,7 @@ from snooze.common.resources import FloatArray
 from snooze.common.wire import HostDescription
 from snooze.groupmanager.leader.energy_rules import EnergyPolicy, action_for, is_wakeable
 from snooze.groupmanager.leader.registry import HostEntry, Registry
-from snooze.groupmanager.leader.registry_loads import Ledger, takes_vms
+from snooze.groupmanager.leader.registry_loads import Ledger, first, takes_vms
 from snooze.scheduling.power_curves import model_of
 from snooze.scheduling.power_model import PowerModel
 
@@ -63,6 +63,7 @@ class EnergyTable:
         self._policy = policy
         self._wake_times_s = wake_times_s
         self._ledger = Ledger()
+        self._changed: dict[str, None] = {}
         self._row: dict[str, int] = {}
         self._all_of: tuple[object, object] | None = None
         """Of which hosts, and which overrides, every row was read."""
@@ -79,8 +80,12 @@ class EnergyTable:
 
     def refresh(self) -> None:
         """Take in what changed."""
-        registry = self._registry
-        changed = dict.fromkeys(self._ledger.take(registry.hosts, registry.vms))
+        self.follow(self.behind())
+
+    def behind(self) -> int:
+        """How many hosts changed that were not looked at since."""
+        registry, changed = self._registry, self._changed
+        changed.update(dict.fromkeys(self._ledger.take(registry.hosts, registry.vms)))
         for manager in registry.managers.values():
             changed.update(dict.fromkeys(manager.take_idled()))
         if self._wake_times_s.heard:
@@ -90,8 +95,12 @@ class EnergyTable:
         if self._all_of is None or self._all_of[0] is not all_of[0] or self._all_of[1] != all_of[1]:
             self._all_of = all_of
             changed.update(dict.fromkeys((*self.ids, *registry.hosts)))
-        for host_id in changed:
-            host = registry.hosts.get(host_id)
+        return len(changed)
+
+    def follow(self, most: int) -> None:
+        """Look at so many of those."""
+        for host_id in first(self._changed, most):
+            host = self._registry.hosts.get(host_id)
             if host is not None:
                 self._read(self._row_of(host_id), host_id, host)
             elif host_id in self._row:

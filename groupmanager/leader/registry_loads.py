@@ -7,7 +7,8 @@ The sums of a host are made anew from its VMs whenever one of them changes, neve
 exact for however long a leader leads. VMs without a host are in the row of the host ``""``.
 """
 
-from typing import Final
+from itertools import islice
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,17 @@ from snooze.common.resources import FloatArray, R
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY
 from snooze.groupmanager.leader.registry import HostEntry, Hosts, Registry, VmEntry, Vms
 
+T = TypeVar("T")
+
 _FIRST_ROWS: Final = 64
+
+
+def first(waiting: dict[str, T], most: int) -> list[str]:
+    """So many keys, which wait no longer."""
+    keys = list(islice(waiting, most))
+    for key in keys:
+        del waiting[key]
+    return keys
 
 
 class Ledger:
@@ -57,6 +68,7 @@ class HostLoads:
 
     def __init__(self) -> None:
         self._ledger = Ledger()
+        self._changed: dict[str, None] = {}
         self._row: dict[str, int] = {}
         self.ids: list[str] = []
         self._capacity: FloatArray = np.zeros((_FIRST_ROWS, R))
@@ -87,9 +99,14 @@ class HostLoads:
         """See the class."""
         return self._takes[: len(self.ids)]
 
-    def refresh(self, hosts: Hosts, vms: Vms) -> None:
-        """Take in what changed."""
-        changed = self._ledger.take(hosts, vms)
+    def behind(self, hosts: Hosts, vms: Vms) -> int:
+        """How many hosts changed that were not looked at since."""
+        self._changed.update(dict.fromkeys(self._ledger.take(hosts, vms)))
+        return len(self._changed)
+
+    def follow(self, hosts: Hosts, vms: Vms, most: int) -> None:
+        """Look at so many of those."""
+        changed = first(self._changed, most)
         if not changed:
             return
         rows = [self._row_of(host_id) for host_id in changed]
@@ -145,13 +162,34 @@ class HostLoads:
         return row
 
 
-def loads_of(registry: Registry) -> HostLoads:
-    """What the VMs of a registry need, by host, as of now."""
+def _loads(registry: Registry) -> HostLoads:
     loads = registry.loads
     if not isinstance(loads, HostLoads):
         loads = registry.loads = HostLoads()
-    loads.refresh(registry.hosts, registry.vms)
     return loads
+
+
+def loads_of(registry: Registry) -> HostLoads:
+    """What the VMs of a registry need, by host, as of now."""
+    loads = _loads(registry)
+    hosts, vms = registry.hosts, registry.vms
+    loads.follow(hosts, vms, loads.behind(hosts, vms))
+    return loads
+
+
+class LoadsFollower:
+    """Brings what ``loads_of`` says up to date, see ``following.py``."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def behind(self) -> int:
+        """See ``Follower``."""
+        return _loads(self._registry).behind(self._registry.hosts, self._registry.vms)
+
+    def follow(self, most: int) -> None:
+        """See ``Follower``."""
+        _loads(self._registry).follow(self._registry.hosts, self._registry.vms, most)
 
 
 def takes_vms(host: HostEntry) -> bool:

@@ -73,12 +73,14 @@ from snooze.groupmanager.leader.decision_log import DecisionLog
 from snooze.groupmanager.leader.drain import Drains
 from snooze.groupmanager.leader.energy import Energy
 from snooze.groupmanager.leader.events import EventLog
+from snooze.groupmanager.leader.following import catch_up
 from snooze.groupmanager.leader.journal import Done, Journal
 from snooze.groupmanager.leader.manager_links import ManagerLinks
 from snooze.groupmanager.leader.orphan_disks import OrphanDisks
 from snooze.groupmanager.leader.record_writes import updates
 from snooze.groupmanager.leader.recovery import Recovery
 from snooze.groupmanager.leader.registry import Registry
+from snooze.groupmanager.leader.registry_loads import LoadsFollower
 from snooze.groupmanager.leader.submission_core import SubmissionCore
 from snooze.groupmanager.leader.submission_effects import SubmissionEffects
 from snooze.groupmanager.leader.task_waiters import TaskWaiters
@@ -245,6 +247,7 @@ class LeaderService:
         self._effects = SubmissionEffects(
             epoch, clock, self.journal, self.links, self._ask_command, self._submissions.feed
         )
+        self._followers = (LoadsFollower(self.registry), *self.energy.followers())
         self._questions = Questions[object]()
         self._waiters = TaskWaiters(clock)
         self._tasks = TaskSet()
@@ -268,8 +271,8 @@ class LeaderService:
         self.decisions.load(await asyncio.to_thread(self._decision_files.read))
         self.journal.start()
         self._recorded_hosts = {host.host_id for host in loaded.hosts}
-        self._membership.feed(membership.RecordsLoaded(loaded.hosts))
-        await takeover.tell(loaded, self._submissions.feed, self.now_ms())
+        feed = self._membership.feed, self._submissions.feed
+        await takeover.tell(loaded, *feed, self.now_ms())
         self.events.add(
             "leader.elected",
             self.identity.manager_id,
@@ -320,6 +323,8 @@ class LeaderService:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
+            if self.settled:
+                await catch_up(self._followers)
             if self.ready and self._is_leader():
                 self._membership.feed(membership.Ticked())
                 self._submissions.feed(submissions.Ticked(self._clock.wall_ms(), self.settled))

@@ -2,12 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from snooze.common import record_layout, records
 from snooze.common.coordination.port import Check, Coordinator
+from snooze.groupmanager.leader.membership_core import RecordsLoaded
 from snooze.groupmanager.leader.submission_events import StateLoaded
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +46,37 @@ async def read_record(coordinator: Coordinator, fence: Check) -> Loaded:
     return Loaded(hosts, vms, tasks)
 
 
-async def tell(loaded: Loaded, feed: Callable[[StateLoaded], None], now_ms: int) -> None:
-    """Tell the core of VMs, then of tasks."""
-    for begin in range(0, len(loaded.vms), LOADED_AT_ONCE):
-        feed(StateLoaded((), loaded.vms[begin : begin + LOADED_AT_ONCE], now_ms, more=True))
+async def tell(
+    loaded: Loaded,
+    membership: Callable[[RecordsLoaded], None],
+    submissions: Callable[[StateLoaded], None],
+    now_ms: int,
+) -> None:
+    """Tell the cores of hosts, then of VMs, then of tasks."""
+    for number, hosts in enumerate(pieces_of_hosts(loaded.hosts)):
+        if number:
+            await asyncio.sleep(0)
+        membership(hosts)
+    for piece in (*pieces_of_vms(loaded.vms, now_ms), *pieces_of_tasks(loaded.tasks, now_ms)):
+        submissions(piece)
         await asyncio.sleep(0)
-    for begin in range(0, len(loaded.tasks), LOADED_AT_ONCE):
-        feed(StateLoaded(loaded.tasks[begin : begin + LOADED_AT_ONCE], (), now_ms, more=True))
-        await asyncio.sleep(0)
-    feed(StateLoaded((), (), now_ms))
+    submissions(StateLoaded((), (), now_ms))
+
+
+def pieces_of_hosts(hosts: Sequence[records.HostRecord]) -> Iterator[RecordsLoaded]:
+    """What the record says of hosts."""
+    return (RecordsLoaded(piece) for piece in _pieces(hosts))
+
+
+def pieces_of_vms(vms: Sequence[records.VmRecord], now_ms: int) -> Iterator[StateLoaded]:
+    """What it says of VMs; more follows."""
+    return (StateLoaded((), piece, now_ms, more=True) for piece in _pieces(vms))
+
+
+def pieces_of_tasks(tasks: Sequence[records.TaskRecord], now_ms: int) -> Iterator[StateLoaded]:
+    """What it says of tasks; more follows."""
+    return (StateLoaded(piece, (), now_ms, more=True) for piece in _pieces(tasks))
+
+
+def _pieces(of: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (of[begin : begin + LOADED_AT_ONCE] for begin in range(0, len(of), LOADED_AT_ONCE))
