@@ -151,7 +151,8 @@ def main(arguments: list[str]) -> int:
             parts = ", ".join(f"{part} {ms:.0f}" for ms, part in sorted(spent)[::-1] if ms >= 1)
             longest[name] = max(longest.get(name, (0.0, "")), (turn_ms, parts))
         vms = len(leader.registry.vms)
-        rows += [[hosts, vms, name, ms, parts] for name, (ms, parts) in longest.items()]
+        for name, (turn_ms, parts) in longest.items():
+            rows.append([hosts, vms, name, turn_ms, parts])
         result[str(hosts)] = longest
         del leader
         gc.collect()
