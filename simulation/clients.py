@@ -56,14 +56,18 @@ class Clients:
             self.sdk = AsyncSnooze(self.world.front_doors, timeout_s=20.0, clock=self.process)
         return self.sdk
 
-    def submit(self, count: int, cores: float, *, partial: bool) -> None:
-        """Submit VMs, and wait for what becomes of them."""
+    def submit(self, count: int, cores: float, *, partial: bool, host: str = "") -> None:
+        """Submit VMs, to start on the host named if one is, and wait for what becomes of them."""
         number = len(self.submissions)
         submission = Submission(number, [f"vm{number}-{i}" for i in range(max(1, count))])
         self.submissions.append(submission)
         requests = [
             VmRequest(
-                name=name, vcpus=max(1, round(cores)), memory_kib=MEMORY_KIB, image="debian.qcow2"
+                name=name,
+                vcpus=max(1, round(cores)),
+                memory_kib=MEMORY_KIB,
+                image="debian.qcow2",
+                host=host,
             )
             for name in submission.names
         ]

@@ -26,12 +26,14 @@ fail               the hypervisors' method named fails with probability ``amount
 disk_full          starts are refused by the host named for want of space
 store_full         the store of record answers no write
 expire             the store ends the machine's session (at once; nothing to undo)
+lease_setting      the group manager's ``recovery.lease_s`` is ``amount`` from its next start on
 step_clock         the machine's wall clock is set ``amount`` seconds forward (or back)
 guest_off          a guest switches itself off (the ``number``-th of all VMs, counted round)
 guest_crash        a guest's process dies
 halt               migrations stop half-way: the guest is left paused where it was
 ghost              a machine gets an order that is out of date, the ``number``-th counted round
-submit             a client submits ``number`` VMs of ``amount`` cores; ``partial`` if named so
+submit             a client submits ``number`` VMs of ``amount`` cores; ``partial`` if named so, on
+                   the host that is named, if one is
 suspend, resume,   a client orders it of a VM, the ``number``-th counted round; ``migrate`` to the
 shutdown, start,   host named, ``resize`` to ``amount`` cores
 reboot, destroy,
@@ -42,6 +44,8 @@ In place of a machine's name ``leader`` is who leads when it is done, and ``mana
 manager, the ``number``-th counted round.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -73,6 +77,7 @@ FAULTS: Final = (
     "disk_full",
     "store_full",
     "expire",
+    "lease_setting",
     "step_clock",
     "guest_off",
     "guest_crash",
@@ -150,6 +155,11 @@ LOST: Final = 2
 GUARD_S: Final = 1.5
 """For so long a guard is paused at most. With what it gives libvirt that is less than the margin:
 never-twice's assumption A5 holds in every run."""
+GUARD_BACK_S: Final = 6.0
+"""A guard that died is there again within this, and has given a hypervisor that hangs its time."""
+AGENT_UP_S: Final = 3.0
+"""After an agent's end, or its hypervisor's pause, it is up again within this."""
+_AGENT_STOPS: Final = frozenset({"kill", "stop", "pause", "freeze", "power_off", "unplug"})
 _METHODS: Final = (
     "migrate_out",
     "start",
@@ -163,6 +173,9 @@ _METHODS: Final = (
 def draw(seed: int, shape: Shape, length_s: float, trouble: float = 1.0) -> list[Deed]:
     """The script of a seed: about ``trouble`` faults in two seconds, and clients that go on."""
     random = Random(f"script:{seed}")
+    leases = Random(f"terms:{seed}")
+    # Stories of leases are long: in half of those worlds not much else happens.
+    is_quiet = bool(shape.leases) and leases.random() < 0.5
     deeds: list[Deed] = []
     # A seed has its own temper: some runs are all about one kind of fault.
     weights = {verb: w * random.choice((0.0, 0.5, 1.0, 1.0, 3.0)) for verb, w in _WEIGHTS.items()}
@@ -171,16 +184,23 @@ def draw(seed: int, shape: Shape, length_s: float, trouble: float = 1.0) -> list
     now_s = 0.2 + random.random()
     while now_s < length_s:
         deeds.append(_fault(random, shape, now_s, weights, length_s))
-        now_s += random.expovariate(trouble / 2.0)
+        now_s += random.expovariate((0.1 if is_quiet else trouble) / 2.0)
     now_s = 0.1 + 0.2 * random.random()
     while now_s < length_s:
         deeds.append(_wish(random, shape, now_s))
         # Hosts that fence themselves are of interest while there is room for what is restarted.
-        now_s += random.expovariate(0.6 if shape.leases else 1.0)
+        now_s += random.expovariate((0.3 if is_quiet else 0.6) if shape.leases else 1.0)
     ghosts = Random(f"ghosts:{seed}")  # of its own: the other deeds of a seed stay what they were
     for _ in range(GHOSTS):
         at_s = round(ghosts.uniform(0.0, length_s), 3)
         deeds.append(Deed(at_s, "ghost", number=ghosts.randrange(64)))
+    if is_quiet:
+        troubles: list[Callable[[Random, Shape, float], list[Deed]]]
+        troubles = [_unheard_manager, _late_orders, partial(_dead_guard, others=deeds)]
+        if len(set(shape.terms_s)) > 1:
+            troubles += [_other_terms] * 3
+        deeds += leases.choice(troubles)(leases, shape, length_s)
+        return sorted(deeds, key=lambda deed: deed.at_s)
     answers = Random(f"answers:{seed}")
     if answers.random() < 0.4:
         deeds += _lost_answers(answers, shape, length_s)
@@ -189,6 +209,7 @@ def draw(seed: int, shape: Shape, length_s: float, trouble: float = 1.0) -> list
         deeds += _halts(halts, shape, length_s)
     if shape.leases:
         deeds += _lease_troubles(Random(f"leases:{seed}"), shape, length_s)
+        deeds += _dead_guard(leases, shape, length_s, deeds)
     return sorted(deeds, key=lambda deed: deed.at_s)
 
 
@@ -248,6 +269,97 @@ def _lease_troubles(random: Random, shape: Shape, length_s: float) -> list[Deed]
             if verb != "pause_guard":
                 for_s *= random.choice((1.0, 4.0))
             deeds.append(Deed(at_s, verb, (host,), round(for_s, 3)))
+    return deeds
+
+
+def _other_terms(random: Random, shape: Shape, length_s: float) -> list[Deed]:
+    """A host that holds the longest lease is cut off, and who leads next grants shorter ones.
+
+    A host is granted what is left of its manager's lease, so the longest are held only while the
+    manager with the longest term is alone: it leads, and all hosts are with it.
+    """
+    terms = [shape.terms_s[i % len(shape.terms_s)] for i in range(shape.managers)]
+    longest = terms.index(max(terms))
+    at_s, alone_s = random.uniform(1.5, 3.0), random.uniform(3.0, 5.0)
+    host = _fencing(random, shape)
+    deeds = [_submit_to(random, host, 0.2, at_s - 0.5)]
+    deeds += [
+        Deed(round(at_s, 3), "kill", (f"gm{i}",), round(alone_s, 3))
+        for i in range(shape.managers)
+        if i != longest
+    ]
+    lost_s = at_s + alone_s - random.uniform(0.0, 0.5)
+    deeds.append(Deed(round(lost_s, 3), "isolate", (host,), round(length_s - lost_s, 3)))
+    dies_s = at_s + alone_s + random.uniform(0.2, 1.0)
+    gone_s = round(length_s - dies_s, 3)
+    return [*deeds, Deed(round(dies_s, 3), "kill", (f"gm{longest}",), gone_s)]
+
+
+def _unheard_manager(random: Random, shape: Shape, length_s: float) -> list[Deed]:
+    """A manager and the leader do not hear one another; the manager's hosts hear it well."""
+    at_s, number = random.uniform(2.0, 6.0), random.randrange(8)
+    for_s = round(length_s - at_s - random.uniform(0.0, 2.0), 3)
+    at_s = round(at_s, 3)
+    deeds = [
+        Deed(at_s, "cut", ("manager", "leader"), for_s, number),
+        Deed(at_s, "cut", ("leader", "manager"), for_s, number),
+    ]
+    hosts = range(1, shape.hosts, 2)
+    return [*deeds, *(_submit_to(random, f"host{i}", 0.2, at_s - 0.5) for i in hosts)]
+
+
+def _late_orders(random: Random, shape: Shape, length_s: float) -> list[Deed]:
+    """Agents stand still with orders to start VMs, until those were started elsewhere."""
+    at_s = random.uniform(1.0, 4.0)
+    for_s = min(length_s - at_s - 2.0, random.uniform(13.0, 18.0))
+    deeds = [
+        Deed(round(at_s, 3), "pause", (f"host{i}",), round(for_s, 3))
+        for i in range(1, shape.hosts, 2)
+    ]
+    for _ in range(4):
+        asked_s = round(at_s + random.uniform(0.05, 2.5), 3)
+        deeds.append(Deed(asked_s, "submit", ("partial",), number=2, amount=1.0))
+    return deeds
+
+
+def _fencing(random: Random, shape: Shape) -> str:
+    """One of the hosts that fence themselves in every world with leases."""
+    return f"host{random.choice(range(1, shape.hosts, 2))}"
+
+
+def _submit_to(random: Random, host: str, from_s: float, until_s: float) -> Deed:
+    """Two small VMs, for one host."""
+    at_s = round(random.uniform(from_s, until_s), 3)
+    return Deed(at_s, "submit", ("partial", host), number=2, amount=1.0)
+
+
+def _dead_guard(
+    random: Random, shape: Shape, length_s: float, others: Sequence[Deed]
+) -> list[Deed]:
+    """A guard dies; the agent starts another, which has to fence when the agent stands still.
+
+    A guard dies only while its agent and its hypervisor are well, and stay so until the next one is
+    there: else nobody was left to fence, which is against never-twice's assumption A5.
+    """
+    host = _fencing(random, shape)
+    stops = [
+        (deed.at_s, deed.at_s + deed.for_s + AGENT_UP_S)
+        for deed in others
+        if host in deed.who and deed.verb in _AGENT_STOPS
+    ]
+    at_s = round(random.uniform(1.0, length_s / 3), 3)
+    if any(start < at_s + GUARD_BACK_S and end > at_s for start, end in stops):
+        return []
+    deeds = [
+        Deed(at_s, "kill_guard", (host,)),
+        _submit_to(random, host, at_s, at_s + GUARD_BACK_S - 2.0),
+    ]
+    if random.random() < 0.7:
+        lost_s = round(at_s + GUARD_BACK_S + random.uniform(0.0, 2.0), 3)
+        deeds.append(Deed(lost_s, "isolate", (host,), round(length_s - lost_s, 3)))
+        stops_s = round(lost_s + random.uniform(0.0, 1.5), 3)
+        for_s = round(length_s - stops_s - random.uniform(0.0, 2.0), 3)
+        deeds.append(Deed(stops_s, "pause", (host,), for_s))
     return deeds
 
 
@@ -356,6 +468,7 @@ def problems_of(deed: Deed, shape: Shape) -> list[str]:
         "split",
         "disk_full",
         "expire",
+        "lease_setting",
         "step_clock",
         "migrate",
     }:
@@ -368,6 +481,10 @@ def problems_of(deed: Deed, shape: Shape) -> list[str]:
         found.append("cut needs two machines: from, to")
     if deed.verb in {"slow", "fail"} and len(deed.who) != 1:
         found.append(f"{deed.verb} needs a method of the hypervisor: {', '.join(_METHODS)}")
+    if deed.verb == "lease_setting" and not (
+        1 <= deed.amount <= 3600 and all(name.startswith("gm") for name in deed.who)
+    ):
+        found.append("lease_setting is of a group manager: amount = 1 to 3600 seconds")
     if deed.at_s < 0 or deed.for_s < 0:
         found.append("times count from the start and are not negative")
     return found

@@ -79,7 +79,10 @@ class Doer:
     def _do(self, deed: Deed) -> Callable[[], None] | None:
         world, who = self.world, deed.who
         if deed.verb == "submit":
-            self.clients.submit(deed.number, deed.amount or 1.0, partial="partial" in who)
+            host = next((name for name in who if name != "partial"), "")
+            self.clients.submit(
+                deed.number, deed.amount or 1.0, partial="partial" in who, host=host
+            )
             return None
         if deed.verb in COMMANDS:
             self.clients.command(deed.verb, deed.number, who[0] if who else "", deed.amount)
@@ -135,6 +138,9 @@ class Doer:
                 return self._store_is_free
             case "expire":
                 world.ensemble.expire(who[0])
+                return None
+            case "lease_setting":
+                world.terms_s[who[0]] = deed.amount
                 return None
             case "step_clock":
                 world.machines[who[0]].wall_step_ms += round(deed.amount * 1000)

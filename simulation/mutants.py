@@ -18,9 +18,10 @@ import msgspec
 
 from snooze.common.coordination.port import Check, Session, SessionState
 from snooze.common.lease_core import LeaseCore
-from snooze.common.wire import PlaceVms, RelayedOrder, VmOrder
+from snooze.common.wire import LeaseGranted, PlaceVms, RelayedOrder, VmOrder
 from snooze.groupmanager.election import Election
 from snooze.groupmanager.leader import submission_core, submission_restarts_core
+from snooze.groupmanager.leader.authority import Authority
 from snooze.groupmanager.leader.journal import Journal
 from snooze.groupmanager.leader.membership_core import MembershipCore
 from snooze.groupmanager.leader.recovery_core import RecoveryCore, Watch
@@ -36,10 +37,12 @@ from snooze.groupmanager.leader.submission_events import (
 )
 from snooze.groupmanager.leader.submission_halted_core import Halted
 from snooze.groupmanager.manager.host_table import HostTable
+from snooze.groupmanager.manager.leases import Leases
 from snooze.groupmanager.manager.manager_events import OrderAsked, PlaceAsked, RelayAsked
 from snooze.groupmanager.manager.service import ManagerService
 from snooze.localcontroller.agent_core import AgentCore
 from snooze.localcontroller.fence_guard import Guard
+from snooze.localcontroller.lease import HostLease
 from snooze.scheduling.recovery_question import FenceQuestion
 
 FIRST_SEED: Final = 1
@@ -195,6 +198,23 @@ def _not_let_go(_core: Halted, _now_s: float) -> list[Any]:
     return []
 
 
+async def _not_read(_authority: Authority) -> None:
+    """What former leaders granted is not asked for."""
+
+
+async def _granted_whole(leases: Leases, host_id: str, epoch: int) -> LeaseGranted:
+    """A manager grants its hosts the whole term, whatever is left of its own lease."""
+    granted = await _grant(leases, host_id, epoch)
+    host = leases._table.hosts.get(host_id)
+    if host is None or host.epoch != epoch or not host.directed:
+        return granted
+    return LeaseGranted(leases._lease_s)
+
+
+async def _no_lease_needed(_lease: HostLease) -> None:
+    """Whatever is ordered is started."""
+
+
 async def _any_leader(service: ManagerService, message: Any) -> msgspec.Struct:
     """A manager carries out what any leader orders, also one that was deposed."""
     match message:
@@ -208,6 +228,7 @@ async def _any_leader(service: ManagerService, message: Any) -> msgspec.Struct:
             return await _answer_leader(service, message)
 
 
+_grant = Leases.grant
 _answer_leader = ManagerService._answer_leader
 _failed = SubmissionCore._failed
 _session_changed = Election._session_changed
@@ -230,14 +251,14 @@ _ALL: tuple[Mutant, ...] = (
         "a group manager takes orders of leaders that were deposed",
         30,
         _replacing(ManagerService, "_answer_leader", _any_leader),
-        seen_by=18,
+        seen_by=20,
     ),
     Mutant(
         "leads-on",
         "a leader leads on whatever becomes of its session with the store",
         40,
         _replacing(Election, "is_leader", _leads_on, (Election, "_session_changed", _deaf)),
-        seen_by=28,
+        seen_by=35,
     ),
     Mutant(
         "placed-without-proof",
@@ -317,6 +338,7 @@ _ALL: tuple[Mutant, ...] = (
         "no room is kept at the destination of a migration",
         5,
         _replacing(HostTable, "promise", _room_not_kept),
+        seen_by=2,
     ),
     Mutant(
         "no-host-fences-itself",
@@ -338,6 +360,27 @@ _ALL: tuple[Mutant, ...] = (
         30,
         _replacing(RecoveryCore, "_question", _lease_not_waited_for),
         seen_by=21,
+    ),
+    Mutant(
+        "own-term-only",
+        "a leader waits for leases of its own term only, whatever was granted before it",
+        30,
+        _replacing(Authority, "load", _not_read),
+        seen_by=20,
+    ),
+    Mutant(
+        "granted-beyond-own",
+        "a manager grants its hosts more than is left of its own lease",
+        12,
+        _replacing(Leases, "grant", _granted_whole),
+        seen_by=6,
+    ),
+    Mutant(
+        "no-lease-needed",
+        "a host starts highly available VMs without a lease",
+        40,
+        _replacing(HostLease, "require", _no_lease_needed),
+        seen_by=28,
     ),
     Mutant(
         "never-balanced",

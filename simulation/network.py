@@ -4,8 +4,10 @@ What a connection does is what TCP does. Its bytes arrive in order, once: a lost
 never a gap, so a link neither drops, doubles nor reorders what it carries. While a way is cut,
 bytes wait and go on when it heals; a process that is killed has its connections closed by its
 kernel, a machine without power closes nothing, and whoever still sends to what is gone is told so
-(RST) as soon as the machine is back. Different connections overtake one another freely: that is
-where requests are reordered. What is repeated is repeated by clients whose answer did not come.
+(RST) as soon as the machine is back. What came before a reset is read first, as on Linux: a process
+that stood still gets late orders of links that have ended. Different connections overtake one
+another freely: that is where requests are reordered. What is repeated is repeated by clients whose
+answer did not come.
 
 A way is cut in one direction; a partition is made of such cuts.
 """
@@ -253,9 +255,6 @@ class End:
         transport = self.transport
         if transport is None or not self.is_open:
             return
-        if self.received_reset:
-            transport.lose(ConnectionResetError(104, "connection reset by peer"))
-            return
         while self.received and self.reading and not transport.is_closing():
             data = self.received.popleft()
             if len(self.received) > 0:
@@ -263,6 +262,9 @@ class End:
                 self.received.clear()
             self.peer.note_read(len(data))
             transport.protocol.data_received(data)
+        if self.received_reset:  # Linux lets what came before it be read first
+            transport.lose(ConnectionResetError(104, "connection reset by peer"))
+            return
         if self.received_eof and self.reading and not self.received and not transport.is_closing():
             self.received_eof = False
             if not transport.protocol.eof_received():
@@ -389,11 +391,12 @@ class SimulatedTransport(asyncio.Transport):
             self.end.process.loop.call_soon(self.lose, None)
 
     def abort(self) -> None:
-        """See asyncio: at once."""
+        """See asyncio: at once, which closes the socket like any other."""
         if not self._lost:
             self._closing = True
-            if self.end.is_open:
-                self.end.send("rst")
+            if self.end.is_open and not self.end.sent_eof:
+                self.end.sent_eof = True
+                self.end.send("rst" if self.end.received else "fin")
             self.end.process.loop.call_soon(self.lose, None)
 
     def lose(self, error: Exception | None) -> None:

@@ -17,13 +17,13 @@ there a missing expectation is written silently, and the lines are the log's wor
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from snooze.common.errors import InvalidRequest
 from snooze.simulation.deeds import Deed, problems_of
-from snooze.simulation.run import HOSTS, MANAGERS, Result, Run
+from snooze.simulation.run import HOSTS, LEASES, MANAGERS, Result, Run
 from snooze.simulation.world import Shape, World
 
 _WORDS: Final = re.compile(
@@ -41,6 +41,9 @@ class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     for_s: float = 30.0
     seed: int = 1
     without_bmc: tuple[str, ...] = ()
+    leases: Literal["", "some", "all"] = ""
+    terms_s: tuple[float, ...] = ()
+    """As in ``world.Shape``."""
 
 
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,8 +114,10 @@ def _shape(start: Start) -> Shape:
         start.hosts,
         start.managers,
         drift=False,
-        managers_settings=MANAGERS,
+        managers_settings=(*MANAGERS, *LEASES) if start.leases else MANAGERS,
         hosts_settings=HOSTS,
+        leases=start.leases,
+        terms_s=start.terms_s,
     )
 
 

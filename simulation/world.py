@@ -118,6 +118,12 @@ class World:
         self.notes = {machine.name: Notes(machine) for machine in self.host_machines}
         self.drivers: dict[str, SimulatedHypervisor] = {}
         self.doors: dict[str, Bootstrap] = {}
+        terms = shape.terms_s
+        self.terms_s = {
+            machine.name: terms[i % len(terms)]
+            for i, machine in enumerate(self.manager_machines if terms else ())
+        }
+        """``recovery.lease_s`` of managers, from their next start on; others have the default."""
         self.wanted: dict[str, bool] = {}
         """Whether the init system of a machine keeps its daemon running."""
         self.on_bmc_off: Callable[[str], None] = lambda _name: None
@@ -229,9 +235,8 @@ class World:
             return door
         if name.startswith("gm"):
             more = (("addresses", {"subnets": self.shape.subnets}), *self.shape.managers_settings)
-            if terms := self.shape.terms_s:
-                term_s = terms[int(name[2:]) % len(terms)]
-                more = (*more, ("recovery", {"lease_s": term_s}))
+            if name in self.terms_s:
+                more = (*more, ("recovery", {"lease_s": self.terms_s[name]}))
             manager = GroupManager(
                 _manager_settings(name, address, _frozen(more)),
                 self._coordinator(process),
