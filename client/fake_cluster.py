@@ -59,7 +59,7 @@ from snooze.common.errors import (
 )
 from snooze.common.resources import KIB_PER_GIB, Capacity
 from snooze.common.vm_lifecycle import VmCommand, VmState, check_command
-from snooze.common.vms import MigrationProgress
+from snooze.common.vms import DEFAULT_POLICY, MigrationProgress
 
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -412,7 +412,8 @@ class FakeCluster:
                 self.add_vm(name, VmState.FAILED, host_id="", hostname="", reason=full.message)
                 done.append(TaskVm(name, state=VmState.FAILED, error=full))
             else:
-                made = self.add_vm(name, virtual_cluster=order.name)
+                policy = vm.policy.over(DEFAULT_POLICY)
+                made = self.add_vm(name, virtual_cluster=order.name, policy=policy)
                 done.append(
                     TaskVm(
                         name, made.vm_id, made.state, made.host_id, made.hostname, made.ip_address

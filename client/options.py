@@ -42,6 +42,15 @@ class OnFailure(StrEnum):
     LEAVE = "leave"
 
 
+class OnSlowMigration(StrEnum):
+    """What is done about a live migration that does not converge; as ``SlowMigration``."""
+
+    CONVERGE = "converge"
+    POSTCOPY = "postcopy"
+    PAUSE = "pause"
+    GIVE_UP = "give_up"
+
+
 class Output(StrEnum):
     """What a command writes."""
 

@@ -93,6 +93,7 @@ def vm_details(vm: VmView) -> RenderableType:
         ("asked for", capacity_text(vm.demand)),
         ("uses", "" if vm.used is None else capacity_text(vm.used)),
         ("if its host fails", policy_text(vm) if vm.managed else ""),
+        ("if a move is slow", slow_migration_text(vm) if vm.managed else ""),
         ("restarted of late", f"{vm.restarts} times" if vm.restarts else ""),
         ("generation", str(vm.generation) if vm.managed else ""),
         ("task", _text(vm.task_id)),
@@ -113,6 +114,13 @@ def policy_text(vm: VmView) -> str:
     if not policy.movable:
         told.append("not moved by itself")
     return ", ".join(told)
+
+
+def slow_migration_text(vm: VmView) -> str:
+    """What is done about a live migration of a VM that does not get there."""
+    told = vm.policy.slow_migration.value
+    pause_ms = vm.policy.max_downtime_ms
+    return f"{told}, paused for at most {pause_ms} ms" if pause_ms else told
 
 
 def hosts(views: Sequence[HostView], managers: Sequence[ManagerView] = ()) -> RenderableType:

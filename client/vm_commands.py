@@ -17,6 +17,7 @@ from snooze.client.options import (
     VM_PANEL,
     NamesArgument,
     OnFailure,
+    OnSlowMigration,
     Output,
     OutputOption,
     UrlOption,
@@ -142,6 +143,26 @@ def submit(
             show_default=False,
         ),
     ] = None,
+    slow_migration: Annotated[
+        OnSlowMigration | None,
+        typer.Option(
+            help="When a live migration does not get there: slow the guest down (converge), go on "
+            "over there while memory follows (postcopy), pause the guest at the end (pause), or "
+            "leave it where it is (give_up).",
+            show_default=False,
+        ),
+    ] = None,
+    max_downtime_ms: Annotated[
+        int | None,
+        typer.Option(
+            "--max-downtime",
+            metavar="MS",
+            min=0,
+            max=600_000,
+            help="The longest pause at the end of a migration, in milliseconds.",
+            show_default=False,
+        ),
+    ] = None,
     cluster: Annotated[
         str, typer.Option(metavar="NAME", help="Name of the virtual cluster they form.")
     ] = "",
@@ -159,7 +180,7 @@ def submit(
     """
     from snooze.client import cluster_file
     from snooze.common.api import ClusterRequest, PolicyRequest
-    from snooze.common.vms import FailureAction
+    from snooze.common.vms import FailureAction, SlowMigration
 
     policy = PolicyRequest(
         FailureAction(on_failure.value) if on_failure is not None else None,
@@ -167,6 +188,8 @@ def submit(
         max_restarts,
         start_order,
         movable,
+        SlowMigration(slow_migration.value) if slow_migration is not None else None,
+        max_downtime_ms,
     )
     options = cluster_file.VmOptions(name, count, vcpus, memory, image, rx, tx, host, policy)
     if file:

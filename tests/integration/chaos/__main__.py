@@ -60,10 +60,10 @@ async def run(options: argparse.Namespace) -> int:
                 healed_s = time.monotonic()
                 await world.wait_whole()
                 whole_s = time.monotonic()
-                await history.stop()
-                for slow in history.slow:
-                    say(f"  {SLOW_S:g} s later still under way: {slow}")
-                await history.check()
+                for doing in (history.stop, history.check):
+                    await doing()
+                    for slow in history.slow:
+                        say(f"  {doing.__name__}, after {SLOW_S:g} s still: {slow}")
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - told, counted
                 failed += 1
                 say(f"round {number} FAILED: {said}: {error}")

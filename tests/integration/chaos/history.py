@@ -63,7 +63,7 @@ class History:
         self._stopping = False
         self.asked: list[Asked] = []
         self.slow: list[str] = []
-        """What was still under way ``SLOW_S`` after the clients were to stop."""
+        """What was still under way, or not yet true, after ``SLOW_S``."""
 
     def _client(self) -> AsyncSnooze:
         return AsyncSnooze([front.url for front in self._world.cluster.bootstraps], timeout_s=10.0)
@@ -175,7 +175,9 @@ class History:
             return "; ".join(faults[:10])
 
         async with self._client() as client:
-            deadline = time.monotonic() + TASK_S / 2
+            self.slow = []
+            begun_s = time.monotonic()
+            deadline = begun_s + TASK_S / 2
             while faults:
                 try:
                     views = [vm for vm in await client.vms() if vm.state is not VmState.DESTROYED]
@@ -184,6 +186,8 @@ class History:
                 else:
                     domains = await asyncio.to_thread(self._world.domains)
                     faults = self.faults(views, domains)
+                if faults and not self.slow and time.monotonic() - begun_s > SLOW_S:
+                    self.slow = [f"{fault}, at {time.strftime('%X')}" for fault in faults]
                 if faults and time.monotonic() > deadline:
                     raise AssertionError(looks_wrong())
                 await asyncio.sleep(0.2 if faults else 0.0)

@@ -56,6 +56,19 @@ def test_submit_a_cluster_file(run: Run, fake: FakeCluster, tmp_path: Path) -> N
     assert "--file says everything" in both.stderr
 
 
+def test_policies_of_a_vm_are_said_at_submission_and_shown(run: Run, fake: FakeCluster) -> None:
+    policies = ("--on-failure", "ask", "--priority", "3", "--pinned")
+    slow = ("--slow-migration", "pause", "--max-downtime", "900")
+    done = run("submit", "--name", "web", "--image", "tiny.qcow2", *policies, *slow)
+    assert done.exit_code == 0, done.output
+    shown = run("info", "web").stdout
+    assert "ask, priority 3, not moved by itself" in shown
+    assert "pause, paused for at most 900 ms" in shown
+    wrong = run("submit", "--name", "web", "--image", "tiny.qcow2", "--slow-migration", "hurry")
+    assert wrong.exit_code == 2
+    assert "postcopy" in wrong.output
+
+
 def test_json_is_the_apis_own(run: Run, fake: FakeCluster) -> None:
     done = run("submit", "--name", "web", "--image", "tiny.qcow2", "-o", "json")
     task = msgspec.json.decode(done.stdout, type=TaskView)
