@@ -34,7 +34,6 @@ from snooze.common.coordination.port import Coordinator, Create, Put
 from snooze.common.decisions import Decision, DecisionKind, DecisionMode, DecisionState
 from snooze.common.errors import (
     Conflict,
-    ErrorReport,
     ExecutionError,
     InvalidRequest,
     NotFound,
@@ -265,18 +264,9 @@ class LeaderAutonomy:
         return ""
 
     async def _write(self, record: AutonomyRecord) -> None:
-        written: asyncio.Future[ErrorReport | None] = asyncio.get_running_loop().create_future()
-
-        def done(error: ErrorReport | None) -> None:
-            if not written.done():
-                written.set_result(error)
-
         data = records.encode(record)
         make = Put if self._recorded else Create
-        self._journal.write([make(records.AUTONOMY, data)], done)
-        error = await written
-        if error is not None:
-            raise error.as_error()
+        await self._journal.written([make(records.AUTONOMY, data)])
         self._recorded = True
 
     # ------------------------------------------------------------ decisions

@@ -6,11 +6,13 @@ Commands are not recorded: they are idempotent, and a client whose leader died a
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from snooze.common.api import CommandRequest, TaskState
 from snooze.common.clock import Clock
+from snooze.common.coordination.port import Delete, Operation
 from snooze.common.errors import Conflict, ErrorReport, InvalidRequest, NotFound, SnoozeError
+from snooze.common.record_layout import vm_path
 from snooze.common.records import TaskVmRecord
 from snooze.common.resources import Capacity
 from snooze.common.task_set import TaskSet
@@ -38,6 +40,7 @@ class Commands:
         moved: Callable[[Task], None],
         destroy_unplaced: Callable[[str], None],
         restart: Callable[[str], str],
+        written: Callable[[Sequence[Operation]], Awaitable[None]],
     ) -> None:
         """``restart`` has a VM that no host in reach has started on any; or says why not."""
         self._registry = registry
@@ -48,6 +51,7 @@ class Commands:
         self._moved = moved
         self._destroy_unplaced = destroy_unplaced
         self._restart = restart
+        self._written = written
         self._tasks = TaskSet()
 
     def start(self, name: str, command: VmCommand, request: CommandRequest) -> Task:
@@ -85,8 +89,10 @@ class Commands:
             if vm.state is not VmState.DESTROYED:
                 raise Conflict(f"{vm.name!r} is just being given to a host; try again")
         self._started(task)
-        if not has_work or vm.state is VmState.DESTROYED:
+        if not has_work:
             self._end(task, _outcome(vm))
+        elif vm.state is VmState.DESTROYED:
+            self._tasks.spawn(self._forget(task, vm))
         else:
             self._tasks.spawn(self._carry_out(task, vm, order))
         return task
@@ -133,6 +139,8 @@ class Commands:
                     f"the host of {vm.name!r} is out of reach; try again when it is back"
                 )
             status = await self._ask(host.manager_id, order)
+            if status.state is VmState.DESTROYED:
+                await self._forgotten(vm)
         except SnoozeError as error:
             self._end(task, _outcome(vm), ErrorReport.of(error))
         except asyncio.CancelledError:
@@ -145,6 +153,24 @@ class Commands:
                 task,
                 TaskVmRecord(vm.vm_id, vm.name, status.state, status.host_id, vm.ip_address),
             )
+
+    async def _forget(self, task: Task, vm: VmEntry) -> None:
+        """A VM that was on no host is destroyed, once the record knows."""
+        error: ErrorReport | None = None
+        try:
+            await self._forgotten(vm)
+        except SnoozeError as failure:
+            error = ErrorReport.of(failure)
+        except asyncio.CancelledError:
+            error = ErrorReport("not_leader", "the leader changed; ask again")
+            raise
+        finally:
+            self._end(task, _outcome(vm), error)
+
+    async def _forgotten(self, vm: VmEntry) -> None:
+        """Return when the record does not name a VM: a later leader must not bring it back."""
+        is_known = vm.vm_id in self._registry.vms
+        await self._written([Delete(vm_path(vm.vm_id))] if is_known else [])
 
     def _end(self, task: Task, outcome: TaskVmRecord, error: ErrorReport | None = None) -> None:
         task.error = error

@@ -114,6 +114,24 @@ class Journal:
         self._idle.clear()
         self._wanted.set()
 
+    async def written(self, operations: Sequence[Operation] = ()) -> None:
+        """Return when these operations, and all that was queued before, are in the record.
+
+        Raises:
+            TooBusy: as ``write``.
+            NotLeader, RemoteError: they are not, as far as is known.
+        """
+        ended: asyncio.Future[ErrorReport | None] = asyncio.get_running_loop().create_future()
+
+        def done(error: ErrorReport | None) -> None:
+            if not ended.done():
+                ended.set_result(error)
+
+        self.write(operations, done)
+        error = await ended
+        if error is not None:
+            raise error.as_error()
+
     async def _run(self) -> None:
         while True:
             await self._wanted.wait()

@@ -161,6 +161,7 @@ class LeaderService:
             self._task_moved,
             lambda vm_id: self._submissions.feed(submissions.Destroyed(vm_id, clock.wall_ms())),
             self._restart_asked,
+            self.journal.written,
         )
         self.planner = Planner()
         self._decision_files = DecisionFiles(settings.decisions)

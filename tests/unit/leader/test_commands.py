@@ -1,14 +1,23 @@
 """Commands of clients: checked, passed on, and their outcome told in a task."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
 from snooze.common.api import CommandRequest, TaskState
 from snooze.common.clock import ManualClock
-from snooze.common.errors import Conflict, InvalidRequest, NoCapacity, NotFound, SnoozeError
+from snooze.common.coordination.port import Delete, Operation
+from snooze.common.errors import (
+    Conflict,
+    InvalidRequest,
+    NoCapacity,
+    NotFound,
+    NotLeader,
+    SnoozeError,
+)
+from snooze.common.record_layout import vm_path
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand, VmState
 from snooze.common.wire import VmOrder, VmStatus
@@ -34,6 +43,8 @@ class Rig:
     destroys: bool = True
     restarted: list[str] = field(default_factory=list[str])
     why_not: str = ""
+    operations: list[Operation] = field(default_factory=list[Operation])
+    record: asyncio.Event = field(default_factory=asyncio.Event)
     commands: Commands = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,7 +57,9 @@ class Rig:
             self._moved,
             self._destroy_unplaced,
             self._restart,
+            self._written,
         )
+        self.record.set()
         for host_id in ("h1", "h2"):
             self.registry.hosts[host_id] = HostEntry(host_of(host_id), "gm1", 1, True, 0.0)
         self.vm = VmEntry("a", "vm-a", SMALL, VmState.RUNNING, manager_id="gm1", host_id="h1")
@@ -59,6 +72,12 @@ class Rig:
     def _moved(self, task: Task) -> None:
         assert task.ended
         self.ended.set()
+
+    async def _written(self, operations: Sequence[Operation]) -> None:
+        self.operations += operations
+        await self.record.wait()
+        if self.why_not:
+            raise NotLeader(self.why_not)
 
     def _restart(self, vm_id: str) -> str:
         self.restarted.append(vm_id)
@@ -91,6 +110,35 @@ async def test_a_command_is_passed_to_the_hosts_manager_and_its_outcome_told(rig
     assert rig.started == [task]
     assert (task.kind, task.state) == ("suspend", TaskState.DONE)
     assert task.vms["a"].state is VmState.PAUSED
+
+
+@pytest.mark.parametrize("host_id", ["h1", ""])
+async def test_destroyed_is_said_once_the_record_knows(rig: Rig, host_id: str) -> None:
+    rig.vm.host_id = host_id
+    rig.record.clear()
+    rig.answer.set_result(status_of("a", VmState.DESTROYED, "h1"))
+    rig.commands.start("vm-a", VmCommand.DESTROY, NOTHING)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert rig.operations == [Delete(vm_path("a"))], "a later leader must not bring it back"
+    assert not rig.ended.is_set()
+    rig.record.set()
+    async with asyncio.timeout(5):
+        await rig.ended.wait()
+    assert rig.started[0].state is TaskState.DONE
+
+
+@pytest.mark.parametrize("host_id", ["h1", ""])
+async def test_destroyed_is_not_said_if_the_record_could_not_be_written(
+    rig: Rig, host_id: str
+) -> None:
+    rig.vm.host_id = host_id
+    rig.why_not = "the store of record does not answer"
+    rig.answer.set_result(status_of("a", VmState.DESTROYED, "h1"))
+    task = await rig.run(VmCommand.DESTROY)
+    assert task.state is TaskState.FAILED
+    assert task.error is not None
+    assert task.error.code == "not_leader"
 
 
 async def test_a_refusal_is_the_tasks_error(rig: Rig) -> None:
