@@ -71,6 +71,7 @@ class Journal:
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
         self.transactions = 0
         self.bytes_written = 0
 
@@ -96,9 +97,9 @@ class Journal:
         self._task.cancel()
         await asyncio.wait([self._task])
         self._task = None
-        gone = ErrorReport.of(NotLeader("this group manager stopped leading; ask again"))
+        self._closed = True
         while self._queue:
-            self._end(self._queue.popleft(), gone)
+            self._end(self._queue.popleft(), _gone())
 
     def write(self, operations: Sequence[Operation], done: Done | None = None) -> None:
         """Queue operations; ``done`` is called from the event loop, never from within.
@@ -106,6 +107,10 @@ class Journal:
         Raises:
             TooBusy: too much is queued; nothing was taken.
         """
+        if self._closed:
+            if done is not None:
+                asyncio.get_running_loop().call_soon(done, _gone())
+            return
         size = sum(_size_of(operation) for operation in operations)
         if done is not None and self._queued_bytes + size > MAX_QUEUED_BYTES:
             raise TooBusy("too many records wait to be written", retry_after_s=1.0)
@@ -144,7 +149,9 @@ class Journal:
                         self._end(change, error)
                         change.operations.clear()
                 while self._queue and not self._queue[0].operations:
-                    self._queued_bytes -= self._queue.popleft().size_bytes
+                    change = self._queue.popleft()
+                    self._queued_bytes -= change.size_bytes
+                    self._end(change, error)  # one without operations that came meanwhile
             self._idle.set()
 
     def _next_batch(self) -> tuple[list[Change], list[Operation]]:
@@ -235,6 +242,10 @@ class Journal:
             done(error)
         except Exception:
             logger.exception("what follows a write failed")
+
+
+def _gone() -> ErrorReport:
+    return ErrorReport.of(NotLeader("this group manager stopped leading; ask again"))
 
 
 def _size_of(operation: Operation) -> int:

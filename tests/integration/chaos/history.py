@@ -83,7 +83,8 @@ class History:
         if pending:
             _, late = await asyncio.wait(pending, timeout=TASK_S)
             if late:
-                raise AssertionError(f"{len(late)} calls of the client never ended")
+                names = ", ".join(sorted(task.get_name() for task in late))
+                raise AssertionError(f"calls of the client that never ended: {names}")
         for task in pending:
             task.result()
 

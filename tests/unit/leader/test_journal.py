@@ -17,7 +17,7 @@ from snooze.common.coordination.port import (
     Put,
     wait_connected,
 )
-from snooze.common.errors import ErrorReport, TooBusy
+from snooze.common.errors import ErrorReport, NotLeader, TooBusy
 from snooze.groupmanager.leader import journal as journal_module
 from snooze.groupmanager.leader.journal import Journal
 
@@ -99,6 +99,30 @@ async def test_changes_that_wait_go_together(rig: Rig) -> None:
     assert await rig.write(create("z")) is None
     assert done == list("abcdef")
     assert rig.journal.transactions <= 2
+
+
+async def test_written_waits_for_all_that_was_queued_before(rig: Rig) -> None:
+    rig.journal.write([create("a")])
+    async with asyncio.timeout(5):
+        await rig.journal.written()
+    assert await rig.content() == {"a": b"a"}
+    rig.journal.write([create("b")])
+    waits = [asyncio.create_task(rig.journal.written()) for _ in range(3)]
+    for _ in range(30):
+        waits.append(asyncio.create_task(rig.journal.written()))
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waits)
+    assert await rig.content() == {"a": b"a", "b": b"b"}
+    assert rig.journal.waiting == 0
+
+
+async def test_nothing_is_awaited_of_a_journal_that_is_closed(rig: Rig) -> None:
+    await rig.journal.close()
+    async with asyncio.timeout(5):
+        with pytest.raises(NotLeader):
+            await rig.journal.written([create("a")])
+    assert await rig.content() == {}
 
 
 async def test_changes_of_one_entry_keep_their_order(rig: Rig) -> None:
