@@ -27,7 +27,7 @@ from snooze.groupmanager.leader import (
     submission_events,
     takeover,
 )
-from snooze.groupmanager.leader.following import AT_ONCE, pieces
+from snooze.groupmanager.leader.following import AT_ONCE, Follower, begin, pieces
 from snooze.groupmanager.leader.ha_reserve import shortfall
 from snooze.groupmanager.leader.registry import Registry
 from snooze.groupmanager.leader.registry_loads import LoadsFollower
@@ -51,7 +51,7 @@ class NewLeader(Cluster):
         vms = [record_of(vm) for vm in former.vms.values()]
         self.now_s = START_S
         self.lead(Registry())
-        list(self._behind())
+        begin(*self._followers())
         for event in takeover.pieces_of_hosts(hosts):
             yield "hosts of the record", [self._membership(event)]
         for piece in takeover.pieces_of_vms(vms, START_MS):
@@ -75,9 +75,12 @@ class NewLeader(Cluster):
 
     def _behind(self) -> Iterator[Callable[[], None]]:
         """As ``following.catch_up`` does."""
-        for follower in (LoadsFollower(self.registry), self.energy.table, self.meter):
+        for follower in self._followers():
             for _ in range(pieces(follower)):
                 yield functools.partial(follower.follow, AT_ONCE)
+
+    def _followers(self) -> tuple[Follower, ...]:
+        return LoadsFollower(self.registry), self.energy.table, self.meter
 
     def _membership(self, event: membership_core.MembershipEvent) -> Step:
         return "", lambda: self.membership.handle(event, self.now_s)

@@ -27,6 +27,13 @@ class Follower(Protocol):
         ...
 
 
+def begin(*followers: Follower) -> tuple[Follower, ...]:
+    """Have these hear of changes from now on: late, all that is there is new at once."""
+    for follower in followers:
+        follower.behind()
+    return followers
+
+
 def pieces(follower: Follower) -> int:
     """How many pieces leave it behind by one at most."""
     return max(0, follower.behind() - 1) // AT_ONCE

@@ -73,7 +73,7 @@ from snooze.groupmanager.leader.decision_log import DecisionLog
 from snooze.groupmanager.leader.drain import Drains
 from snooze.groupmanager.leader.energy import Energy
 from snooze.groupmanager.leader.events import EventLog
-from snooze.groupmanager.leader.following import catch_up
+from snooze.groupmanager.leader.following import begin, catch_up
 from snooze.groupmanager.leader.journal import Done, Journal
 from snooze.groupmanager.leader.manager_links import ManagerLinks
 from snooze.groupmanager.leader.orphan_disks import OrphanDisks
@@ -248,7 +248,7 @@ class LeaderService:
         self._effects = SubmissionEffects(
             epoch, clock, self.journal, self.links, self._ask_command, self._submissions.feed
         )
-        self._followers = (LoadsFollower(self.registry), *self.energy.followers())
+        self._followers = begin(LoadsFollower(self.registry), *self.energy.followers())
         self._questions = Questions[object]()
         self._waiters = TaskWaiters(clock)
         self._tasks = TaskSet()

@@ -8,9 +8,9 @@ import pytest
 from snooze.common.records import HostPower, HostRecord
 from snooze.groupmanager.leader.energy_meter_core import EnergyMeter
 from snooze.groupmanager.leader.energy_table import EnergyTable, WakeTimes
-from snooze.groupmanager.leader.following import AT_ONCE, Follower, catch_up
+from snooze.groupmanager.leader.following import AT_ONCE, Follower, begin, catch_up
 from snooze.groupmanager.leader.membership_core import RecordsLoaded
-from snooze.groupmanager.leader.registry import HostEntry
+from snooze.groupmanager.leader.registry import HostEntry, Registry
 from snooze.groupmanager.leader.registry_loads import LoadsFollower, loads_of
 from snooze.groupmanager.leader.submission_events import StateLoaded
 from snooze.groupmanager.leader.takeover import LOADED_AT_ONCE, Loaded, tell
@@ -106,6 +106,17 @@ async def test_what_is_said_afterwards_is_what_a_look_at_once_says(house: House)
     again = loads_of(registry)
     assert held == dict(zip(again.ids, again.held.tolist(), strict=True))
     assert np.array_equal(np.sort(loads.capacity, axis=0), np.sort(again.capacity, axis=0))
+
+
+def test_who_listens_from_the_beginning_finds_no_table_new() -> None:
+    registry = Registry()
+    [loads] = begin(LoadsFollower(registry))
+    assert registry.hosts.heard
+    assert registry.vms.heard, "it hears of what changes, and never looks for all"
+    house = House(registry=registry)
+    house.add(power_host("h1"))
+    house.put("h1", "vm1")
+    assert loads.behind() == 1
 
 
 async def test_who_is_behind_by_a_piece_is_left_alone() -> None:
