@@ -107,8 +107,11 @@ class TestOverrides:
         told = PowerDescription()
         path = overrides_file(tmp_path, TEXT)
         overrides = PowerOverrides(path)
+        version = overrides.version()
+        assert overrides.version() == version
         new = '[hosts.h1]\ndriver = "test"\noptions = ""\n'
         os.utime(overrides_file(tmp_path, new), ns=(1, 1))
+        assert overrides.version() != version, "who keeps what it says is told so"
         assert overrides.of("", "h1", told).driver == "test"
         os.utime(overrides_file(tmp_path, "nonsense"), ns=(2, 2))
         assert overrides.of("", "h1", told).driver == "test"
