@@ -44,6 +44,13 @@ from snooze.scheduling.snapshot import NONE, BoolArray, HostState
 
 KNOWN_IDLE_SHARE: Final = 0.5
 """What a host saves by sleeping, as a share of its full power, if nobody knows its power."""
+_WHY_NOT: Final = {
+    OutcomeKind.NO_ROOM: "no host has room for a VM that is on it",
+    OutcomeKind.NO_BENEFIT: "moving a VM costs more than it gains",
+    OutcomeKind.NOT_MOVABLE: "no VM that is on it may be moved",
+    OutcomeKind.LIMIT_REACHED: "the plan has as many moves as it may",
+}
+"""Why an overloaded host is not relieved, or not wholly, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +179,9 @@ class _Decision:
                 continue
             moved, benefit, cost = moved + len(bundle.vms), benefit + gain, cost + loss
         kind = OutcomeKind.PARTLY_RELIEVED if moved else failure
-        message = f"{moved} VMs leave; {excess.max():.0%} too much stays ({failure.value})"
+        message = f"it is foreseen {excess.max():.0%} above its limit, and {_WHY_NOT[failure]}"
+        if moved:
+            message = f"{moved} VMs leave; {message}"
         bench.tell(host, kind, message, moved, benefit, cost)
 
     def _next_to_leave(self, host: int, excess: FloatArray, tried: set[int]) -> Bundle | None:
