@@ -1,6 +1,7 @@
 """What the main functions of the three daemons share: loop, signals, exit code."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -52,6 +53,7 @@ async def _serve(make: Callable[[], DaemonService], role: str) -> int:
     except (SnoozeError, OSError) as error:
         sys.stderr.write(f"snooze {role}: {error}\n")
         return error.exit_code if isinstance(error, SnoozeError) else 1
+    gc.freeze()  # what was imported and made by now stays: no collection looks at it again
     service_manager.notify("READY=1")
     logger.info("started")
     try:
