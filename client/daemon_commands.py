@@ -2,12 +2,15 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from snooze.client.options import DAEMON_PANEL, add
 from snooze.common.errors import SettingsError
+
+if TYPE_CHECKING:
+    from snooze.common.config_check import ConfigReport
 
 
 class Hypervisor(StrEnum):
@@ -130,6 +133,28 @@ def check_config(
     from snooze.client.terminal import plain, write
     from snooze.common.config_check import check_config as check
 
-    report = check(file, None if role is None else role.value)
+    report = _with_names_checked(check(file, None if role is None else role.value))
     write("\n".join(plain(line) for line in report.text().splitlines()))
     raise typer.Exit(0 if report.ok else SettingsError.exit_code)
+
+
+def _with_names_checked(report: "ConfigReport") -> "ConfigReport":
+    """Also whether the policies that a group manager's file names are there, on this machine."""
+    import msgspec
+
+    from snooze.common.errors import Problem
+    from snooze.common.resources import R
+    from snooze.common.settings_groupmanager import GroupManagerSettings
+
+    if not isinstance(report.settings, GroupManagerSettings):
+        return report
+    import numpy as np
+
+    from snooze.groupmanager.manager.autonomy_setup import autonomy_policy
+
+    try:
+        autonomy_policy(report.settings, np.ones(R), np.ones(R))
+    except SettingsError as error:
+        problems = error.problems or (Problem("autonomy", error.message),)
+        return msgspec.structs.replace(report, settings=None, problems=tuple(problems))
+    return report

@@ -92,8 +92,9 @@ class Cron:
         expression = " ".join(fields)
         try:
             found = next(CronSim(expression, datetime(2024, 1, 1, tzinfo=zone)), None)
-        except (CronSimError, StopIteration, ValueError):
-            raise ValueError(f'"{text}" is no cron expression') from None
+        except (CronSimError, StopIteration, ValueError) as error:
+            why = f": {str(error).lower()}" if str(error) else ""
+            raise ValueError(f'"{text}" is no cron expression{why}') from None
         if found is None:
             raise ValueError(f'"{text}" never comes')
         return cls(text, expression, zone)

@@ -111,6 +111,13 @@ def test_check_config(run: Run, tmp_path: Path) -> None:
     right = tmp_path / "right.toml"
     right.write_text('role = "groupmanager"\n')
     assert run("check-config", str(right)).exit_code == 0
+    misspelt = tmp_path / "misspelt.toml"
+    misspelt.write_text('role = "groupmanager"\n[relocation]\npolicy = "predictve"\n')
+    done = run("check-config", str(misspelt))
+    assert done.exit_code == 3
+    assert "relocation.policy: there is no relocation policy 'predictve'" in done.stdout
+    misspelt.write_text('role = "groupmanager"\n[consolidation]\ncron = "0 25 * * *"\n')
+    assert "is no cron expression: bad hour" in run("check-config", str(misspelt)).stdout
     assert run("check-config", str(right), "--role", "bootstrap").exit_code == 3
     absent = run("check-config", str(tmp_path / "absent"))
     assert absent.exit_code == 3
