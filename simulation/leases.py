@@ -21,7 +21,10 @@ from snooze.simulation.loop import Process
 from snooze.simulation.network import Machine
 
 ON = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPING, VmState.MIGRATING})
-"""What libvirt, or a signal, ends at once; what is still starting is looked at again."""
+"""What libvirt, or a signal, ends at once."""
+BEGUN = ON | {VmState.STARTING}
+"""What libvirt ends: a start under way, too, which fails then (docs/never-twice.md, step 3). A signal
+does not: a start that a libvirt that hangs has begun is looked at again."""
 
 
 class Notes(LeaseFile):
@@ -67,12 +70,13 @@ class GuardProcess:
 
     def _fence(self, note: Callable[[Doomed], None]) -> bool:
         """See ``fence_guard.fence``: whether nothing is on any more that has to be off."""
+        hypervisor = self._process.machine.processes.get("hypervisor")
+        ends = ON if hypervisor is not None and hypervisor.paused else BEGUN
         doomed = [
             vm
             for vm in self._host.vms.values()
-            if vm.managed and vm.spec.policy.is_highly_available and vm.state in ON
+            if vm.managed and vm.spec.policy.is_highly_available and vm.state in ends
         ]
-        hypervisor = self._process.machine.processes.get("hypervisor")
         now_s = self._process.boottime_s()
         if not doomed or hypervisor is None or not hypervisor.paused:
             self._hangs_since_s = None

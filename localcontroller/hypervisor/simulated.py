@@ -153,6 +153,8 @@ class SimulatedHypervisor(HostListener):
         """The guest runs, unless somebody was quicker."""
         if self.host.vms.get(vm.spec.vm_id) is not vm:
             raise ExecutionError(f"VM {vm.spec.name!r} was removed while it started")
+        if vm.state is not VmState.STARTING and vm.state not in _ACTIVE:
+            raise ExecutionError(f"VM {vm.spec.name!r} was switched off while it started")
         self._claim_disk(vm.spec, used=True)
         if vm.state not in _ACTIVE:
             self._enter(vm, VmState.RUNNING, ChangeKind.STARTED, "booted")

@@ -63,6 +63,18 @@ async def test_latency_is_drawn_and_reproducible() -> None:
     assert min(runs[0]) >= 0.5
 
 
+async def test_a_start_ends_if_its_domain_is_switched_off_meanwhile() -> None:
+    nap = Nap()
+    world = SimulatedWorld(7, SimulatedSettings(latencies={"start": Latency(1.0)}), nap.clock, nap)
+    host, spec = await open_host(world), make_spec()
+    starting = asyncio.create_task(host.start(spec))
+    await asyncio.sleep(0)
+    host.host.vms[spec.vm_id].state = VmState.STOPPED
+    with pytest.raises(ExecutionError, match="switched off while it started"):
+        await starting
+    assert [report.state for report in await host.inventory()] == [VmState.STOPPED]
+
+
 async def test_a_failure_to_order_happens_once_and_changes_nothing() -> None:
     host = await open_host(SimulatedWorld())
     spec = make_spec()
