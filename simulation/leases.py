@@ -23,8 +23,8 @@ from snooze.simulation.network import Machine
 ON = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPING, VmState.MIGRATING})
 """What libvirt, or a signal, ends at once."""
 BEGUN = ON | {VmState.STARTING}
-"""What libvirt ends: a start under way, too, which fails then (docs/never-twice.md, step 3). A signal
-does not: a start that a libvirt that hangs has begun is looked at again."""
+"""What libvirt ends: a start under way, too, which fails then (docs/never-twice.md, step 3). A
+signal does not: a start that a hanging libvirt has begun is looked at again."""
 
 
 class Notes(LeaseFile):
