@@ -37,6 +37,8 @@ logger = logging.getLogger("snooze.localcontroller.fence_guard")
 POLL_S: Final = 0.25
 LIBVIRT_S: Final = 3.0
 """What libvirt is given to switch guests off; recovery.margin_s has to be longer."""
+MAX_ASKED: Final = 8
+"""Calls that a hanging libvirt has not answered, beyond which it is not asked once more."""
 IDLE_S: Final = 60.0
 NOTES: Final = (Path("/run/libvirt/qemu"), Path("/var/run/libvirt/qemu"))
 
@@ -80,9 +82,15 @@ class Guard:
         return self._clock.boottime_s() - self.idle_since_s
 
 
+_asked: list[threading.Thread] = []
+
+
 def fence(uri: str, note: Callable[[Doomed], None]) -> bool:
     """Switch off every highly available domain of ours; whether none is on (any more)."""
     ended: list[bool] = []
+    _asked[:] = [each for each in _asked if each.is_alive()]
+    if len(_asked) >= MAX_ASKED:
+        return _by_signal(note)
 
     def work() -> None:
         try:
@@ -92,6 +100,7 @@ def fence(uri: str, note: Callable[[Doomed], None]) -> bool:
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
+    _asked.append(thread)
     thread.join(LIBVIRT_S)
     if ended:
         return ended[0]
