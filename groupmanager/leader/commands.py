@@ -7,11 +7,19 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from snooze.common.api import CommandRequest, TaskState
 from snooze.common.clock import Clock
 from snooze.common.coordination.port import Delete, Operation
-from snooze.common.errors import Conflict, ErrorReport, InvalidRequest, NotFound, SnoozeError
+from snooze.common.errors import (
+    Conflict,
+    ErrorReport,
+    InvalidRequest,
+    NotFound,
+    RemoteTimeout,
+    SnoozeError,
+)
 from snooze.common.record_layout import vm_path
 from snooze.common.records import TaskVmRecord
 from snooze.common.resources import Capacity
@@ -25,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 AskManager = Callable[[str, VmOrder], Awaitable[VmStatus]]
 """Passes an order to a manager and brings back the VM as it is when it was carried out."""
+
+GONE_S: Final = 60.0
+"""How long a command waits for the end of a VM that is being destroyed already."""
+LOOK_S: Final = 0.1
 
 
 class Commands:
@@ -89,10 +101,10 @@ class Commands:
             if vm.state is not VmState.DESTROYED:
                 raise Conflict(f"{vm.name!r} is just being given to a host; try again")
         self._started(task)
-        if not has_work:
-            self._end(task, _outcome(vm))
-        elif vm.state is VmState.DESTROYED:
+        if vm.state in {VmState.DESTROYING, VmState.DESTROYED}:
             self._tasks.spawn(self._forget(task, vm))
+        elif not has_work:
+            self._end(task, _outcome(vm))
         else:
             self._tasks.spawn(self._carry_out(task, vm, order))
         return task
@@ -155,9 +167,10 @@ class Commands:
             )
 
     async def _forget(self, task: Task, vm: VmEntry) -> None:
-        """A VM that was on no host is destroyed, once the record knows."""
+        """A VM that was on no host, or is being destroyed, is gone once the record knows."""
         error: ErrorReport | None = None
         try:
+            await self._gone(vm)
             await self._forgotten(vm)
         except SnoozeError as failure:
             error = ErrorReport.of(failure)
@@ -166,6 +179,21 @@ class Commands:
             raise
         finally:
             self._end(task, _outcome(vm), error)
+
+    async def _gone(self, vm: VmEntry) -> None:
+        """Return when a VM that is being destroyed is.
+
+        Raises:
+            Conflict: it is something else by now.
+            RemoteTimeout: it is not, after ``GONE_S``.
+        """
+        deadline_s = self._clock.monotonic_s() + GONE_S
+        while self._registry.vms.get(vm.vm_id) is vm and vm.state is VmState.DESTROYING:
+            if self._clock.monotonic_s() > deadline_s:
+                raise RemoteTimeout(f"{vm.name!r} is still being destroyed; ask again")
+            await asyncio.sleep(LOOK_S)
+        if vm.state not in {VmState.DESTROYING, VmState.DESTROYED}:
+            raise Conflict(f"{vm.name!r} is {vm.state.value} again: {vm.reason or 'ask again'}")
 
     async def _forgotten(self, vm: VmEntry) -> None:
         """Return when the record does not name a VM: a later leader must not bring it back."""

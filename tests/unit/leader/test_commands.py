@@ -128,6 +128,32 @@ async def test_destroyed_is_said_once_the_record_knows(rig: Rig, host_id: str) -
     assert rig.started[0].state is TaskState.DONE
 
 
+async def test_a_second_destroy_ends_with_the_first(rig: Rig) -> None:
+    rig.vm.state = VmState.DESTROYING
+    rig.commands.start("vm-a", VmCommand.DESTROY, NOTHING)
+    await asyncio.sleep(0.01)
+    assert not rig.ended.is_set()
+    rig.registry.remove_vm(rig.vm)
+    rig.vm.state = VmState.DESTROYED
+    async with asyncio.timeout(5):
+        await rig.ended.wait()
+    assert rig.started[0].state is TaskState.DONE
+    assert not rig.asked
+    assert rig.operations == []
+
+
+async def test_a_second_destroy_tells_that_the_first_failed(rig: Rig) -> None:
+    rig.vm.state = VmState.DESTROYING
+    rig.commands.start("vm-a", VmCommand.DESTROY, NOTHING)
+    rig.vm.state, rig.vm.reason = VmState.FAILED, "the hypervisor refused"
+    async with asyncio.timeout(5):
+        await rig.ended.wait()
+    error = rig.started[0].error
+    assert error is not None
+    assert (error.code, rig.operations) == ("conflict", [])
+    assert "the hypervisor refused" in error.message
+
+
 @pytest.mark.parametrize("host_id", ["h1", ""])
 async def test_destroyed_is_not_said_if_the_record_could_not_be_written(
     rig: Rig, host_id: str
@@ -156,7 +182,6 @@ async def test_a_refusal_is_the_tasks_error(rig: Rig) -> None:
         (VmCommand.SUSPEND, VmState.PAUSED),
         (VmCommand.RESUME, VmState.RUNNING),
         (VmCommand.SHUTDOWN, VmState.STOPPED),
-        (VmCommand.DESTROY, VmState.DESTROYING),
         (VmCommand.START, VmState.RUNNING),
     ],
 )
