@@ -3,6 +3,7 @@
 The rules are those of ``submission_core.py``.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from snooze.groupmanager.leader.submission_events import (
 )
 from snooze.groupmanager.leader.tasks import SUBMIT, Task
 from snooze.groupmanager.leader.vm_views import spec_of, tombstone_of
+from snooze.groupmanager.leader.whereabouts import away, may_be_defined_on, may_be_on
 from snooze.scheduling import dispatching
 
 MAX_ENDED_TASKS: Final = 100_000
@@ -169,10 +171,11 @@ class SubmissionState:
     def _bury(self, vm: VmEntry, removed: list[str]) -> list[SubmissionEffect]:
         """Let its record go; if it was restarted, or moved, remember that it is gone.
 
-        A host that was lost may come back with a copy of it.
+        A host that was lost may come back with a copy of it. So may one that is away, or proven
+        down, of a VM of which nobody knew whether it got there (seed 80345).
         """
         highest = max(vm.generation, vm.highest)
-        if highest <= 1 and not vm.left:
+        if highest <= 1 and not vm.left and not self._may_come_back(vm):
             removed.append(vm.vm_id)
             return []
         graves = self.registry.graves
@@ -182,6 +185,12 @@ class SubmissionState:
             del graves[oldest]
             removed.append(oldest)
         return [UpdateRecords(vms=[tombstone_of(vm)])]
+
+    def _may_come_back(self, vm: VmEntry) -> bool:
+        if vm.elsewhere_s == math.inf:
+            return False
+        hosts_away = away(self.registry)
+        return may_be_on(vm, hosts_away) or may_be_defined_on(vm, hosts_away)
 
     def fail(
         self, vm: VmEntry, code: VmErrorCode, message: str, now_s: float, now_ms: int

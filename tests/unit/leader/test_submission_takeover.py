@@ -10,6 +10,7 @@ from snooze.common.errors import ErrorReport
 from snooze.common.records import TaskRecord, TaskVmRecord, VmRecord
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmErrorCode
+from snooze.groupmanager.leader.registry import Down
 from snooze.groupmanager.leader.submission_events import (
     AnswerSubmission,
     AskManager,
@@ -122,6 +123,21 @@ def test_vms_without_their_task_are_half_a_submission_that_was_never_accepted() 
     effects = desk.tick(3.1)
     assert only(UpdateRecords, effects).removed_vms == ["a"]
     assert desk.leases.holder("10.0.0.4") is None
+
+
+def test_a_vm_that_a_dead_host_may_have_is_remembered_when_it_is_gone() -> None:
+    """Seed 80345: the host came back with its copy, whose address was another VM's by then."""
+    desk, _ = heir(vm_record("a"))
+    dead = desk.add_host("dead", "gm1", joined=False)
+    dead.reachable_s, dead.down = desk.now_s, Down.EVERYTHING
+    join(desk)
+    effects = desk.tick(3.1)
+    update = only(UpdateRecords, effects)
+    assert update.removed_vms == ()
+    assert [(vm.vm_id, vm.state) for vm in update.vms] == [("a", VmState.DESTROYED)]
+    assert desk.registry.graves == {"a": 1}
+    desk.rejoin_host("dead", "gm1", status_of("a", VmState.STOPPED, "dead"))
+    assert "a" not in desk.registry.vms
 
 
 # ---------------------------------------------------------------- what it takes over
