@@ -131,9 +131,11 @@ class Across:
             case _:
                 assert_never(notice)
 
-    def judge(self, decision_id: str, approved: bool, who: str) -> None:
-        """A person approves of a decision, or rejects it; of another's nothing comes."""
+    def judge(self, decision_id: str, approved: bool, who: str) -> bool:
+        """A person approves of a decision, or rejects it; whether it is one of ours."""
         key = self._keys.pop(decision_id, "")
+        if not key:
+            return False
         now_s, now_ms = self._clock.monotonic_s(), self._clock.wall_ms()
         if approved:
             self._perform(self.relief.approved(key, who, now_s, now_ms))
@@ -141,6 +143,7 @@ class Across:
         else:
             self._perform(self.relief.rejected(key, who, now_s))
             self._perform(self.emptying.rejected(key, who, now_s))
+        return True
 
     def tick(self, *, settled: bool) -> None:
         """Time went by."""

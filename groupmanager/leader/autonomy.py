@@ -74,9 +74,13 @@ class LeaderAutonomy:
         links: ManagerLinks,
         decisions: DecisionLog,
         announce: Callable[[str, str, str], None],
-        judge_own: Callable[[str, bool, str], None],
+        judge_own: Callable[[str, bool, str], bool],
     ) -> None:
-        """``judge_own``: a decision of the leader's own cores is approved, or not, by whom."""
+        """``judge_own``: a decision of the leader's own cores is approved, or not, by whom.
+
+        It says whether the decision is one of its own that waits: the leader may be a group
+        manager as well, and has the same name as one.
+        """
         self.control = control_of(settings.autonomy)
         self._disabled = disabled_of(settings)
         self._epoch = epoch
@@ -288,14 +292,16 @@ class LeaderAutonomy:
         decision = self.decision(decision_id)
         if decision.state is not DecisionState.PROPOSED:
             raise Conflict(f"that decision is {decision.state.value}: {decision.outcome}")
-        if decision.kind in OF_MANAGERS and decision.decider in self._registry.managers:
+        by = who[:MAX_TEXT] or "a person"
+        if any(judged(decision_id, approved, by) for judged in self.deciders):
+            pass
+        elif decision.kind in OF_MANAGERS and decision.decider in self._registry.managers:
             link = self._links.require(decision.decider)
             order = JudgeDecision(self._epoch, decision_id, approved, who[:MAX_TEXT])
             answer = await link.request(order, DecisionMade, JUDGE_TIMEOUT_S)
             self._decisions.add(answer.decision)
         else:
-            for judged in self.deciders:
-                judged(decision_id, approved, who[:MAX_TEXT] or "a person")
+            raise Conflict("who proposed that is gone; it expires")
         return view_of(self.decision(decision_id))
 
     async def reconfigure(self, manager: str, who: str) -> DecisionView:

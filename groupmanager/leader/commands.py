@@ -6,12 +6,11 @@ Commands are not recorded: they are idempotent, and a client whose leader died a
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 from snooze.common.api import CommandRequest, TaskState
 from snooze.common.clock import Clock
-from snooze.common.coordination.port import Delete, Operation
 from snooze.common.errors import (
     Conflict,
     ErrorReport,
@@ -20,7 +19,6 @@ from snooze.common.errors import (
     RemoteTimeout,
     SnoozeError,
 )
-from snooze.common.record_layout import vm_path
 from snooze.common.records import TaskVmRecord
 from snooze.common.resources import Capacity
 from snooze.common.task_set import TaskSet
@@ -36,7 +34,11 @@ AskManager = Callable[[str, VmOrder], Awaitable[VmStatus]]
 
 GONE_S: Final = 60.0
 """How long a command waits for the end of a VM that is being destroyed already."""
+FIRST_LOOK_S: Final = 0.005
 LOOK_S: Final = 0.1
+
+_NOT_GOING: Final = frozenset({VmState.FAILED, VmState.STOPPED, VmState.PENDING})
+"""What a VM that was being destroyed is again if that failed."""
 
 
 class Commands:
@@ -52,9 +54,12 @@ class Commands:
         moved: Callable[[Task], None],
         destroy_unplaced: Callable[[str], None],
         restart: Callable[[str], str],
-        written: Callable[[Sequence[Operation]], Awaitable[None]],
+        written: Callable[[], Awaitable[None]],
     ) -> None:
-        """``restart`` has a VM that no host in reach has started on any; or says why not."""
+        """``restart`` has a VM that no host in reach has started on any; or says why not.
+
+        ``written`` returns when all that was to be recorded by now is.
+        """
         self._registry = registry
         self._clock = clock
         self._epoch = epoch
@@ -170,8 +175,7 @@ class Commands:
         """A VM that was on no host, or is being destroyed, is gone once the record knows."""
         error: ErrorReport | None = None
         try:
-            await self._gone(vm)
-            await self._forgotten(vm)
+            await self._forgotten(vm, _NOT_GOING)
         except SnoozeError as failure:
             error = ErrorReport.of(failure)
         except asyncio.CancelledError:
@@ -180,25 +184,25 @@ class Commands:
         finally:
             self._end(task, _outcome(vm), error)
 
-    async def _gone(self, vm: VmEntry) -> None:
-        """Return when a VM that is being destroyed is.
+    async def _forgotten(self, vm: VmEntry, back: Collection[VmState] = ()) -> None:
+        """Return when neither we nor the record know a VM: a later leader must not bring it back.
+
+        That it is gone is told by its manager, and recorded then, with a tombstone where a copy
+        may be somewhere.
 
         Raises:
-            Conflict: it is something else by now.
-            RemoteTimeout: it is not, after ``GONE_S``.
+            Conflict: it is in one of the states ``back``, so it is not being destroyed any more.
+            RemoteTimeout: we still know it after ``GONE_S``.
         """
-        deadline_s = self._clock.monotonic_s() + GONE_S
-        while self._registry.vms.get(vm.vm_id) is vm and vm.state is VmState.DESTROYING:
+        deadline_s, pause_s = self._clock.monotonic_s() + GONE_S, FIRST_LOOK_S
+        while self._registry.vms.get(vm.vm_id) is vm:
+            if vm.state in back:
+                raise Conflict(f"{vm.name!r} is {vm.state.value} again: {vm.reason or 'ask again'}")
             if self._clock.monotonic_s() > deadline_s:
                 raise RemoteTimeout(f"{vm.name!r} is still being destroyed; ask again")
-            await asyncio.sleep(LOOK_S)
-        if vm.state not in {VmState.DESTROYING, VmState.DESTROYED}:
-            raise Conflict(f"{vm.name!r} is {vm.state.value} again: {vm.reason or 'ask again'}")
-
-    async def _forgotten(self, vm: VmEntry) -> None:
-        """Return when the record does not name a VM: a later leader must not bring it back."""
-        is_known = vm.vm_id in self._registry.vms
-        await self._written([Delete(vm_path(vm.vm_id))] if is_known else [])
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LOOK_S)
+        await self._written()
 
     def _end(self, task: Task, outcome: TaskVmRecord, error: ErrorReport | None = None) -> None:
         task.error = error

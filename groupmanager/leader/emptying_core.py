@@ -18,9 +18,8 @@ Rules:
    absorbed (``ha_lacks``) is not made.
 5. A move that fails, or that has become impossible, ends the plan: the host will not be empty.
 6. The mode of the told kind for all hosts and VMs decides: ``ADVISE`` proposes, ``DRY_RUN`` writes
-   down, each at most once in ``expire_s``. An approved plan is made again, from what is true
-   then.
-
+   down, each at most once in ``expire_s`` while the mode is the same. An approved plan is made
+   again, from what is true then.
 7. After each move it is told how many of them were done: that is what is known of a plan whose
    leader dies. The next leader goes on with none; it is told again of what is there then.
 

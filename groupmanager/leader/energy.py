@@ -222,9 +222,12 @@ class Energy:
             lambda number: self._runner.feed(events.WakeAsked(number, host_id, now_ms))
         )
 
-    def judge(self, decision_id: str, approved: bool, who: str) -> None:
-        """A person approves of a proposed decision, or rejects it; of another's nothing comes."""
+    def judge(self, decision_id: str, approved: bool, who: str) -> bool:
+        """A person approves of a proposed decision, or rejects it; whether it is one of ours."""
+        if decision_id not in self.core.proposals:
+            return False
         self._runner.feed(events.Judged(decision_id, approved, who, self._clock.wall_ms()))
+        return True
 
     def want_room(self, name: str, demand: FloatArray, span_s: float) -> None:
         """Something besides VMs needs room on a sleeper, for so long."""

@@ -4,12 +4,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import msgspec
+import pytest
 import pytest_asyncio
 
 from snooze.common.api import AutonomyChange
 from snooze.common.clock import ManualClock
 from snooze.common.coordination.memory import MemoryCoordinator, MemoryStore
 from snooze.common.coordination.port import Check, Create, wait_connected
+from snooze.common.decisions import DecisionKind, DecisionState
+from snooze.common.errors import Conflict
 from snooze.common.resources import Capacity
 from snooze.common.settings_energy import EnergySettings
 from snooze.common.settings_groupmanager import GroupManagerSettings
@@ -21,8 +24,9 @@ from snooze.groupmanager.leader.decision_log import DecisionLog
 from snooze.groupmanager.leader.events import EventLog
 from snooze.groupmanager.leader.journal import Journal
 from snooze.groupmanager.leader.manager_links import ManagerLinks
-from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
-from tests.unit.leader.builders import host_of
+from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry, VmEntry
+from snooze.groupmanager.leader.submission_events import Decided
+from tests.unit.leader.builders import host_of, manager_of
 
 FENCE = "/fence"
 
@@ -34,6 +38,7 @@ class Desk:
     registry: Registry
     clock: ManualClock
     autonomy: LeaderAutonomy
+    decisions: DecisionLog
 
 
 async def _nobody_asks(message: object) -> msgspec.Struct:
@@ -63,7 +68,7 @@ async def desk() -> AsyncIterator[Desk]:
         lambda manager_id, notice: None,
         lambda manager_id, reason: None,
     )
-    events = EventLog(clock)
+    decisions = DecisionLog(clock, EventLog(clock), "gm")
     yield Desk(
         registry,
         clock,
@@ -74,13 +79,39 @@ async def desk() -> AsyncIterator[Desk]:
             clock,
             journal,
             links,
-            DecisionLog(clock, events, "gm"),
+            decisions,
             lambda kind, subject, message: None,
-            lambda decision_id, approved, who: None,
+            lambda decision_id, approved, who: False,
         ),
+        decisions,
     )
     await journal.close()
     await coordinator.close()
+
+
+@pytest.mark.parametrize("approved", [True, False])
+async def test_a_proposal_of_the_leaders_own_is_judged_here_though_it_is_a_manager_too(
+    desk: Desk, approved: bool
+) -> None:
+    desk.registry.managers["gm"] = ManagerEntry(manager_of("gm"), 0.0)
+    kind, state = DecisionKind.OVERLOAD, DecisionState.PROPOSED
+    proposal = desk.decisions.note(Decided("relief:h1", kind, state, ("h1",)))
+    judged: list[tuple[str, bool, str]] = []
+
+    def judge(decision_id: str, approved: bool, who: str) -> bool:
+        judged.append((decision_id, approved, who))
+        return True
+
+    desk.autonomy.deciders.append(judge)
+    await desk.autonomy.judge(proposal.decision_id, approved=approved, who="ann")
+    assert judged == [(proposal.decision_id, approved, "ann")]
+
+
+async def test_a_proposal_that_nobody_knows_any_more_is_not_said_to_be_judged(desk: Desk) -> None:
+    kind, state = DecisionKind.SLEEP, DecisionState.PROPOSED
+    proposal = desk.decisions.note(Decided("sleep:h1", kind, state, ("h1",)))
+    with pytest.raises(Conflict, match="gone"):
+        await desk.autonomy.judge(proposal.decision_id, approved=True, who="ann")
 
 
 async def test_a_pause_of_fencing_holds_for_its_host_or_for_all(desk: Desk) -> None:

@@ -1,14 +1,13 @@
 """Commands of clients: checked, passed on, and their outcome told in a task."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
 
 from snooze.common.api import CommandRequest, TaskState
 from snooze.common.clock import ManualClock
-from snooze.common.coordination.port import Delete, Operation
 from snooze.common.errors import (
     Conflict,
     InvalidRequest,
@@ -17,7 +16,6 @@ from snooze.common.errors import (
     NotLeader,
     SnoozeError,
 )
-from snooze.common.record_layout import vm_path
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand, VmState
 from snooze.common.wire import VmOrder, VmStatus
@@ -43,7 +41,7 @@ class Rig:
     destroys: bool = True
     restarted: list[str] = field(default_factory=list[str])
     why_not: str = ""
-    operations: list[Operation] = field(default_factory=list[Operation])
+    waits: asyncio.Event = field(default_factory=asyncio.Event)
     record: asyncio.Event = field(default_factory=asyncio.Event)
     commands: Commands = field(init=False)
 
@@ -73,8 +71,8 @@ class Rig:
         assert task.ended
         self.ended.set()
 
-    async def _written(self, operations: Sequence[Operation]) -> None:
-        self.operations += operations
+    async def _written(self) -> None:
+        self.waits.set()
         await self.record.wait()
         if self.why_not:
             raise NotLeader(self.why_not)
@@ -85,7 +83,9 @@ class Rig:
 
     def _destroy_unplaced(self, vm_id: str) -> None:
         if self.destroys:
-            self.registry.vms[vm_id].state = VmState.DESTROYED
+            vm = self.registry.vms[vm_id]
+            vm.state = VmState.DESTROYED
+            self.registry.remove_vm(vm)
 
     async def run(self, command: VmCommand, request: CommandRequest = NOTHING) -> Task:
         task = self.commands.start("vm-a", command, request)
@@ -112,15 +112,18 @@ async def test_a_command_is_passed_to_the_hosts_manager_and_its_outcome_told(rig
     assert task.vms["a"].state is VmState.PAUSED
 
 
-@pytest.mark.parametrize("host_id", ["h1", ""])
-async def test_destroyed_is_said_once_the_record_knows(rig: Rig, host_id: str) -> None:
-    rig.vm.host_id = host_id
+@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.STOPPED])
+async def test_destroyed_is_said_once_the_record_knows(rig: Rig, state: VmState) -> None:
+    """A later leader must not bring it back."""
+    rig.vm.state = state
     rig.record.clear()
     rig.answer.set_result(status_of("a", VmState.DESTROYED, "h1"))
     rig.commands.start("vm-a", VmCommand.DESTROY, NOTHING)
-    for _ in range(10):
-        await asyncio.sleep(0)
-    assert rig.operations == [Delete(vm_path("a"))], "a later leader must not bring it back"
+    await asyncio.sleep(0.02)
+    assert not rig.waits.is_set(), "its manager has not told yet"
+    rig.registry.remove_vm(rig.vm)
+    async with asyncio.timeout(5):
+        await rig.waits.wait()
     assert not rig.ended.is_set()
     rig.record.set()
     async with asyncio.timeout(5):
@@ -139,7 +142,6 @@ async def test_a_second_destroy_ends_with_the_first(rig: Rig) -> None:
         await rig.ended.wait()
     assert rig.started[0].state is TaskState.DONE
     assert not rig.asked
-    assert rig.operations == []
 
 
 async def test_a_second_destroy_tells_that_the_first_failed(rig: Rig) -> None:
@@ -150,7 +152,8 @@ async def test_a_second_destroy_tells_that_the_first_failed(rig: Rig) -> None:
         await rig.ended.wait()
     error = rig.started[0].error
     assert error is not None
-    assert (error.code, rig.operations) == ("conflict", [])
+    assert error.code == "conflict"
+    assert not rig.waits.is_set()
     assert "the hypervisor refused" in error.message
 
 
@@ -160,8 +163,12 @@ async def test_destroyed_is_not_said_if_the_record_could_not_be_written(
 ) -> None:
     rig.vm.host_id = host_id
     rig.why_not = "the store of record does not answer"
+    task = rig.commands.start("vm-a", VmCommand.DESTROY, NOTHING)
+    if host_id:
+        rig.registry.remove_vm(rig.vm)
     rig.answer.set_result(status_of("a", VmState.DESTROYED, "h1"))
-    task = await rig.run(VmCommand.DESTROY)
+    async with asyncio.timeout(5):
+        await rig.ended.wait()
     assert task.state is TaskState.FAILED
     assert task.error is not None
     assert task.error.code == "not_leader"
