@@ -138,10 +138,11 @@ class Lab:
         )
 
     def clean(self) -> None:
-        """Both hosts on, plugged in, and without any domain or image."""
+        """Both hosts on, plugged in, hearing each other, and without any domain or image."""
         for host in (self.one, self.two):
             host.power_on()
             host.plug()
+            host.heal()
             host.wait_for_libvirtd()
             for line in host.exec(["virsh", "list", "--all", "--name"]).stdout.decode().split():
                 host.exec(["virsh", "destroy", line])
