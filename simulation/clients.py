@@ -131,6 +131,21 @@ class Clients:
             self.world.tell("client", f"{command.value} {name}: task {task.id[:8]}")
         self.commands_done += 1
 
+    def power(self, verb: str, host: str, *, force: bool) -> None:
+        """A person sends a host to sleep, with ``force`` whatever the reserve says, or wakes it."""
+        self.process.spawn(self._power(verb, host, force))
+
+    async def _power(self, verb: str, host: str, force: bool) -> None:
+        sdk = self._open()
+        try:
+            answer = await (
+                sdk.wake_host(host) if verb == "wake" else sdk.sleep_host(host, force=force)
+            )
+        except SnoozeError as error:
+            self.world.tell("client", f"{verb} {host}: refused: {error.message}")
+        else:
+            self.world.tell("client", f"{verb} {host}: {answer.message}")
+
     def close(self) -> None:
         """Let go of the connections."""
         if self.sdk is not None:

@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from snooze.common.errors import InvalidRequest
-from snooze.simulation.deeds import draw
+from snooze.simulation.drawing import draw
 from snooze.simulation.many import minimised, play, run_seed, run_seeds
 from snooze.simulation.mutants import MUTANTS
 from snooze.simulation.run import Result, Run, recipe_of

@@ -6,13 +6,15 @@ from functools import partial
 import msgspec
 
 from snooze.simulation.clients import Clients
-from snooze.simulation.deeds import COMMANDS, ROLES, Deed
+from snooze.simulation.deeds import COMMANDS, POWER_WISHES, ROLES, Deed
 from snooze.simulation.ghosts import Ghosts
 from snooze.simulation.network import Weather
 from snooze.simulation.world import World
 
 _STOPPED = {"pause": "snooze", "freeze": "hypervisor", "pause_guard": "guard"}
 """The process that a deed stops."""
+_TO_DAEMONS = frozenset({"kill", "stop", "kill_guard"})
+"""What needs a machine that runs: on one that is suspended nothing is killed."""
 
 
 class Doer:
@@ -87,6 +89,11 @@ class Doer:
         if deed.verb in COMMANDS:
             self.clients.command(deed.verb, deed.number, who[0] if who else "", deed.amount)
             return None
+        if deed.verb in POWER_WISHES:
+            self.clients.power(deed.verb, who[0], force=bool(deed.number))
+            return None
+        if deed.verb in _TO_DAEMONS and world.machines[who[0]].is_suspended:
+            return None
         match deed.verb:
             case "kill":
                 world.wanted[who[0]] = False
@@ -145,6 +152,12 @@ class Doer:
             case "step_clock":
                 world.machines[who[0]].wall_step_ms += round(deed.amount * 1000)
                 return None
+            case "refuse_sleep":
+                world.sleepers.refusing.add(who[0])
+                return lambda: world.sleepers.refusing.discard(who[0])
+            case "slow_sleep":
+                world.sleepers.late_s[who[0]] = deed.amount
+                return partial(self._sleeps_well, who[0])
             case "ghost":
                 self.ghosts.appear(deed.number)
                 return None
@@ -153,6 +166,9 @@ class Doer:
                 return None
             case _:
                 raise ValueError(f"no verb {deed.verb!r}")
+
+    def _sleeps_well(self, name: str) -> None:
+        self.world.sleepers.late_s.pop(name, None)
 
     def _plug_in(self, name: str) -> None:
         self.world.bmcs.machine(name).is_silent = False

@@ -15,7 +15,8 @@ After every event that may have changed it:
 4. no host has more alive than it has room for, and a manager's reservations are the sum of what
    holds room;
 5. no two VMs have one address;
-6. queues are bounded (``CoreRunner``, journal), and no daemon lets an exception through.
+6. no host goes to sleep with a guest on it;
+7. queues are bounded (``CoreRunner``, journal), and no daemon lets an exception through.
 
 In the end, when all has healed: ``disagreements``.
 """
@@ -29,6 +30,7 @@ from snooze.common.api import TASK_ENDED
 from snooze.common.coordination.leadership import EPOCH
 from snooze.common.coordination.port import Check, Create, Delete, Operation, Put
 from snooze.common.core_runner import MAX_QUEUED, CoreRunner
+from snooze.common.records import HostPower
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
 from snooze.common.vms import VmSpec
@@ -48,6 +50,9 @@ MAX_TWO_LEADERS_S = 4.0
 
 ALIVE = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.MIGRATING})
 
+
+ON_THE_WAY = frozenset({HostPower.GOING_DOWN, HostPower.WAKING})
+"""Hosts that fall asleep or wake up: soon over, and nothing to wonder at."""
 
 _LEADERS = tuple(f"{part}/" for part in (records.HOSTS, records.TASKS, records.VMS))
 
@@ -93,6 +98,7 @@ class Invariants:
         self.epoch = -1
         self._seen: list[tuple[str, str, VmState, VmSpec]] = []
         world.schedule.after_event = self._after_event
+        world.sleepers.on_down = self._check_down
         world.ensemble.on_commit = self._on_commit
 
     def _breach(self, what: str) -> None:
@@ -143,6 +149,12 @@ class Invariants:
                     self._breach(f"two VMs have the address {address}, one is {vm.spec.name}")
             if host.vms and not alive.fits_in(_room(host)):
                 self._breach(f"{name} is overfull: {alive} of {host.capacity}")
+
+    def _check_down(self, name: str) -> None:
+        """A host goes down because the cluster wants it to sleep."""
+        for vm in self.world.guests.host(name).vms.values():
+            if vm.state in ALIVE or vm.state is VmState.STARTING:
+                self._breach(f"{name} goes to sleep with {vm.spec.name} on it, {vm.state.value}")
 
     def _is_buried(self, vm_id: str) -> bool:
         """Whether a VM was destroyed that may have left a copy on a host that was down (seed 5002).
@@ -313,14 +325,21 @@ class Invariants:
 
     # ------------------------------------------------------------ in the end
 
-    def disagreements(self) -> list[str]:
-        """What is not as it has to be once everything has healed and time has passed."""
+    def disagreements(self, *, steady: bool = True) -> list[str]:
+        """What is not as it has to be once everything has healed and time has passed.
+
+        ``steady``: no host is on its way to sleep, or back.
+        """
         world = self.world
         leader = world.leading()
         if leader is None:
             return ["nobody leads"]
-        found = [f"{name} does not run" for name in self._missing()]
         registry = leader.registry
+        away = {h for h, host in registry.hosts.items() if host.state is HostPower.ASLEEP}
+        if not steady:
+            away |= {h for h, host in registry.hosts.items() if host.state in ON_THE_WAY}
+        found = [f"{name} does not run" for name in self._missing() if name not in away]
+        found += self._power(registry, away)
         there = {
             vm_id: (name, vm.state, vm.spec.demand)
             for name, host in world.guests.hosts.items()
@@ -354,7 +373,7 @@ class Invariants:
         found += self._leases(leader)
         alive = {vm.spec.name for vm in self._guests()}
         found += self._tasks(leader, alive | {registry.vms[vm_id].name for vm_id in waiting})
-        found += self._membership(leader)
+        found += self._membership(leader, away)
         found += self._leftovers(leader)
         return found
 
@@ -433,17 +452,28 @@ class Invariants:
                 if vm.error is None and is_wanted and not is_there:
                     yield f"{vm.name} was accepted and is gone, and nobody wanted that"
 
-    def _membership(self, leader: Any) -> Iterator[str]:
+    def _power(self, registry: Registry, away: set[str]) -> Iterator[str]:
+        """Hosts that are told to sleep sleep; the others are up."""
+        for host_id, host in registry.hosts.items():
+            machine = self.world.machines[host_id]
+            is_down = not machine.is_on or machine.is_suspended
+            if host.state is HostPower.ASLEEP and not is_down:
+                yield f"{host_id} sleeps, says the leader, and it is up"
+            elif host_id not in away and (is_down or host.state is not HostPower.ACTIVE):
+                really = "down" if is_down else "up"
+                yield f"{host_id} is {host.state.value} ({host.note}), and really {really}"
+
+    def _membership(self, leader: Any, away: set[str]) -> Iterator[str]:
         registry = leader.registry
         counts = [
-            len(entry.hosts)
+            len(entry.hosts - away)
             for manager_id, entry in registry.managers.items()
             if manager_id != leader.identity.manager_id or len(registry.managers) == 1
         ]
         if len(registry.managers) != self.world.shape.managers:
             yield f"{len(registry.managers)} managers have joined of {self.world.shape.managers}"
-        elif sum(counts) != self.world.shape.hosts:
-            yield f"{sum(counts)} hosts have a manager of {self.world.shape.hosts}"
+        elif sum(counts) != self.world.shape.hosts - len(away):
+            yield f"{sum(counts)} hosts have a manager of {self.world.shape.hosts - len(away)}"
         elif max(counts) - min(counts) > 1:
             yield f"the managers are not balanced: {counts}"
 

@@ -181,12 +181,19 @@ class Process:
         self.defects: list[str] = []
 
     def monotonic_s(self) -> float:
-        """Its own monotonic clock."""
-        return START_S + (self.schedule.now_s - START_S) * (1.0 + self.drift)
+        """Its own monotonic clock, which stands still while its machine is suspended."""
+        slept_s: float = self.machine.slept_s
+        return START_S + (self.schedule.now_s - slept_s - START_S) * (1.0 + self.drift)
 
     def boottime_s(self) -> float:
-        """The same: a machine of this world is never suspended to memory."""
-        return self.monotonic_s()
+        """The same, and it counts on while the machine is suspended."""
+        return START_S + (self.schedule.now_s - START_S) * (1.0 + self.drift)
+
+    def due_s(self, when: float) -> float:
+        """The world's time at which its monotonic clock shows ``when``, or a little after."""
+        slept_s: float = self.machine.slept_s
+        # A little late rather than early: who is woken has to find that it is time.
+        return START_S + (when - START_S) / (1.0 + self.drift) + slept_s + 1e-7
 
     def wall_ms(self) -> int:
         """Its machine's wall clock."""
@@ -195,11 +202,20 @@ class Process:
 
     def takes(self, handle: asyncio.Handle) -> bool:
         """Whether it does this now; what it cannot do yet is kept."""
-        if self.alive and not self.paused:
-            return True
+        if self.alive and not self.paused and not self.machine.is_suspended:
+            return not self._is_early(handle)
         if self.alive:
             self._held.append(handle)
         return self.closing and not self.paused
+
+    def _is_early(self, handle: asyncio.Handle) -> bool:
+        """Whether its machine has slept since a timer was set: then it is set anew."""
+        if not self.machine.slept_s or not isinstance(handle, asyncio.TimerHandle):
+            return False
+        if handle.when() <= self.monotonic_s():
+            return False
+        self.schedule.process_at(self.due_s(handle.when()), self, handle)
+        return True
 
     def pause(self) -> None:
         """SIGSTOP."""
@@ -290,9 +306,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.TimerHandle:
         """See asyncio; ``when`` is by the process's clock."""
         handle = asyncio.TimerHandle(when, callback, args, self, context)
-        # A little late rather than early: who is woken has to find that it is time.
-        due_s = START_S + (when - START_S) / (1.0 + self._process.drift) + 1e-7
-        self._schedule.process_at(due_s, self._process, handle)
+        self._schedule.process_at(self._process.due_s(when), self._process, handle)
         return handle
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:

@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-from snooze.simulation.deeds import Deed, draw
+from snooze.simulation.deeds import Deed
+from snooze.simulation.drawing import draw
 from snooze.simulation.minimise import minimise
 from snooze.simulation.mutants import MUTANTS, unbroken
 from snooze.simulation.run import Result, Run, recipe_of

@@ -3,8 +3,8 @@
 """The product, broken on purpose: each mutant takes one rule away, and a few seeds must find it.
 
 A mutant replaces one function of a core or a shell while it is applied, and puts it back
-afterwards. ``found_within`` is how many seeds (from ``FIRST_SEED`` on) are enough to find it; a
-test holds that.
+afterwards. ``found_within`` is how many seeds (from ``first`` on) are enough to find it; a test
+holds that.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from snooze.common.wire import LeaseGranted, PlaceVms, RelayedOrder, VmOrder
 from snooze.groupmanager.election import Election
 from snooze.groupmanager.leader import submission_core, submission_restarts_core
 from snooze.groupmanager.leader.authority import Authority
+from snooze.groupmanager.leader.energy_steps_core import PowerSteps
 from snooze.groupmanager.leader.journal import Journal
 from snooze.groupmanager.leader.membership_core import MembershipCore
 from snooze.groupmanager.leader.recovery_core import RecoveryCore, Watch
@@ -40,12 +41,16 @@ from snooze.groupmanager.manager.host_table import HostTable
 from snooze.groupmanager.manager.leases import Leases
 from snooze.groupmanager.manager.manager_events import OrderAsked, PlaceAsked, RelayAsked
 from snooze.groupmanager.manager.service import ManagerService
+from snooze.groupmanager.manager.sleep_core import Sleeping
 from snooze.localcontroller.agent_core import AgentCore
 from snooze.localcontroller.fence_guard import Guard
 from snooze.localcontroller.lease import HostLease
+from snooze.localcontroller.orders import Orders
 from snooze.scheduling.recovery_question import FenceQuestion
 
 FIRST_SEED: Final = 1
+FIRST_SLEEPY_SEED: Final = 48
+"""The first of those in whose worlds hosts go to sleep (``run.recipe_of``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +63,11 @@ class Mutant:
     apply: Callable[[], AbstractContextManager[None]]
     seen_by: int = FIRST_SEED
     """A seed within those that is known to find it: tried first."""
+    first: int = FIRST_SEED
 
     def seeds(self) -> list[int]:
         """The seeds that are enough, the best first."""
-        wanted = range(FIRST_SEED, FIRST_SEED + self.found_within)
+        wanted = range(self.first, self.first + self.found_within)
         return sorted(wanted, key=lambda seed: (seed != self.seen_by, seed))
 
 
@@ -228,6 +234,21 @@ async def _any_leader(service: ManagerService, message: Any) -> msgspec.Struct:
             return await _answer_leader(service, message)
 
 
+def _nothing_hinders(_sleeping: Sleeping, _host: Any) -> str:
+    """A manager sends a host to sleep whatever is on it."""
+    return ""
+
+
+async def _goes_down_anyway(orders: Orders) -> None:
+    """A host goes down whatever is on it."""
+    orders._goes_down = True
+
+
+def _not_gone_on_with(_steps: PowerSteps, _host: Any, _now_s: float, _now_ms: int) -> list[Any]:
+    """What a former leader had begun with a host is left there."""
+    return []
+
+
 _grant = Leases.grant
 _answer_leader = ManagerService._answer_leader
 _failed = SubmissionCore._failed
@@ -381,6 +402,27 @@ _ALL: tuple[Mutant, ...] = (
         40,
         _replacing(HostLease, "require", _no_lease_needed),
         seen_by=28,
+    ),
+    Mutant(
+        "sleeps-with-guests",
+        "a host is sent to sleep, and goes, whatever is on it",
+        20,
+        _replacing(
+            Sleeping,
+            "_hindrance",
+            _nothing_hinders,
+            (Orders, "prepare_to_go_down", _goes_down_anyway),
+        ),
+        seen_by=63,
+        first=FIRST_SLEEPY_SEED,
+    ),
+    Mutant(
+        "half-asleep",
+        "a leader does not go on with hosts that the one before it sent to sleep, or woke",
+        20,
+        _replacing(PowerSteps, "_go_on", _not_gone_on_with),
+        seen_by=56,
+        first=FIRST_SLEEPY_SEED,
     ),
     Mutant(
         "never-balanced",

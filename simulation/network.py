@@ -61,6 +61,10 @@ class Machine:
         self.is_on = True
         self.is_booting = False
         self.boots = 0
+        self.is_suspended = False
+        self.suspended_since_s = 0.0
+        self.slept_s = 0.0
+        """How long it has been suspended, before now."""
         self.wall_step_ms = 0
         self.listeners: dict[int, Listener] = {}
         self.ends: dict[End, None] = {}
@@ -97,9 +101,21 @@ class Machine:
             else:
                 end.vanish()
 
+    def suspend(self) -> None:
+        """What runs on it stands still, until ``go_on``."""
+        self.is_suspended, self.suspended_since_s = True, self.network.schedule.now_s
+
+    def go_on(self) -> None:
+        """Everything on it goes on where it stood: for its timers, no time has passed."""
+        self.is_suspended = False
+        self.slept_s += self.network.schedule.now_s - self.suspended_since_s
+        for process in self.processes.values():
+            if not process.paused:
+                process.resume()
+
     def power_off(self) -> None:
         """Everything on it is gone at once, and nobody is told."""
-        self.is_on = False
+        self.is_on = self.is_suspended = False
         for process in self.processes.values():
             process.kill()
             self.end_process(process)

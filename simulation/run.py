@@ -25,11 +25,34 @@ HOSTS = (("monitoring", {"interval_s": 5.0}),)
 """The settings of drawn runs that differ from the defaults."""
 
 LEASES = (("recovery", {"margin_s": 5.0}),)
-"""``margin_s`` is what a guard takes at most that is paused while libvirt hangs (``deeds.py``)."""
+"""``margin_s`` is what a guard takes at most that is paused while libvirt hangs."""
 TERMS_S = {"some": (2.0,), "all": (2.0, 12.0, 4.0)}
 """Short leases, so that some end within a run; in some worlds the managers do not agree."""
 
+SLEEPS = (
+    (
+        "energy",
+        {
+            "enabled": True,
+            "idle_s": 3.0,
+            "wake_s": 25.0,
+            "min_on_s": 5.0,
+            "min_off_s": 3.0,
+            "down_timeout_s": 15.0,
+            "wake_timeout_s": 40.0,
+        },
+    ),
+)
+"""Hosts sleep soon, so that some do within a run; a boot takes 20 s here (``world.BOOT_S``)."""
+SLEEPY_S = 75.0
+"""How long those worlds live before they heal: to fall asleep and to boot takes its time."""
+
 DRAWN = Shape(managers_settings=MANAGERS, hosts_settings=HOSTS)
+
+
+def managers_settings(*, leases: bool, sleeps: bool) -> tuple[tuple[str, object], ...]:
+    """The managers' settings of a world with such hosts."""
+    return (*MANAGERS, *(LEASES if leases else ()), *(SLEEPS if sleeps else ()))
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -45,6 +68,8 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     accepted: int = 0
     converged_s: float = 0.0
     elections: int = 0
+    sleeps: int = 0
+    """How often a host went to sleep."""
 
 
 @dataclass
@@ -110,6 +135,7 @@ class Run:
                 len(clients.acked),
                 round(converged_s, 3),
                 invariants.epoch + 1,
+                world.sleepers.fell,
             )
             clients.close()
             world.close()
@@ -137,7 +163,7 @@ class Run:
             world.run_for(LOOK_S)
         converged_s = world.schedule.now_s - healed_s
         world.run_for(LOOK_S)
-        if left := invariants.disagreements():
+        if left := invariants.disagreements(steady=False):
             raise Breach(f"it did not last: {'; '.join(left)}")
         world.tell("--", f"all agree, {converged_s:.0f} s after everything healed")
         return converged_s
@@ -153,16 +179,20 @@ class Recipe:
 
 
 def recipe_of(seed: int) -> Recipe:
-    """Worlds of several sizes, with self-fencing hosts and without, by the seed."""
+    """Worlds of several sizes, by the seed: hosts that fence themselves or not, sleep or not."""
     size = seed % 4
     leases = ("", "some", "", "", "some", "all")[seed // 4 % 6]
+    sleeps = seed // 24 % 3 == 2
     shape = Shape(
         hosts=(4, 3, 6, 4)[size],
         managers=(3, 2, 4, 3)[size],
-        managers_settings=(*MANAGERS, *LEASES) if leases else MANAGERS,
+        managers_settings=managers_settings(leases=bool(leases), sleeps=sleeps),
         hosts_settings=HOSTS,
         leases=leases,
         terms_s=TERMS_S.get(leases, ()),
+        sleeps=sleeps,
     )
     length_s = (25.0, 25.0 if leases else 20.0, 30.0, 25.0)[size]
+    if shape.sleeps:
+        length_s = SLEEPY_S
     return Recipe(shape, length_s, (1.0, 1.5, 1.0, 0.5)[size])

@@ -23,7 +23,7 @@ import msgspec
 
 from snooze.common.errors import InvalidRequest
 from snooze.simulation.deeds import Deed, problems_of
-from snooze.simulation.run import HOSTS, LEASES, MANAGERS, Result, Run
+from snooze.simulation.run import HOSTS, Result, Run, managers_settings
 from snooze.simulation.world import Shape, World
 
 _WORDS: Final = re.compile(
@@ -43,6 +43,7 @@ class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     without_bmc: tuple[str, ...] = ()
     leases: Literal["", "some", "all"] = ""
     terms_s: tuple[float, ...] = ()
+    sleeps: bool = False
     """As in ``world.Shape``."""
 
 
@@ -114,10 +115,11 @@ def _shape(start: Start) -> Shape:
         start.hosts,
         start.managers,
         drift=False,
-        managers_settings=(*MANAGERS, *LEASES) if start.leases else MANAGERS,
+        managers_settings=managers_settings(leases=bool(start.leases), sleeps=start.sleeps),
         hosts_settings=HOSTS,
         leases=start.leases,
         terms_s=start.terms_s,
+        sleeps=start.sleeps,
     )
 
 

@@ -37,6 +37,7 @@ from snooze.simulation.hypervisors import Guests, hypervisor_of
 from snooze.simulation.leases import Notes, guard_starter
 from snooze.simulation.loop import Process, Schedule, mix
 from snooze.simulation.network import Machine, Network
+from snooze.simulation.sleepers import Sleepers, ways_down
 
 FRONT_PORT = 5000
 MANAGER_PORT = 5001
@@ -71,6 +72,8 @@ class Shape:
     ``all`` (those with one, too: ``lease.enabled = "always"``), or none."""
     terms_s: tuple[float, ...] = ()
     """``recovery.lease_s`` of the managers, counted round: they need not agree."""
+    sleeps: bool = False
+    """Whether hosts can go to sleep; whether they are sent is the managers' settings' affair."""
 
 
 @dataclass
@@ -100,6 +103,7 @@ class World:
         self._numbers = 0
         servers = [self._machine(f"zk{i}", f"10.0.0.{i + 1}") for i in range(shape.servers)]
         self.ensemble = Ensemble(self.network, servers)
+        self.sleepers = Sleepers(self.network, self.tell, self.stop, self.power_off)
         self.bmcs = Bmcs(self.schedule, self._switch)
         self.guests = Guests(seed, self.schedule, self.network)
         self.bootstraps = [
@@ -253,6 +257,9 @@ class World:
             *self.shape.hosts_settings,
             *self._lease_settings(name),
         )
+        if self.shape.sleeps:
+            ways = ways_down(int(name[4:]))
+            more = (*more, ("power", {"driver": "test", "actions": ways}))
         notes, machine = self.notes[name], process.machine
         guard = guard_starter(
             machine,
@@ -267,6 +274,7 @@ class World:
             clock=process,
             hypervisor=hypervisor,
             lease=notes,
+            fall=partial(self.sleepers.fall, name),
             start_guard=guard if self._lease_settings(name) else None,
         )
         self.agents[name], self.drivers[name] = agent, driver
@@ -342,6 +350,7 @@ class World:
             return
         self.bmcs.machine(name).is_on = False
         gone = list(machine.processes.values())
+        self.sleepers.forget(name)
         machine.power_off()
         self.graveyard += gone
         self._forget(name)
@@ -353,8 +362,13 @@ class World:
         self.ensemble.look()
 
     def power_on(self, name: str) -> None:
-        """Switch a machine on: it boots, and its init system starts what it is to run."""
+        """Switch a machine on: it boots, and its init system starts what it is to run.
+
+        One that is suspended goes on.
+        """
         machine = self.machines[name]
+        if machine.is_suspended:
+            self.sleepers.wake(name)
         if machine.is_on:
             return
         machine.power_on()

@@ -62,6 +62,8 @@ T = TypeVar("T")
 
 ABORT_S: Final = 30.0
 """How long an aborted migration may take to come to its end."""
+CUT_AFTER_S: Final = 5.0
+"""Then its connections are cut: the destination may have died owing an answer."""
 
 
 class LibvirtHypervisor:
@@ -430,7 +432,7 @@ class LibvirtHypervisor:
                 if note is None and passed_s >= options.slow_after * options.timeout_s:
                     note = await self._hasten(vm_id, options)
                 if passed_s >= options.timeout_s and not (note and is_committed):
-                    if not await self._abort(migration, vm_id):
+                    if not await self._abort(migration, vm_id, cut=True):
                         break
                     raise ExecutionError(
                         f"the migration of VM {vm_id} took longer than {options.timeout_s:g} s "
@@ -442,7 +444,7 @@ class LibvirtHypervisor:
                     on_progress(last)
             await migration
         except asyncio.CancelledError:
-            await asyncio.shield(self._abort(migration, vm_id))
+            await asyncio.shield(self._abort(migration, vm_id, cut=not (note and is_committed)))
             raise
         return last
 
@@ -468,8 +470,10 @@ class LibvirtHypervisor:
             log.info("no progress to report", extra={"vm_id": vm_id, "reason": error.message})
             return None
 
-    async def _abort(self, migration: asyncio.Future[None], vm_id: str) -> bool:
+    async def _abort(self, migration: asyncio.Future[None], vm_id: str, *, cut: bool) -> bool:
         """Stop a migration and wait until it has stopped; False if it was over already.
+
+        ``cut``: its connections may be, if nothing else stops it.
 
         Raises:
             RemoteTimeout: if it can not be stopped, or the guest left nevertheless.
@@ -478,7 +482,10 @@ class LibvirtHypervisor:
             await self._connection.call("abort", lambda c: libvirt_migration.abort_job(c, vm_id))
         except RemoteError as error:
             log.warning("not aborted", extra={"vm_id": vm_id, "reason": error.message})
-        await asyncio.wait({migration}, timeout=ABORT_S)
+        await asyncio.wait({migration}, timeout=CUT_AFTER_S)
+        if cut and not migration.done():
+            await self._cut(vm_id)
+        await asyncio.wait({migration}, timeout=ABORT_S - CUT_AFTER_S)
         if not migration.done():
             migration.cancel()
             raise RemoteTimeout(f"the migration of VM {vm_id} can not be stopped")
@@ -488,6 +495,17 @@ class LibvirtHypervisor:
         if not isinstance(failure, ExecutionError):
             raise failure
         return True
+
+    async def _cut(self, vm_id: str) -> None:
+        """Have qemu give up the connections of a migration that waits for somebody who is gone."""
+        try:
+            cut = await self._connection.call(
+                "cut a migration", lambda c: libvirt_migration.cut_connections(c, vm_id)
+            )
+        except (SnoozeError, msgspec.MsgspecError) as error:
+            log.warning("not cut", extra={"vm_id": vm_id, "reason": str(error)})
+        else:
+            log.warning("connections were cut", extra={"vm_id": vm_id, "connections": cut})
 
     def _as_migrating(self, report: VmReport) -> VmReport:
         """libvirt has no word for a guest that is leaving: it says running."""

@@ -13,12 +13,14 @@ has one (block devices, network disks, ``<shareable/>``, copied or no disks) the
 arrives paused and marked, and runs when it is finished, which is asked once its source has none.
 """
 
+import json
 import logging
 import uuid
 from dataclasses import replace
 from typing import Final
 
 import libvirt
+import libvirt_qemu
 import msgspec
 
 from snooze.common.errors import Conflict, ExecutionError, InvalidRequest, RemoteTimeout
@@ -396,3 +398,41 @@ def abort_job(connection: libvirt.virConnect, vm_id: str) -> None:
         domain.abortJob()
     except libvirt.libvirtError as error:
         log.info("nothing to abort", extra={"vm_id": vm_id, "reason": str(error)})
+
+
+def cut_connections(connection: libvirt.virConnect, vm_id: str) -> int:
+    """Have the qemu of a guest give up its connections for a migration under way; how many.
+
+    For a destination that died owing an answer: qemu would wait for it for ever, and libvirt can
+    stop nothing. The connections of the guest's own disks stay. Not for a guest that has begun to
+    run at the destination (post-copy).
+
+    Source: QEMU's QMP reference, "Yank feature".
+    libvirt calls its nodes ``migration-DISK-storage``.
+
+    Raises:
+        libvirtError: this qemu cannot.
+    """
+    domain = find(connection, vm_id)
+    if domain is None:
+        return 0
+
+    def ask(command: dict[str, object]) -> object:
+        text = libvirt_qemu.qemuMonitorCommand(domain, json.dumps(command), 0)
+        return msgspec.json.decode(text, type=_QmpAnswer).answer
+
+    instances = [
+        instance
+        for instance in msgspec.convert(ask({"execute": "query-yank"}), list[dict[str, str]])
+        if instance.get("type") == "migration"
+        or instance.get("node-name", "").startswith("migration-")
+    ]
+    if instances:
+        ask({"execute": "yank", "arguments": {"instances": instances}})
+    return len(instances)
+
+
+class _QmpAnswer(msgspec.Struct, frozen=True):
+    """What a monitor says; an error is libvirt's to raise."""
+
+    answer: object = msgspec.field(default=None, name="return")

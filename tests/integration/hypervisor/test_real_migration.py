@@ -31,6 +31,7 @@ LOCAL = "/var/lib/libvirt/images"
 QUICK = MigrationOptions(progress_period_s=0.05)
 SLOW = MigrationOptions(progress_period_s=0.05, bandwidth_mib_s=4)
 LARGE_DISK_BYTES = 48 * 1024 * 1024
+SMALL_DISK_BYTES = 4 * 1024 * 1024
 MIGRATION_PORTS = "49152:49215"
 
 
@@ -133,6 +134,38 @@ async def test_a_dying_destination_leaves_the_guest_at_its_source(lab: "Lab") ->
     await _migrate(one, two, spec, QUICK)
     there = lab.local(lab.two) / "disk.raw"
     assert (await asyncio.to_thread(wait_for_beat, there, after.count)).boot == before.boot
+
+
+async def test_a_destination_that_dies_owing_an_answer_does_not_hold_the_guest(lab: "Lab") -> None:
+    """All that it was sent is acknowledged: TCP never ends the wait for the answer."""
+    one, two = await lab.driver(lab.one), await lab.driver(lab.two)
+    here = lab.local(lab.one) / "disk.raw"
+    spec = lab.make_spec(here, "disk.raw", SMALL_DISK_BYTES)
+    await one.start(spec)
+    before = await asyncio.to_thread(wait_for_beat, here)
+    options = MigrationOptions(progress_period_s=0.05, bandwidth_mib_s=1, timeout_s=12.0)
+    ticket = await two.prepare_incoming(await one.offer(spec.vm_id, options))
+    under_way = asyncio.Event()
+    migration = asyncio.create_task(
+        one.migrate_out(
+            spec.vm_id, ticket, options, lambda progress: _set_if_moving(progress, under_way)
+        )
+    )
+    await asyncio.wait_for(under_way.wait(), 30)
+    lab.two.exec(["pkill", "-STOP", "qemu"]).check_returncode()
+    await asyncio.sleep(4.0)  # the whole disk is on its way by then, or with the other kernel
+    await two.close()
+    lab.two.power_off()
+    with pytest.raises(ExecutionError, match="still runs here"):
+        await migration
+    assert [r.state for r in await one.inventory()] == [VmState.RUNNING]
+    now = read_beat(here)
+    assert now is not None
+    assert (await asyncio.to_thread(wait_for_beat, here, now.count)).boot == before.boot
+    lab.two.power_on()
+    lab.two.wait_for_libvirtd()
+    two = await lab.driver(lab.two)
+    await _migrate(one, two, spec, QUICK)
 
 
 @pytest.mark.parametrize("how", ["time-out", "cancel"])
