@@ -19,7 +19,7 @@ import typer
 
 from snooze.client.options import DAEMON_PANEL, Output, OutputOption, add
 from snooze.common.clock import SYSTEM_CLOCK
-from snooze.common.errors import ExecutionError, PreconditionError
+from snooze.common.errors import ExecutionError, InvalidRequest, PreconditionError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,6 +41,7 @@ class Power(StrEnum):
     CYCLE = "cycle"
     SOFT = "soft"
     SUSPEND = "suspend"
+    HIBERNATE = "hibernate"
 
 
 NameOption = Annotated[
@@ -101,6 +102,9 @@ def up(
             "--suspend", help="Hosts go to sleep by suspending to RAM, and not by switching off."
         ),
     ] = False,
+    hibernate: Annotated[
+        bool, typer.Option("--hibernate", help="Likewise, by suspending to disk.")
+    ] = False,
     wake_on_lan: Annotated[
         bool,
         typer.Option(
@@ -130,6 +134,8 @@ def up(
     from snooze.lab.quick import quickened
 
     check_name(name)
+    if suspend and hibernate:
+        raise InvalidRequest("hosts go to sleep in one way: --suspend or --hibernate")
     require_root()
     require_tools()
     if owner_pid(name):
@@ -144,6 +150,7 @@ def up(
         host_settings={"lease": {"enabled": "always"}} if self_fencing else {},
         linux=linux,
         suspend=suspend,
+        hibernate=hibernate,
         wake_on_lan=wake_on_lan,
     )
     if quick:
@@ -174,7 +181,7 @@ def power(
         Power,
         typer.Argument(
             help="off and cycle cut the power; soft presses the power button; suspend is to RAM, "
-            "and on wakes."
+            "hibernate to disk, and on wakes."
         ),
     ],
     machines: MachinesArgument,

@@ -92,7 +92,7 @@ class Chassis:
     def _get(host: LabHost, name: str) -> str:
         match name:
             case "power":
-                return f"power:{int(host.is_on)}"
+                return f"power:{int(host.draws_power)}"
             case "boot":
                 return "boot:default"
             case _:
@@ -104,14 +104,15 @@ class Chassis:
             case "power", "1":
                 host.power_on()  # which wakes one that is suspended
             case "power", "0":
-                host.power_off()
+                host.lose_power()
             case "reset", _:
-                host.power_off()
+                host.lose_power()
                 host.power_on()
             case "shutdown", _:
                 host.shut_down()
-            case "suspend", _:  # asked from inside, which has to hear that it is done
-                falling = threading.Timer(_FALL_S, host.suspend)
+            case "suspend" | "hibernate", _:  # asked from inside, which has to hear that it is done
+                to_disk = {"to_disk": name == "hibernate"}
+                falling = threading.Timer(_FALL_S, host.suspend, kwargs=to_disk)
                 falling.daemon = True
                 falling.start()
             case (("boot" | "identify"), _):

@@ -39,7 +39,7 @@ CYCLE_S: Final = 1.0
 _POLL_S: Final = 0.1
 
 Say = Callable[[str], None]
-PowerAction = Literal["on", "off", "cycle", "soft", "suspend"]
+PowerAction = Literal["on", "off", "cycle", "soft", "suspend", "hibernate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class LabPlan:
         host_settings: for local controllers.
         linux: whether there are Linux guests to be submitted, too.
         suspend: whether hosts go to sleep by suspending to RAM, and not by switching off.
+        hibernate: likewise, to disk.
         wake_on_lan: whether the cluster wakes them so, knowing nothing of their BMCs.
         quick: whether the settings are those of ``snooze.lab.quick``, to be said to people.
     """
@@ -64,6 +65,7 @@ class LabPlan:
     host_settings: Tables = field(default_factory=dict[str, dict[str, object]])
     linux: bool = False
     suspend: bool = False
+    hibernate: bool = False
     wake_on_lan: bool = False
     quick: bool = False
 
@@ -85,9 +87,9 @@ class LabPlan:
 class MachineView(msgspec.Struct, frozen=True):
     """One machine of a lab, as it is.
 
-    ``power``: ``on``, ``off`` or ``suspended``. ``service``: ``ready``, or why not, in the words of
-    what it runs. ``bmc`` and ``bmc_state`` are empty for machines without one. ``guests``: the
-    names of the domains that run there.
+    ``power``: ``on``, ``off``, ``suspended`` or ``hibernated``. ``service``: ``ready``, or why not,
+    in the words of what it runs. ``bmc`` and ``bmc_state`` are empty for machines without one.
+    ``guests``: the names of the domains that run there.
     """
 
     name: str
@@ -241,7 +243,7 @@ class LabCluster:
         if action in {"off", "cycle"}:
             if bmc is not None:
                 self.rack.lose_power(name, with_host=with_bmc)
-            host.power_off()
+            host.lose_power()
         if action == "cycle":
             time.sleep(CYCLE_S)
         if action in {"on", "cycle"}:
@@ -250,8 +252,8 @@ class LabCluster:
             host.power_on()
         if action == "soft":
             host.shut_down()
-        if action == "suspend":
-            host.suspend()
+        if action in {"suspend", "hibernate"}:
+            host.suspend(to_disk=action == "hibernate")
 
     def cable(self, name: str, *, plugged: bool, bmc: bool = False) -> None:
         """Pull a machine's cable, or its BMC's, or put it back."""
@@ -355,7 +357,10 @@ class LabCluster:
         }
         if self.plan.wake_on_lan:
             wakeup = {"driver": "WOL", "options": f"{host.mac} -i {self.net.subnet}.255"}
-        actions = ("suspend_to_ram", "shutdown") if self.plan.suspend else ("shutdown",)
+        actions = ("shutdown",)
+        if self.plan.suspend or self.plan.hibernate:
+            to_disk = self.plan.hibernate
+            actions = ("suspend_to_disk" if to_disk else "suspend_to_ram", *actions)
         own: Tables = {
             "network": {"control_port": 5002},
             "hypervisor": {"migration_uri": "qemu+tcp://{address}/system"},
@@ -427,7 +432,7 @@ class LabCluster:
             name=host.name,
             role="host" if host.runs_libvirtd else "manager" if daemons else "zookeeper",
             address=host.address,
-            power="suspended" if host.is_suspended else "on" if host.is_on else "off",
+            power=_power_of(host),
             cable="in" if host.plugged else "cut",
             service=service,
             bmc=bmc.address if bmc else "",
@@ -450,6 +455,12 @@ def service_state(daemon: Daemon) -> str:
     if health is None:
         return "silent"
     return health.status if health.status == "ready" else "; ".join(health.reasons)
+
+
+def _power_of(host: LabHost) -> str:
+    if host.is_suspended:
+        return "hibernated" if host.is_hibernated else "suspended"
+    return "on" if host.is_on else "off"
 
 
 def _bmc_state(*, on: bool, plugged: bool) -> str:

@@ -172,7 +172,9 @@ class LabHost:
         number: the first host of a lab is 1.
         plugged: whether its cable is in; it may be put in and pulled while the host is off, too.
         freezer: how it is suspended.
-        is_suspended: whether it is suspended to RAM; it has power then.
+        is_suspended: whether it is suspended, to RAM or to disk.
+        is_hibernated: whether it is suspended to disk: it draws no power then, and loses nothing
+            with it.
     """
 
     def __init__(self, net: LabNet, name: str, number: int, *, libvirtd: bool) -> None:
@@ -191,12 +193,12 @@ class LabHost:
         self._pid = 0
         self._switching = threading.RLock()
         self.freezer: Freezer = best_freezer(self._namespace)
-        self.is_suspended = False
+        self.is_suspended = self.is_hibernated = False
         for path in (*_LIBVIRT, "etc", "run", "boot", "bin"):
             (self.folder / path).mkdir(parents=True, exist_ok=True)
         if not libvirtd:
             (self.folder / "no-libvirtd").touch()
-        (self.folder / "sleep-states").write_text("mem\n")
+        (self.folder / "sleep-states").write_text("mem disk\n")
         (self.folder / "etc/machine-id").write_text(self.uuid.replace("-", "") + "\n")
         self.configure(LIBVIRTD_CONF.format(uuid=self.uuid), QEMU_CONF.format(address=self.address))
 
@@ -294,10 +296,16 @@ class LabHost:
             elif self.is_on:
                 os.kill(self._pid, _POWER_OFF_SIGNAL)
 
-    def suspend(self) -> None:
-        """Suspend it to RAM: all that runs on it stands still, and its network is silent.
+    @property
+    def draws_power(self) -> bool:
+        """What its BMC says of its power."""
+        return self.is_on and not self.is_hibernated
 
-        From inside, ``systemctl suspend`` does the same. Off, or suspended: nothing happens.
+    def suspend(self, *, to_disk: bool = False) -> None:
+        """Suspend it: all that runs on it stands still, and its network is silent.
+
+        From inside, ``systemctl suspend`` and ``hibernate`` do the same. Off, or suspended: nothing
+        happens.
 
         Raises:
             TimeoutError: something on it does not stand still; it runs on.
@@ -310,16 +318,22 @@ class LabHost:
             except TimeoutError:
                 self.freezer.thaw()
                 raise
-            self.is_suspended = True
+            self.is_suspended, self.is_hibernated = True, to_disk
             self._connect()
 
     def wake(self) -> None:
         """Let it go on where it stood. Not suspended: nothing happens."""
         with self._switching:
             if self.is_suspended:
-                self.is_suspended = False
+                self.is_suspended = self.is_hibernated = False
                 self._connect()
                 self.freezer.thaw()
+
+    def lose_power(self) -> None:
+        """As ``power_off``; one that is suspended to disk loses nothing and sleeps on."""
+        with self._switching:
+            if not self.is_hibernated:
+                self.power_off()
 
     def kill(self) -> None:
         """Lose power: cut from the switch, then dead, all of it; ``power_off`` waits for that."""
@@ -332,7 +346,7 @@ class LabHost:
                         with contextlib.suppress(ProcessLookupError):
                             os.kill(pid, signal.SIGKILL)
                 free_messengers(doomed)
-            self.is_suspended = False  # what it held is lost
+            self.is_suspended = self.is_hibernated = False  # what it held is lost
 
     def power_off(self) -> None:
         """Lose power, and block until nothing of it runs. Off already: nothing happens."""

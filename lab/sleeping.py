@@ -1,9 +1,10 @@
-"""Suspend to RAM: everything that runs on a lab host stands still, and goes on where it stood.
+"""Suspend to RAM or to disk: what runs on a lab host stands still, and goes on where it stood.
 
 A suspended host keeps its memory: no process of it runs, its own or a guest's, until it is woken.
 They are frozen by a cgroup (version 2) where the machine has one, which no process can notice or
 refuse; else by SIGSTOP, the host's first process before all others, so that nothing is born behind.
-Either way SIGKILL ends them: a power cut while a host is suspended loses what it held.
+Either way SIGKILL ends them: a power cut while a host is suspended to RAM loses what it held. To
+disk is the same here, but for what a BMC says (off), and a power cut loses nothing.
 
 What differs from a real machine: its kernel is this machine's, so CLOCK_MONOTONIC goes on while it
 is suspended, and its connections may be given up meanwhile.
@@ -26,8 +27,8 @@ _SYSTEMCTL: Final = """\
 # What a lab host has of systemd: its ways to go down.
 case $1 in
 poweroff) exec kill -s RTMIN+4 1 ;;
-suspend) exec {suspend} ;;
-*) echo "systemctl of a lab host knows poweroff and suspend" >&2 && exit 1 ;;
+suspend | hibernate) exec {ask} set $1 1 ;;
+*) echo "systemctl of a lab host knows poweroff, suspend and hibernate" >&2 && exit 1 ;;
 esac
 """
 _STOPPED: Final = frozenset("tTZX")
@@ -36,7 +37,7 @@ _STOPPED: Final = frozenset("tTZX")
 def systemctl_script(socket: Path, host: str) -> str:
     """The command by which a host suspends itself: it asks its hardware, which the lab plays."""
     python = f"{sys.executable} -I -S {CHASSIS}"
-    return _SYSTEMCTL.format(suspend=f"{python} {socket} {host} set suspend 1")
+    return _SYSTEMCTL.format(ask=f"{python} {socket} {host}")
 
 
 class Freezer(Protocol):

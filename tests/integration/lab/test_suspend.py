@@ -95,6 +95,15 @@ def test_a_host_that_sleeps_keeps_its_guests(net: LabNet) -> None:
         host.shut_down()
         assert host.is_on, "the button wakes it"
         beats += goes_on(disk)
+
+        assert host.exec(["systemctl", "hibernate"]).returncode == 0
+        wait_for(lambda: host.is_suspended, "it to suspend itself to disk")
+        assert "is off" in ipmitool(bmc, "chassis", "power", "status")
+        ipmitool(bmc, "chassis", "power", "off")
+        ipmitool(bmc, "chassis", "power", "on")
+        wait_for(lambda: not host.is_suspended, "its BMC to wake it")
+        assert "is on" in ipmitool(bmc, "chassis", "power", "status")
+        beats += goes_on(disk)
         counts = [beat.count for beat in beats]
         assert counts == sorted(counts)
         assert {beat.boot for beat in beats} == {first.boot}
@@ -152,12 +161,12 @@ ENERGY: dict[str, dict[str, object]] = {
         "min_off_s": 0.0,
         "reserve_cpu": 0.0,
         "reserve_memory": 0.0,
-        "action": "suspend_to_ram",
     },
 }
 
 
-def test_the_cluster_suspends_idle_hosts_and_wakes_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("to_disk", [False, True], ids=["RAM", "disk"])
+def test_the_cluster_suspends_idle_hosts_and_wakes_them(tmp_path: Path, to_disk: bool) -> None:
     """By IPMI, and then by Wake-on-LAN; they never boot, so their processes are the same."""
     overrides = tmp_path / "overrides.toml"
     overrides.touch(0o600)
@@ -165,7 +174,8 @@ def test_the_cluster_suspends_idle_hosts_and_wakes_them(tmp_path: Path) -> None:
         hosts=2,
         managers=1,
         zookeepers=1,
-        suspend=True,
+        suspend=not to_disk,
+        hibernate=to_disk,
         manager_settings={**ENERGY, "power": {"overrides_file": str(overrides)}},
         host_settings={"monitoring": {"interval_s": 1.0}},
     )
@@ -175,7 +185,7 @@ def test_the_cluster_suspends_idle_hosts_and_wakes_them(tmp_path: Path) -> None:
         for number, driver in enumerate(("IPMI", "WOL"), 1):
             sleeper = until(lambda: [h for h in lab.hosts if h.is_suspended], "one to sleep")[0]
             until(partial(is_asleep, cluster, sleeper.name), "the cluster to see it")
-            assert sleeper.is_on
+            assert sleeper.is_hibernated == to_disk
             time.sleep(NAP_S)
             if driver == "WOL":
                 sleeper_mac = f'options = "{sleeper.mac} -i {lab.net.subnet}.255"'
