@@ -357,7 +357,7 @@ class LabCluster:
         }
         if self.plan.wake_on_lan:
             wakeup = {"driver": "WOL", "options": f"{host.mac} -i {self.net.subnet}.255"}
-        actions = ("shutdown",)
+        actions: tuple[str, ...] = ("shutdown",)
         if self.plan.suspend or self.plan.hibernate:
             to_disk = self.plan.hibernate
             actions = ("suspend_to_disk" if to_disk else "suspend_to_ram", *actions)

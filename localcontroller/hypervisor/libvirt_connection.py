@@ -18,6 +18,7 @@ from snooze.common.errors import (
 )
 from snooze.localcontroller.hypervisor.libvirt_options import LibvirtOptions
 from snooze.localcontroller.hypervisor.libvirt_runtime import WorkerPool, start_event_loop
+from snooze.localcontroller.hypervisor.libvirt_shared import SharedConnection
 from snooze.localcontroller.hypervisor.libvirt_uri import explain, without_questions
 from snooze.localcontroller.hypervisor.port import ConnectionChange
 
@@ -56,7 +57,7 @@ class LibvirtConnection:
         self._pool = self._new_pool(options.workers)
         self._migration_pool = self._new_pool(options.max_migrations)
         self._abandoned: list[WorkerPool] = []
-        self._connection: libvirt.virConnect | None = None
+        self._connection: SharedConnection | None = None
         self._event_id = -1
         self._attempt = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -127,9 +128,9 @@ class LibvirtConnection:
         limit_s = self._options.call_timeout_s if timeout_s is None else timeout_s
         pool = self._migration_pool if migrating else self._pool
         try:
-            return await pool.run(what, lambda: work(connection), limit_s)
+            return await pool.run(what, lambda: connection.use(work), limit_s)
         except libvirt.libvirtError as error:
-            if not _is_alive(connection):
+            if not connection.is_alive():
                 self._lose(connection, f"{what}: {error}")
                 raise RemoteTimeout(
                     f"{what}: the connection broke; it may have happened: {error}"
@@ -145,7 +146,7 @@ class LibvirtConnection:
     def _new_pool(self, size: int) -> WorkerPool:
         return WorkerPool("libvirt", size, self._options.max_waiting, self._initializer)
 
-    async def _connect(self) -> libvirt.virConnect:
+    async def _connect(self) -> SharedConnection:
         """A connection that is watched."""
         options = self._options
         self._attempt += 1
@@ -166,34 +167,37 @@ class LibvirtConnection:
             raise RemoteError(f"the connection to {options.uri} is closed")
         return connection
 
-    def _open_watched(self, attempt: int) -> libvirt.virConnect:
+    def _open_watched(self, attempt: int) -> SharedConnection:
         """In a worker: open, keep alive, and listen."""
         options = self._options
         connection = libvirt.open(without_questions(options.uri))
+        shared = SharedConnection(connection)
         try:
             _if_supported(
                 lambda: connection.setKeepAlive(
                     options.keepalive_interval_s, options.keepalive_count
                 )
             )
-            _if_supported(lambda: connection.registerCloseCallback(self._hear_close, None))
+            _if_supported(lambda: connection.registerCloseCallback(self._hear_close, shared))
             event_id = connection.domainEventRegisterAny(
                 None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._hear_lifecycle, None
             )
         except BaseException:
-            connection.close()
+            shared.end()
             raise
         if attempt != self._attempt:  # too late: nobody waits, or somebody tries anew
-            _close_watched(connection, event_id)
+            _close_watched(shared, event_id)
             raise RemoteError(f"the connection to {options.uri} came too late")
         self._event_id = event_id
-        return connection
+        return shared
 
-    def _hear_close(self, connection: libvirt.virConnect, reason: int, opaque: None) -> None:
+    def _hear_close(
+        self, connection: libvirt.virConnect, reason: int, opaque: SharedConnection
+    ) -> None:
         """On libvirt's thread."""
         silent = reason == libvirt.VIR_CONNECT_CLOSE_REASON_KEEPALIVE
         text = "the peer is silent" if silent else f"closed by the peer (reason {reason})"
-        self._call_soon(lambda: self._lose(connection, text))
+        self._call_soon(lambda: self._lose(opaque, text))
 
     def _hear_lifecycle(
         self,
@@ -216,7 +220,7 @@ class LibvirtConnection:
         except RuntimeError:
             log.debug("libvirt had news after the event loop was closed")
 
-    def _lose(self, connection: libvirt.virConnect, reason: str) -> None:
+    def _lose(self, connection: SharedConnection, reason: str) -> None:
         """The connection is of no use any more: say so once, and open another."""
         if self._closed or self._connection is not connection:
             return  # known, or news of an older connection
@@ -235,7 +239,7 @@ class LibvirtConnection:
         self._pool = self._new_pool(self._options.workers)
         self._migration_pool = self._new_pool(self._options.max_migrations)
 
-    async def _reconnect(self, old: libvirt.virConnect) -> None:
+    async def _reconnect(self, old: SharedConnection) -> None:
         await self._discard(old)
         delay_s = self._options.reconnect_min_s
         while not self._closed:
@@ -256,7 +260,7 @@ class LibvirtConnection:
                 self._on_connection(ConnectionChange(True))
                 return
 
-    async def _discard(self, connection: libvirt.virConnect) -> None:
+    async def _discard(self, connection: SharedConnection) -> None:
         """Close a connection, whatever state it is in."""
         event_id = self._event_id
         try:
@@ -291,13 +295,6 @@ def is_code(error: libvirt.libvirtError, *codes: int) -> bool:
     return error.get_error_code() in codes
 
 
-def _is_alive(connection: libvirt.virConnect) -> bool:
-    try:
-        return connection.isAlive() == 1
-    except libvirt.libvirtError:
-        return False
-
-
 def _if_supported(call: Callable[[], object]) -> None:
     try:
         call()
@@ -306,14 +303,16 @@ def _if_supported(call: Callable[[], object]) -> None:
             raise
 
 
-def _close_watched(connection: libvirt.virConnect, event_id: int) -> None:
-    _if_it_works(lambda: connection.domainEventDeregisterAny(event_id))
-    _if_it_works(connection.unregisterCloseCallback)
-    _if_it_works(connection.close)
+def _close_watched(connection: SharedConnection, event_id: int) -> None:
+    _if_it_works(connection, lambda c: c.domainEventDeregisterAny(event_id))
+    _if_it_works(connection, lambda c: c.unregisterCloseCallback())
+    connection.end()
 
 
-def _if_it_works(call: Callable[[], object]) -> None:
+def _if_it_works(
+    connection: SharedConnection, call: Callable[[libvirt.virConnect], object]
+) -> None:
     try:
-        call()
-    except libvirt.libvirtError as error:
+        connection.use(call)
+    except (libvirt.libvirtError, RemoteError) as error:
         log.debug("not closed cleanly", extra={"reason": str(error)})
