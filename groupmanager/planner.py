@@ -27,7 +27,7 @@ IDLE_S: Final = 120.0
 """After so long without work the process ends, and its memory (about 150 MiB) is free."""
 MAX_WAITING: Final = 16
 NICENESS: Final = 5
-"""Enough for heartbeats to come first; with more, a plan gets no time at all on a crowded machine."""
+"""Heartbeats come first; with more, a plan gets no time at all on a crowded machine."""
 
 
 class Planner:
