@@ -508,7 +508,8 @@ class LabHost:
         run("ip", "-n", name, "addr", "add", f"{self.address}/24", "dev", "br0")
         # qemu copies disks over plain TCP: with the kernel's default of 15 it takes a quarter of an
         # hour to give a silent peer up, and libvirt can not stop that migration before
-        run("ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv4.tcp_retries2=4")
+        retries = "echo 4 > /proc/sys/net/ipv4/tcp_retries2"
+        run("ip", "netns", "exec", name, "sh", "-c", retries)
 
     def _namespaces(self) -> tuple[str, ...]:
         return ("--target", str(self._pid), "--mount", "--uts", "--ipc", "--net", "--pid")
