@@ -67,10 +67,10 @@ class Directives:
         effects: list[ManagerEffect] = []
         if self._table.vms.get(copy.vm_id) is vm:
             self._table.remove_vm(vm)
-            effects += self._promote(copy.vm_id)
+            effects += self.promote(copy.vm_id)
         return [*self._tell(vm), *effects]
 
-    def _promote(self, key: str) -> list[ManagerEffect]:
+    def promote(self, key: str) -> list[ManagerEffect]:
         """The domain that was taken for the VM is gone: the best copy is the VM from now on."""
         found = [host.copies[key] for host in self._table.hosts.values() if key in host.copies]
         best = max(found, key=_rank, default=None)

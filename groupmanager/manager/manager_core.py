@@ -265,13 +265,14 @@ class ManagerCore:
             return []
         if event.notice.gone:
             if vm.state is VmState.STARTING:
-                return self.changes.start_failed(
-                    vm, "it did not start while its manager changed", ""
-                )
+                why = "it did not start while its manager changed"
+                failed = self.changes.start_failed(vm, why, "")
+                return [*failed, *self._directives.promote(vm.key)]
             vm.reason = report.reason
             if report.state is VmState.MIGRATING:
                 return self.migrations.left(vm)
-            return self.changes.vanished(vm, vm.cause if vm.state is VmState.DESTROYING else "")
+            cause = vm.cause if vm.state is VmState.DESTROYING else ""
+            return [*self.changes.vanished(vm, cause), *self._directives.promote(vm.key)]
         seen = _SEEN.get(report.state)
         target = TRANSITIONS.get((vm.state, seen)) if seen is not None else None
         if target is None:

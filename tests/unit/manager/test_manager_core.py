@@ -395,6 +395,22 @@ def test_when_the_domain_taken_for_the_vm_is_discarded_the_one_set_aside_is_the_
     assert desk.vm("vm").host_id == "h2"
 
 
+@pytest.mark.parametrize("state", [VmState.STARTING, VmState.PAUSED])
+def test_when_the_domain_taken_for_the_vm_ends_by_itself_the_one_set_aside_is_the_vm(
+    state: VmState,
+) -> None:
+    """Found in virtual time, seed 216860: a start of another day displaced a guest that ran."""
+    desk = Desk(hosts=0)
+    desk.join("h2", report_of("vm", VmState.RUNNING))
+    newer = msgspec.structs.replace(report_of("vm", state), generation=2)
+    desk.join("h1", newer)
+    assert desk.vm("vm").host_id == "h1"
+    statuses = told(desk.notice("h1", newer, gone=True))
+    assert (desk.vm("vm").host_id, desk.state("vm")) == ("h2", VmState.RUNNING)
+    assert (statuses[-1].host_id, statuses[-1].state) == ("h2", VmState.RUNNING)
+    assert desk.cores("h1") == 0.0
+
+
 def test_what_a_host_said_before_its_answer_was_heard_is_not_lost() -> None:
     """Found in virtual time, seed 20747: the guest had crashed, and was shown as running."""
     desk = Desk()
