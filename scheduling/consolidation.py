@@ -152,7 +152,9 @@ class _Consolidating:
         if not donors.any():
             return self._nothing(Verdict.NOTHING_TO_DO, "no host in use can be emptied")
         if int(in_use.sum()) <= self.bound.count:
-            message = f"no plan can use fewer than {self.bound.count} hosts ({self.bound.by})"
+            message = (
+                f"no plan can do with fewer hosts than {self.bound.count} (bound: {self.bound.by})"
+            )
             return self._nothing(Verdict.OPTIMAL, message)
         ordered = None
         for _ in range(2):

@@ -521,4 +521,4 @@ class Autonomy(Explaining):
 def _how_good(answer: Consolidation) -> str:
     if not answer.gap:
         return ", which is the best possible"
-    return f"; no plan can use fewer than {answer.bound.count} hosts"
+    return f"; no plan can do with fewer hosts than {answer.bound.count}"
