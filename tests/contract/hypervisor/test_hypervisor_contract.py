@@ -257,7 +257,8 @@ async def test_a_vm_migrates_step_by_step_each_repeatable(bench: "Bench", state:
     arrival = await bench.second.arrival(spec.vm_id)
     if bench.has(Feature.LIVE_MIGRATION):
         assert arrival is not None
-        assert arrival.downtime_ms > 0
+        # of a guest that was paused already none is lost, or less than is counted
+        assert arrival.downtime_ms > 0 or state is VmState.PAUSED
     else:
         assert "no migration" in seen[0].note
     await bench.ear.wait_for(spec.vm_id, ChangeKind.MIGRATED_AWAY)
