@@ -48,11 +48,12 @@ class SharedConnection:
             self._close_unused()
 
     def is_alive(self) -> bool:
-        """Whether libvirt still believes in it; asks nobody."""
-        try:
-            return self.use(lambda connection: connection.isAlive() == 1)
-        except (libvirt.libvirtError, RemoteError):
-            return False
+        """Whether libvirt still believes in it; asks nobody, and never closes it: no wait."""
+        with self._lock:
+            try:
+                return not self._ended and self._connection.isAlive() == 1
+            except libvirt.libvirtError:
+                return False
 
     def end(self) -> None:
         """Take no calls from now on, and close it: now, or when the last call under way is over."""
