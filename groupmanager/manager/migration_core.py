@@ -35,6 +35,9 @@ Rules:
 9. A guest that ran, and is paused at the source after a migration that stopped half-way, runs on
    there once the destination has said that it does not have it. Unless it said so, it stays paused:
    it may run there.
+10. A guest that moves cold (its ticket is not live) is a definition at the destination alone once
+    its source has let it go: that is never taken back. The finish is owed instead (rule 6), and a
+    source that did not answer is looked at before the destination is told anything.
 
 Invariant: one migration a VM; a VM that has one is ``MIGRATING``.
 """
@@ -108,6 +111,8 @@ class Migration:
     promised: Capacity = ZERO
     promised_epoch: int = 0
     taken_back: bool = False
+    left_cold: bool = False
+    """Rule 10: the source has it no more, and the guest is not on anywhere yet."""
     heard: VmState | None = None
 
 
@@ -283,9 +288,30 @@ class Migrations:
         )
 
     def _moved(self, migration: Migration, outcome: Outcome) -> list[ManagerEffect]:
+        is_cold = migration.ticket is not None and not migration.ticket.live
         if isinstance(outcome, ErrorReport):
-            return self._abort(migration, outcome)
+            look = self._look_for_cold if is_cold else self._abort
+            return look(migration, outcome)
+        migration.left_cold = is_cold
         return self._finish(migration)
+
+    def _look_for_cold(self, migration: Migration, why: Outcome) -> list[ManagerEffect]:
+        """Rule 10: whether the source has let it go."""
+        vm_id = migration.vm.report.vm_id
+
+        def looked(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
+            if not isinstance(outcome, Inventory):
+                return self._lost(migration, why, migration.source)
+            if any(report.vm_id == vm_id for report in outcome.vms):
+                return self._abort(migration, why)
+            migration.left_cold = True
+            return self._finish(migration)
+
+        if migration.source not in self._table.hosts:
+            return self._lost(migration, why, migration.source)
+        return self._order(
+            migration.source, lambda epoch: TakeInventory(epoch, migration.cause, vm_id), looked
+        )
 
     def _finish(self, migration: Migration) -> list[ManagerEffect]:
         ticket = migration.ticket
@@ -306,6 +332,9 @@ class Migrations:
             return self._over(migration, outcome.report)
         if unknown and migration.finishes < MAX_FINISHES:
             return self._finish(migration)
+        if migration.left_cold:
+            self._owed[migration.vm.key] = _Owed(migration)
+            return self._lost(migration, outcome, "")
         return self._abort(migration, outcome)
 
     def _abort(self, migration: Migration, why: Outcome) -> list[ManagerEffect]:
@@ -457,14 +486,13 @@ class Migrations:
                 del self._owed[key]
             return []
 
-        return self._order(
-            migration.destination,
-            lambda epoch: AbortIncoming(
-                epoch, migration.cause, migration.vm.report.vm_id, migration.ticket
-            ),
-            aborted,
-            True,
-        )
+        def last_word(epoch: int) -> AbortIncoming | FinishIncoming:
+            vm_id, ticket = migration.vm.report.vm_id, migration.ticket
+            if migration.left_cold and ticket is not None:
+                return FinishIncoming(epoch, migration.cause, vm_id, ticket)
+            return AbortIncoming(epoch, migration.cause, vm_id, ticket)
+
+        return self._order(migration.destination, last_word, aborted, migration.relayed)
 
 
 def _error_of(outcome: object) -> ErrorReport:

@@ -1,8 +1,20 @@
 """An abort that did not reach another manager's host is tried again."""
 
+import pytest
+
 from snooze.common.errors import ErrorReport, TooBusy
 from snooze.common.vm_lifecycle import VmCommand
-from snooze.common.wire import AbortIncoming, OfferIssued, OrderDone
+from snooze.common.vms import MigrationTicket
+from snooze.common.wire import (
+    AbortIncoming,
+    FinishIncoming,
+    Inventory,
+    MigrateOut,
+    OfferIssued,
+    OrderDone,
+    TakeInventory,
+    TicketIssued,
+)
 from snooze.groupmanager.manager.manager_events import ManagerEffect, OrderHost
 from tests.unit.manager.builders import NO_ANSWER, Desk, only, report_of
 
@@ -49,3 +61,34 @@ def test_it_is_not_tried_when_the_vm_migrates_anew() -> None:
     later(desk, 0.0)
     desk.command("a", VmCommand.MIGRATE, destination="elsewhere")
     assert later(desk, 10.0) == []
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_a_definition_that_is_all_there_is_of_a_vm_is_finished_and_never_taken_back(
+    is_heard: bool,
+) -> None:
+    """Found by an integration test: the leader died between a cold move and its finish."""
+    desk = Desk(hosts=1)
+    desk.run("a")
+    effects = desk.command("a", VmCommand.MIGRATE, destination="elsewhere")
+    effects = desk.answer(only(OrderHost, effects), OfferIssued(report_of("a"), b"offer"))
+    ticket = MigrationTicket("a", "test:///default", live=False)
+    effects = desk.answer(only(OrderHost, effects), TicketIssued(ticket))
+    move = only(OrderHost, effects)
+    assert isinstance(move.order, MigrateOut)
+    if is_heard:
+        effects = desk.answer(move, OrderDone())
+    else:
+        look = only(OrderHost, desk.answer(move, NO_ANSWER, unknown=True))
+        assert isinstance(look.order, TakeInventory)
+        effects = desk.answer(look, Inventory([]))
+    finish = only(OrderHost, effects)
+    assert isinstance(finish.order, FinishIncoming)
+    assert aborts(desk.answer(finish, NO_LEADER)) == []
+    assert later(desk, 0.0) == []
+    desk.now_s += 1.5
+    again = only(OrderHost, desk.lose("no such host"))
+    assert isinstance(again.order, FinishIncoming)
+    desk.answer(again, OrderDone(report_of("a")))
+    desk.now_s += 500.0
+    assert not [e for e in desk.lose("no such host") if isinstance(e, OrderHost)]
