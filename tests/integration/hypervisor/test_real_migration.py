@@ -106,14 +106,7 @@ async def test_a_dying_destination_leaves_the_guest_at_its_source(lab: "Lab") ->
     spec = lab.make_spec(here, "disk.raw", LARGE_DISK_BYTES)
     await one.start(spec)
     before = await asyncio.to_thread(wait_for_beat, here)
-    ticket = await two.prepare_incoming(await one.offer(spec.vm_id, SLOW))
-    under_way = asyncio.Event()
-    migration = asyncio.create_task(
-        one.migrate_out(
-            spec.vm_id, ticket, SLOW, lambda progress: _set_if_moving(progress, under_way)
-        )
-    )
-    await asyncio.wait_for(under_way.wait(), 30)
+    migration = await _under_way(one, two, spec, SLOW)
     assert [r.state for r in await one.inventory()] == [VmState.MIGRATING]
     assert await two.inventory() == []
     await two.close()
@@ -144,14 +137,7 @@ async def test_a_destination_that_dies_owing_an_answer_does_not_hold_the_guest(l
     await one.start(spec)
     before = await asyncio.to_thread(wait_for_beat, here)
     options = MigrationOptions(progress_period_s=0.05, bandwidth_mib_s=1, timeout_s=12.0)
-    ticket = await two.prepare_incoming(await one.offer(spec.vm_id, options))
-    under_way = asyncio.Event()
-    migration = asyncio.create_task(
-        one.migrate_out(
-            spec.vm_id, ticket, options, lambda progress: _set_if_moving(progress, under_way)
-        )
-    )
-    await asyncio.wait_for(under_way.wait(), 30)
+    migration = await _under_way(one, two, spec, options)
     lab.two.exec(["pkill", "-STOP", "qemu"]).check_returncode()
     await asyncio.sleep(4.0)  # the whole disk is on its way by then, or with the other kernel
     await two.close()
@@ -301,6 +287,21 @@ async def _migrate(
     await source.migrate_out(spec.vm_id, ticket, options, lambda progress: None)
     assert (await target.finish_incoming(spec.vm_id, ticket)).state is VmState.RUNNING
     return ticket
+
+
+async def _under_way(
+    source: LibvirtHypervisor, target: LibvirtHypervisor, spec: VmSpec, options: MigrationOptions
+) -> asyncio.Task[None]:
+    """Begin a migration, and return when something has moved."""
+    ticket = await target.prepare_incoming(await source.offer(spec.vm_id, options))
+    moves = asyncio.Event()
+    migration = asyncio.create_task(
+        source.migrate_out(
+            spec.vm_id, ticket, options, lambda progress: _set_if_moving(progress, moves)
+        )
+    )
+    await asyncio.wait_for(moves.wait(), 30)
+    return migration
 
 
 async def _watch(disk: Path) -> None:
