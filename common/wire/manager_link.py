@@ -185,6 +185,13 @@ class SetAutonomy(msgspec.Struct, frozen=True, tag=True):
     control: bytes
 
 
+class KeepDecisions(msgspec.Struct, frozen=True, tag=True):
+    """Keep copies of what the leader decided, for the next one; answered by ``Accepted``."""
+
+    epoch: int
+    decisions: list[Decision]
+
+
 class JudgeDecision(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """A person approves or rejects what the manager proposed; answered by ``DecisionMade``."""
 
@@ -218,6 +225,7 @@ LeaderOrder = (
     | DirectHosts
     | SleepHost
     | SetAutonomy
+    | KeepDecisions
     | JudgeDecision
     | Reconfigure
     | ExplainHost
@@ -450,4 +458,10 @@ class NotMoving(msgspec.Struct, frozen=True, tag=True):
     vm_ids: list[str]
 
 
-ManagerRequest = RelayToHost | RenewLease | PauseEnergy | AskMoving
+class TellDecisions(msgspec.Struct, frozen=True, tag=True):
+    """Copies that were kept of what a former leader decided; answered by ``Accepted``."""
+
+    decisions: list[Decision]
+
+
+ManagerRequest = RelayToHost | RenewLease | PauseEnergy | AskMoving | TellDecisions

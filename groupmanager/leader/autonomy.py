@@ -43,6 +43,7 @@ from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.time_plans import Window, zone_of
 from snooze.common.wire import DecisionMade, JudgeDecision, Reconfigure, SetAutonomy
 from snooze.groupmanager.control import control_of, disabled_of
+from snooze.groupmanager.leader.decision_keepers import DecisionKeepers
 from snooze.groupmanager.leader.decision_log import DecisionLog
 from snooze.groupmanager.leader.journal import Journal
 from snooze.groupmanager.leader.manager_links import ManagerLinks
@@ -91,6 +92,7 @@ class LeaderAutonomy:
         self._decisions = decisions
         self._announce = announce
         self.deciders = [judge_own]
+        self.keepers = DecisionKeepers(links, decisions, epoch)
         self._recorded = False
         self._changing = asyncio.Lock()
 
@@ -134,8 +136,14 @@ class LeaderAutonomy:
         return SetAutonomy(self._epoch, msgspec.msgpack.encode(self.control.record))
 
     async def joined(self, manager_id: str) -> None:
-        """A manager joined: it hears what it may do."""
+        """A manager joined: it hears what it may do, and may keep copies of decisions."""
+        self.keepers.joined(manager_id)
         await self._links.tell(manager_id, self.order())
+
+    def left(self, manager_id: str) -> None:
+        """A manager left, with the copies that it kept, and with what it was in the middle of."""
+        self.keepers.left(manager_id)
+        self._decisions.decider_gone(manager_id)
 
     # ------------------------------------------------------------ people
 

@@ -42,11 +42,17 @@ class DecisionLog:
         """``sink`` is given every decision each time it changes (to keep it in a file)."""
         self._clock = clock
         self._events = events
-        self._decider = decider
+        self.decider = decider
         self._sink = sink
         self._decisions: OrderedDict[str, Decision] = OrderedDict()
         self._by_key: dict[str, str] = {}
+        self._recalled: set[str] = set()
+        self._copy: Sink = lambda decision: None
         self._input_bytes = 0
+
+    def copy_to(self, sink: Sink) -> None:
+        """``sink`` is given every decision that no group manager would tell a new leader."""
+        self._copy = sink
 
     def add(self, decision: Decision) -> None:
         """A new decision, or one known already as it stands now."""
@@ -71,6 +77,11 @@ class DecisionLog:
         if self._sink is not None:
             self._sink(decision)
 
+    def own(self, decision: Decision) -> None:
+        """A decision of one of the leader's cores, new or as it stands now."""
+        self.add(decision)
+        self._copy(decision)
+
     def load(self, decisions: Iterable[Decision]) -> None:
         """What a former leader wrote down; nobody is told.
 
@@ -78,13 +89,31 @@ class DecisionLog:
         is decided anew, or told again by its manager.
         """
         for decision in decisions:
-            if decision.state in DECISION_ENDED:
-                self._keep(decision)
-                continue
-            closed = _closed(decision, LEADER_GONE, self._clock.wall_ms())
-            self._keep(closed)
-            if self._sink is not None:
-                self._sink(closed)
+            self._take_over(decision, is_written=True)
+
+    def recall(self, decision: Decision) -> None:
+        """What a group manager kept of a former leader's: as ``load``, of what is not known yet.
+
+        Of several copies one with its end is right.
+        """
+        known = self._decisions.get(decision.decision_id)
+        if known is None or (
+            known.decision_id in self._recalled and decision.state in DECISION_ENDED
+        ):
+            self._take_over(decision, is_written=False)
+            self._copy(self._decisions[decision.decision_id])
+
+    def _take_over(self, decision: Decision, *, is_written: bool) -> None:
+        """``is_written``: the files have it as it is."""
+        kept = decision
+        if decision.state in DECISION_ENDED:
+            self._recalled.discard(decision.decision_id)
+        else:
+            kept = _closed(decision, LEADER_GONE, self._clock.wall_ms())
+            self._recalled.add(decision.decision_id)
+        self._keep(kept)
+        if self._sink is not None and not (is_written and kept is decision):
+            self._sink(kept)
 
     def decider_gone(self, manager_id: str) -> None:
         """A group manager left: what it had not ended has, unless it comes back and tells of it."""
@@ -93,8 +122,8 @@ class DecisionLog:
             for each in self._decisions.values()
             if each.decider == manager_id and each.state not in DECISION_ENDED
         ]
-        for decision in left if manager_id != self._decider else ():
-            self.add(_closed(decision, MANAGER_GONE, self._clock.wall_ms()))
+        for decision in left if manager_id != self.decider else ():
+            self.own(_closed(decision, MANAGER_GONE, self._clock.wall_ms()))
 
     def _keep(self, decision: Decision) -> None:
         """Of too many, the oldest go; of too many bytes, the oldest lose their inputs."""
@@ -102,7 +131,9 @@ class DecisionLog:
         self._input_bytes += len(decision.inputs) - (len(former.inputs) if former else 0)
         self._decisions[decision.decision_id] = decision
         while len(self._decisions) > MAX_DECISIONS:
-            self._input_bytes -= len(self._decisions.popitem(last=False)[1].inputs)
+            oldest, gone = self._decisions.popitem(last=False)
+            self._input_bytes -= len(gone.inputs)
+            self._recalled.discard(oldest)
         if self._input_bytes > MAX_INPUT_BYTES:
             for key, each in self._decisions.items():
                 if each.inputs and each is not decision:
@@ -124,7 +155,7 @@ class DecisionLog:
                 now_ms,
                 decided.kind,
                 decided.mode,
-                self._decider,
+                self.decider,
                 decided.reason,
                 decided.subjects,
                 decided.actions,
@@ -143,7 +174,7 @@ class DecisionLog:
         )
         if ended:
             self._by_key.pop(decided.key, None)
-        self.add(decision)
+        self.own(decision)
         return decision
 
     def get(self, decision_id: str) -> Decision | None:
@@ -160,7 +191,9 @@ class DecisionLog:
     ) -> list[Decision]:
         """Up to ``limit`` decisions, newest first; about all of ``subjects``, made after then."""
         found: list[Decision] = []
-        for decision in reversed(self._decisions.values()):
+        # What was told by those who outlived a leader came in the order in which they joined.
+        in_order = sorted(self._decisions.values(), key=_made)
+        for decision in reversed(in_order):
             if (
                 (kind is None or decision.kind is kind)
                 and (state is None or decision.state is state)
@@ -171,6 +204,10 @@ class DecisionLog:
                 if len(found) == limit:
                     break
         return found
+
+
+def _made(decision: Decision) -> int:
+    return decision.at_ms
 
 
 def _closed(decision: Decision, what: str, now_ms: int) -> Decision:

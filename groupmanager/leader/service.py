@@ -54,6 +54,7 @@ from snooze.common.wire import (
     RelayToHost,
     ReleaseHost,
     RenewLease,
+    TellDecisions,
     VmMigrationMoved,
     VmOrder,
     VmOrderDone,
@@ -205,7 +206,7 @@ class LeaderService:
             self.journal,
             record_host=self.record_host,
             announce=self._announce,
-            decided=self.decisions.add,
+            decided=self.decisions.own,
             ha_lacks=self._ha_lacks,
         )
         self.autonomy = LeaderAutonomy(
@@ -290,7 +291,7 @@ class LeaderService:
         """Stop leading; with ``flush`` (a clean stop), queued records are written first."""
         self.ready = False
         closing = (self.commands, self.drains, self.across, self.energy, self.disks)
-        for part in (*closing, self.planner, self.recovery):
+        for part in (*closing, self.planner, self.recovery, self.autonomy.keepers):
             await part.close()
         await self.journal.close(FLUSH_S if flush else 0.0)
         self._membership.stop()  # that all managers are gone is nothing to decide upon
@@ -367,7 +368,7 @@ class LeaderService:
     def _manager_left(self, manager_id: str, reason: str) -> None:
         self._membership.feed(membership.ManagerLeft(manager_id, reason))
         if self.ready:
-            self.decisions.decider_gone(manager_id)
+            self.autonomy.left(manager_id)
 
     def _on_notice(self, manager_id: str, notice: ManagerNotice) -> None:
         now_ms = self._clock.wall_ms()
@@ -416,6 +417,9 @@ class LeaderService:
             case PauseEnergy():
                 self.require()
                 await self.autonomy.pause_sleep(message.manager_id, paused=message.paused)
+                return Accepted()
+            case TellDecisions():
+                self.autonomy.keepers.recall(message.decisions)
                 return Accepted()
             case RenewLease():
                 return LeaseGranted(self._authority.left_s() if self._is_leader() else 0.0)

@@ -19,6 +19,7 @@ from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.task_set import TaskSet
 from snooze.common.wire import JudgeDecision, SetAutonomy
 from snooze.groupmanager.control import control_of
+from snooze.groupmanager.decision_copies import CopyRing
 from snooze.groupmanager.manager import autonomy_events as events
 from snooze.groupmanager.manager.autonomy_setup import autonomy_policy
 from snooze.groupmanager.manager.manager_core import ManagerCore
@@ -78,6 +79,8 @@ class ManagerAutonomy:
             manager_id, policy, control_of(settings.autonomy), monitoring
         )
         self._runner = runner
+        self.copies = CopyRing()
+        """Of what leaders decided, for the next one."""
         self._clock = clock
         self._tick_s = min(TICK_S, settings.autonomy.interval_s)
         self._directory = settings.autonomy.plugins_directory

@@ -56,6 +56,7 @@ from snooze.common.wire import (
     HostWelcome,
     ImagesChanged,
     JudgeDecision,
+    KeepDecisions,
     LeaderOrder,
     ManagerDescription,
     MigrateOut,
@@ -70,11 +71,13 @@ from snooze.common.wire import (
     SetAutonomy,
     SleepHost,
     StartVm,
+    TellDecisions,
     VmChanged,
     VmMigrationMoved,
     VmOrder,
     VmOrderDone,
 )
+from snooze.groupmanager.decision_copies import batches
 from snooze.groupmanager.manager import manager_events as events
 from snooze.groupmanager.manager.autonomy import ManagerAutonomy
 from snooze.groupmanager.manager.autonomy_events import LookOn, PlanConsolidation, PlanRelocation
@@ -92,6 +95,7 @@ ORDER_TIMEOUT_S = 60.0
 MIGRATION_MARGIN_S = 60.0
 RELAY_TIMEOUT_S = 3600.0
 ASK_MOVING_S = 10.0
+TELL_COPIES_S = 10.0
 
 
 class ManagerService:
@@ -202,7 +206,20 @@ class ManagerService:
     def _leader_joined(self) -> None:
         for decision in self.load.decisions():
             self.leader.tell(DecisionMade(decision))
+        self._tasks.spawn(self._tell_copies())
         self.summaries.now()
+
+    async def _tell_copies(self) -> None:
+        """A leader that knows them already makes nothing of it."""
+        link = self.leader.link
+        for batch in batches(self.load.copies):
+            try:
+                if link is not None:
+                    await link.request(TellDecisions(batch), Accepted, TELL_COPIES_S)
+            except SnoozeError as error:
+                # Other keepers have them, too; and the next leader is told again.
+                logger.info("copies of decisions are not told", extra={"error": error.message})
+                return
 
     def release_all(self, reason: str) -> None:
         """Let all hosts go; they find another manager by themselves."""
@@ -370,6 +387,9 @@ class ManagerService:
                 return Accepted()
             case SetAutonomy():
                 self.load.set(message)
+                return Accepted()
+            case KeepDecisions():
+                self.load.copies.keep(message.decisions)
                 return Accepted()
             case JudgeDecision():
                 return await self._ask(lambda i: self.load.judged(i, message))

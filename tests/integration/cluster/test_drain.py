@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from snooze.client.async_sdk import decode
 from snooze.client.sdk import TaskState, VmState
+from snooze.common.api import DecisionView
 from snooze.common.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
@@ -13,6 +15,12 @@ if TYPE_CHECKING:
 
 def on_host(rig: "Rig", hostname: str) -> set[str]:
     return {domain.name for domain in rig.domains() if domain.host == hostname}
+
+
+def drains(rig: "Rig", hostname: str) -> list[DecisionView]:
+    """The decisions to drain a host, newest first."""
+    content = rig.client.fetch("/decisions", {"kind": "drain", "host": hostname})
+    return decode(content, list[DecisionView])
 
 
 def test_a_host_is_drained_takes_nothing_and_gets_its_vms_back(rig: "Rig") -> None:
@@ -53,10 +61,14 @@ def test_a_drain_outlives_its_leader_and_the_mark_outlives_everybody(rig: "Rig")
     hostname = task.vms[0].hostname
     leader = rig.wait_whole()
     rig.client.drain([hostname], deadline_s=120)
+    begun = drains(rig, hostname)[0]
     leader.kill()
     rig.until(lambda: rig.client.host(hostname).status == "maintenance", "a later leader goes on")
     rig.until(rig.agrees, "Snooze tells of what runs")
     assert on_host(rig, hostname) == set()
+    kept = next(each for each in drains(rig, hostname) if each.id == begun.id)
+    assert kept.state in {"interrupted", "done"}, "others keep what the leader decided"
+    assert (kept.reason, kept.actions) == (begun.reason, begun.actions)
     leader.start()
     leader.wait_ready()
     assert {rig.client.wait_settled(vm.name).state for vm in task.vms} == {VmState.RUNNING}
