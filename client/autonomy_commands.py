@@ -15,9 +15,11 @@ from snooze.client.options import (
     add,
     complete_host,
     complete_vm,
+    guarded,
     on_cluster,
 )
 from snooze.common.decisions import DecisionKind, DecisionMode, DecisionState
+from snooze.common.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +71,7 @@ def register(app: typer.Typer) -> None:
     decisions = typer.Typer(
         help="What the cluster decided by itself, and why.", invoke_without_command=True
     )
-    decisions.callback()(list_decisions)
+    decisions.callback()(guarded(list_decisions))
     for name, function in (
         ("show", show),
         ("approve", approve),
@@ -112,9 +114,7 @@ def list_decisions(
         return
     from snooze.client import terminal
     from snooze.client.async_sdk import decode
-    from snooze.client.complaints import complain
     from snooze.common.api import DecisionView
-    from snooze.common.errors import SnoozeError
 
     params = {
         name: value
@@ -127,11 +127,7 @@ def list_decisions(
         )
         if value
     }
-    try:
-        content = on_cluster(url, lambda cluster: cluster.fetch("/decisions", params))
-    except SnoozeError as error:
-        complain(error)
-        raise typer.Exit(error.exit_code) from error
+    content = on_cluster(url, lambda cluster: cluster.fetch("/decisions", params))
     if output is Output.JSON:
         terminal.show_json(content)
     else:
@@ -180,8 +176,12 @@ def export(
     inputs = on_cluster(url, lambda cluster: _inputs(cluster, decision_id))
     if str(file) == "-":
         sys.stdout.buffer.write(inputs)
-    else:
+        sys.stdout.flush()
+        return
+    try:
         file.write_bytes(inputs)
+    except OSError as error:
+        raise InvalidRequest(f"{file} cannot be written: {error.strerror}") from error
 
 
 def replay(
@@ -413,7 +413,6 @@ def _change(
 
     from snooze.client import terminal
     from snooze.common.api import AutonomyChange, AutonomyView
-    from snooze.common.errors import InvalidRequest
 
     named = [(scope, name) for scope, name in _scopes(manager, host, vm) if name]
     if len(named) > 1:

@@ -246,6 +246,7 @@ class FakeCluster:
                 web.get("/v1/hosts", self._list_hosts),
                 web.get("/v1/hosts/{id}", self._host),
                 web.post("/v1/hosts/{id}/{command:sleep|wake}", self._power),
+                web.get("/v1/decisions", self._decisions),
                 web.get("/v1/decisions/{id}", self._decision),
                 web.get("/v1/managers", self._list_managers),
                 web.get("/v1/hierarchy", self._hierarchy),
@@ -341,6 +342,9 @@ class FakeCluster:
         waking = request.match_info["command"] == "wake"
         answer = PowerAnswer("it is being woken" if waking else "it is sent to sleep")
         return _json(answer, 202)
+
+    async def _decisions(self, _request: web.Request) -> web.Response:
+        return _json(list(self.decisions.values()))
 
     async def _decision(self, request: web.Request) -> web.Response:
         found = self.decisions.get(request.match_info["id"])

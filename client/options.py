@@ -61,7 +61,12 @@ class Output(StrEnum):
 def add(
     app: typer.Typer, name: str, command: Callable[..., None], panel: str, words: str | None = None
 ) -> None:
-    """Make ``command`` a command of ``app`` whose errors become words and exit codes.
+    """Make ``command`` a command of ``app``, ``guarded``."""
+    app.command(name, help=words, rich_help_panel=panel)(guarded(command))
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with errors that become words and exit codes.
 
     Only a defect of ours leaves a traceback.
     """
@@ -83,7 +88,7 @@ def add(
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(EXIT_BROKEN_PIPE) from error
 
-    app.command(name, help=words, rich_help_panel=panel)(run)
+    return run
 
 
 def connect(url: str) -> "AsyncSnooze":

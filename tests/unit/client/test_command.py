@@ -299,6 +299,19 @@ def test_who_decided_is_named(run: Run, fake: FakeCluster) -> None:
     assert " by gone\n" in run("decisions", "show", decision_id).stdout
 
 
+def test_a_decision_is_exported(run: Run, fake: FakeCluster, tmp_path: Path) -> None:
+    decision_id = "d" * 32
+    fake.decisions[decision_id] = DecisionView(
+        decision_id, 0, "overload", "auto", "done", "gm-2", "", inputs=msgspec.Raw(b'{"a":1}')
+    )
+    file = tmp_path / "decision.json"
+    assert run("decisions", "export", decision_id[:8], str(file)).exit_code == 0
+    assert file.read_bytes() == b'{"a":1}'
+    done = run("decisions", "export", decision_id, str(tmp_path))
+    assert done.exit_code == 2
+    assert f"{tmp_path} cannot be written: Is a directory" in done.stderr
+
+
 @pytest.mark.parametrize("kind", list(ERRORS_BY_CODE.values()))
 def test_every_error_has_its_exit_code(
     run: Run, monkeypatch: pytest.MonkeyPatch, kind: type[SnoozeError]

@@ -130,7 +130,9 @@ def test_an_interrupt_without_a_terminal(fake: FakeCluster, environment: dict[st
     assert errors.strip() == b""
 
 
-@pytest.mark.parametrize("arguments", [("list",), ("events", "--follow"), ("list", "-o", "json")])
+@pytest.mark.parametrize(
+    "arguments", [("list",), ("events", "--follow"), ("list", "-o", "json"), ("decisions",)]
+)
 def test_a_reader_that_goes_away(
     fake: FakeCluster, environment: dict[str, str], arguments: tuple[str, ...]
 ) -> None:
