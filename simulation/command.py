@@ -4,6 +4,7 @@ Exit codes: 0 all held, 1 something did not, 2 the call makes no sense.
 """
 
 import difflib
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -194,17 +195,17 @@ def replay(
 
 
 def _indices(text: str, count: int) -> list[int]:
-    chosen: list[int] = []
+    chosen: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
         try:
             start, end = int(first), int(last if dash else first)
         except ValueError:
             raise _wrong(f"--only {text!r}: numbers and ranges, as 0,3,7-9") from None
-        chosen += range(start, end + 1)
-    if any(not 0 <= index < count for index in chosen):
-        raise _wrong(f"--only {text}: the script has the deeds 0 to {count - 1}")
-    return sorted(set(chosen))
+        if not 0 <= start <= end < count:
+            raise _wrong(f"--only {text}: the script has the deeds 0 to {count - 1}")
+        chosen.update(range(start, end + 1))
+    return sorted(chosen)
 
 
 @app.command()
@@ -281,7 +282,8 @@ def scale(
 ) -> None:
     """A large cluster with load and faults: whether all holds, and what the leader spends."""
     _check_output(output)
-    if min(hosts, managers) < 1 or vms < 0 or vms > 16 * hosts or hours < 0 or seed < 0:
+    endless = not 0 <= hours < math.inf
+    if min(hosts, managers) < 1 or not 0 <= vms <= 16 * hosts or endless or seed < 0:
         raise _wrong("at least a host and a manager, at most 16 VMs a host, and no negative number")
     if not 0.05 <= heartbeat_s <= 60:
         raise _wrong(f"--heartbeat {heartbeat_s:g}: 0.05 to 60 seconds")

@@ -73,6 +73,8 @@ def load(folder: Path) -> Scenario:
         scenario = msgspec.toml.decode(path.read_bytes(), type=Scenario)
     except FileNotFoundError:
         raise InvalidRequest(f"{folder} is no scenario: there is no scenario.toml in it") from None
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{path}: {error}") from None
     shape = _shape(scenario.start)
