@@ -33,7 +33,7 @@ async def run_command(words: Sequence[str], limit_s: float) -> str:
         RemoteTimeout: it did not end in time, and was killed; it may have done its work.
     """
     # files, not pipes: what the command leaves running may keep them open for ever
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as complaint:
+    with _file(words) as output, _file(words) as complaint:
         process = await _start(words, output, complaint)
         try:
             async with asyncio.timeout(limit_s):
@@ -58,7 +58,7 @@ async def begin_command(words: Sequence[str], early_s: float) -> None:
     Raises:
         ExecutionError: it cannot be started, or failed early; with its output.
     """
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as complaint:
+    with _file(words) as output, _file(words) as complaint:
         process = await _start(words, output, complaint)
         try:
             async with asyncio.timeout(early_s):
@@ -75,6 +75,15 @@ async def _see_off(process: asyncio.subprocess.Process, name: str) -> None:
     code = await process.wait()
     if code:
         logger.error("a command failed late", extra={"command": name, "code": code})
+
+
+def _file(words: Sequence[str]) -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise ExecutionError(
+            f"{words[0]} cannot be started: no file for its output: {error.strerror}"
+        ) from None
 
 
 async def _start(

@@ -75,5 +75,7 @@ def read_private_file(path: str, most_bytes: int) -> bytes:
                 f"{path} holds passwords and is open to everybody on this machine: chmod o= {path}"
             )
         return os.read(number, most_bytes)
+    except OSError as error:
+        raise PreconditionError(f"{path} cannot be read: {error.strerror}") from None
     finally:
         os.close(number)

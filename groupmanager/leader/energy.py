@@ -20,6 +20,7 @@ from snooze.common.decisions import Decision, DecisionKind, DecisionMode
 from snooze.common.energy_records import EnergyRecord
 from snooze.common.errors import (
     ErrorReport,
+    ExecutionError,
     NotFound,
     NotLeader,
     RemoteError,
@@ -375,7 +376,10 @@ class Energy:
     async def _tried(
         self, host_id: str, do: Callable[[PowerController], Awaitable[None]]
     ) -> ErrorReport | None:
-        """Do something with a host's power controller; why it failed, or None."""
+        """Do something with a host's power controller; why it failed, or None.
+
+        Whatever goes wrong is an answer: a step whose answer never comes would stay as it is.
+        """
         try:
             await do(self._power.controller(self._registry.hosts[host_id].description))
         except SnoozeError as error:
@@ -383,6 +387,10 @@ class Energy:
                 "a power controller failed", extra={"host": host_id, "error": error.message}
             )
             return ErrorReport.of(error)
+        except Exception as error:
+            logger.exception("a power controller has a defect", extra={"host": host_id})
+            name = type(error).__name__
+            return ErrorReport(ExecutionError.code, f"its power driver broke off ({name})")
         return None
 
     def _answer(self, effect: events.AnswerPerson) -> None:

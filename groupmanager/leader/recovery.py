@@ -220,6 +220,10 @@ class Recovery:
             outcome, message = events.PowerOutcome.REFUSED, error.message
         except SnoozeError as error:
             message = error.message
+        except Exception as error:
+            # a question that is never answered would be the last one about this host
+            logger.exception("a power controller has a defect", extra={"host": effect.host_id})
+            message = f"its power driver broke off ({type(error).__name__})"
         self._runner.feed(
             events.PowerAnswered(
                 effect.host_id, effect.attempt, outcome, message, self._clock.wall_ms()

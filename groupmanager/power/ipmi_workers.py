@@ -127,7 +127,7 @@ class IpmiWorkers:
         """Have ``request`` done, within its ``limit_s`` and the wait for a free process.
 
         Raises:
-            SnoozeError: as the port says; ``TooBusy``: no process became free in time.
+            SnoozeError: as the port says; ``TooBusy``: there was no process for it in time.
         """
         whom = f"the BMC at {request.host}"
         async with AsyncExitStack() as slots:
@@ -148,7 +148,7 @@ class IpmiWorkers:
             raise RemoteError("the processes that speak IPMI were ended")
         while self._free and not self._free[-1].is_fresh:
             self._end(self._free.pop())
-        worker = self._free.pop() if self._free else await _Worker.start()
+        worker = self._free.pop() if self._free else await self._started(whom)
         keeps = False
         try:
             async with asyncio.timeout(request.limit_s + GRACE_S):
@@ -165,6 +165,15 @@ class IpmiWorkers:
             else:
                 self._end(worker)
         return reply
+
+    async def _started(self, whom: str) -> _Worker:
+        """A new process. Raises: TooBusy: this machine starts none now."""
+        try:
+            return await _Worker.start()
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            said = f"no process that speaks IPMI starts ({reason}); {whom} was not asked"
+            raise TooBusy(said) from None
 
     def _end(self, worker: _Worker) -> None:
         """Kill it, without waiting; also called while being cancelled."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -28,6 +30,15 @@ async def test_its_output_is_returned_and_its_errors_are_told() -> None:
     for words in (("/no/such/command",), ("a\0b",)):
         with pytest.raises(ExecutionError, match="cannot be started"):
             await run_command(words, 10)
+
+
+async def test_on_a_full_disk_it_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(ExecutionError, match="echo cannot be started: no file"):
+        await run_command(("echo", "on"), 10)
 
 
 async def test_no_shell_reads_it() -> None:
