@@ -49,7 +49,10 @@ class Scope(StrEnum):
 
 
 class AutonomyRule(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that a person said; there is one rule for each scope, target and kind.
+    """One thing that a person said; of each scope, target and kind there is one pause and one mode.
+
+    Each holds until its own time: a pause that is over leaves the mode as it was, and the other way
+    round. (Records of before have both in one rule; that is read as two, with the same time.)
 
     Attributes:
         target: id of the manager, host or VM; empty for the cluster.
@@ -71,9 +74,16 @@ class AutonomyRule(msgspec.Struct, frozen=True, omit_defaults=True):
     until_ms: int = 0
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """What there is one rule for."""
+    def about(self) -> tuple[str, str, str]:
+        """What there is one pause and one mode for."""
         return (self.scope.value, self.target, self.kind.value if self.kind else "")
+
+    def parts(self) -> "tuple[AutonomyRule, ...]":
+        """The pause and the mode that it says, each by itself; nothing if it says neither."""
+        if self.paused and self.mode is not None:
+            replace = msgspec.structs.replace
+            return replace(self, mode=None), replace(self, paused=False)
+        return (self,) if self.paused or self.mode is not None else ()
 
 
 class AutonomyWindow(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -98,10 +108,25 @@ class AutonomyRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     windows: tuple[AutonomyWindow, ...] = ()
 
     def with_rule(self, rule: AutonomyRule) -> "AutonomyRecord":
-        """With this rule in place of the one for the same; one that says nothing is left out."""
-        rules = [each for each in self.rules if each.key != rule.key]
-        if rule.paused or rule.mode is not None:
-            rules.append(rule)
+        """With what this rule says in place of what was said of the same.
+
+        A pause replaces a pause, a mode a mode; a rule that says nothing replaces neither.
+        """
+        record = self
+        for part in rule.parts():
+            record = record.without_rule(part, paused=part.paused)
+            rules = (*record.rules, part)
+            record = msgspec.structs.replace(record, rules=rules)
+        return msgspec.structs.replace(record, revision=self.revision + 1)
+
+    def without_rule(self, rule: AutonomyRule, *, paused: bool) -> "AutonomyRecord":
+        """Without the pause, or without the mode, that is about the same as this rule."""
+        rules = [
+            part
+            for each in self.rules
+            for part in each.parts()
+            if part.about != rule.about or part.paused is not paused
+        ]
         return msgspec.structs.replace(self, revision=self.revision + 1, rules=tuple(rules))
 
     def with_windows(
@@ -130,14 +155,16 @@ class Control:
         self._modes = dict(modes)
         self._own_windows = tuple(windows)
         self.record = AutonomyRecord()
-        self._rules: dict[tuple[str, str, str], AutonomyRule] = {}
+        self._rules: dict[tuple[str, str, str], list[AutonomyRule]] = {}
         self._windows: list[tuple[DecisionKind | None, Window]] = []
         self.set(record or AutonomyRecord())
 
     def set(self, record: AutonomyRecord) -> None:
         """From now on this record holds; windows that make no sense are left out."""
         self.record = record
-        self._rules = {rule.key: rule for rule in record.rules}
+        self._rules = {}
+        for rule in record.rules:
+            self._rules.setdefault(rule.about, []).append(rule)
         self._windows = []
         for each in record.windows:
             try:
@@ -200,9 +227,9 @@ class Control:
         """The rules for a target: of all kinds first, so that the one of this kind has its say."""
         if target or scope is Scope.CLUSTER:
             for name in ("", kind.value):
-                rule = self._rules.get((scope.value, target, name))
-                if rule is not None and not 0 < rule.until_ms <= wall_ms:
-                    yield rule
+                for rule in self._rules.get((scope.value, target, name), ()):
+                    if not 0 < rule.until_ms <= wall_ms:
+                        yield rule
 
     def _in_window(self, kind: DecisionKind, wall_ms: int) -> bool:
         named = [window for of, window in self._windows if of in (None, kind)]

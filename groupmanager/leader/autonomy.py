@@ -206,8 +206,7 @@ class LeaderAutonomy:
             kinds = [None]
             if change.paused is False:
                 said = [r.kind for r in record.rules if (r.scope, r.target) == (scope, target)]
-                kinds = [None, *(kind for kind in said if kind is not None)]
-        known = {rule.key: rule for rule in record.rules}
+                kinds = list(dict.fromkeys([None, *said]))
         for kind in kinds:
             rule = AutonomyRule(
                 scope,
@@ -218,12 +217,13 @@ class LeaderAutonomy:
                 at_ms=now_ms,
                 until_ms=now_ms + round(change.for_s * 1000) if change.for_s else 0,
             )
-            former = known.get(rule.key, rule)
-            mode = former.mode
             if change.mode is not None:
+                record = record.without_rule(rule, paused=False)
                 mode = _member(DecisionMode, change.mode, "mode") if change.mode else None
-            paused = former.paused if change.paused is None else change.paused
-            record = record.with_rule(msgspec.structs.replace(rule, mode=mode, paused=paused))
+                record = record.with_rule(msgspec.structs.replace(rule, mode=mode))
+            if change.paused is not None:
+                record = record.without_rule(rule, paused=True)
+                record = record.with_rule(msgspec.structs.replace(rule, paused=change.paused))
         return record
 
     def _with_windows(

@@ -89,14 +89,34 @@ def test_windows_of_the_record_and_of_the_settings() -> None:
     assert own.mode(SLEEP, MONDAY_NOON) is OFF
 
 
-def test_one_rule_for_each_target_and_none_that_says_nothing() -> None:
+def test_one_pause_for_each_target_and_no_rule_that_says_nothing() -> None:
     record = AutonomyRecord()
     record = record.with_rule(AutonomyRule(Scope.HOST, "h1", paused=True))
     record = record.with_rule(AutonomyRule(Scope.HOST, "h1", paused=True, why="again"))
     assert [rule.why for rule in record.rules] == ["again"]
     record = record.with_rule(AutonomyRule(Scope.HOST, "h1"))
+    assert [rule.why for rule in record.rules] == ["again"]
+    record = record.without_rule(AutonomyRule(Scope.HOST, "h1"), paused=True)
     assert record.rules == ()
-    assert record.revision == 3
+    assert record.revision == 4
+
+
+def test_a_pause_and_a_mode_of_the_same_hold_each_for_its_own_time() -> None:
+    pause = AutonomyRule(Scope.CLUSTER, paused=True, until_ms=1000)
+    advise = AutonomyRule(Scope.CLUSTER, mode=ADVISE)
+    for rules in ((pause, advise), (advise, pause)):
+        said = control(*rules)
+        assert said.mode(SLEEP, 999) is OFF
+        assert said.mode(SLEEP, 1000) is ADVISE
+        assert [rule.mode for rule in said.record.without_old(1000).rules] == [ADVISE]
+
+
+def test_a_rule_of_an_old_record_that_says_both_is_taken_apart() -> None:
+    both = AutonomyRule(Scope.HOST, "h1", mode=DRY, paused=True, until_ms=1000)
+    record = AutonomyRecord(1, (both,))
+    assert Control({}, (), record).mode(SLEEP, 999, host_ids=["h1"]) is OFF
+    resumed = record.without_rule(AutonomyRule(Scope.HOST, "h1"), paused=True)
+    assert Control({}, (), resumed).mode(SLEEP, 999, host_ids=["h1"]) is DRY
 
 
 def test_old_rules_are_dropped_and_the_record_survives_the_store() -> None:

@@ -142,6 +142,34 @@ async def test_a_pause_of_restarts_holds_for_its_vm_or_for_a_time(desk: Desk) ->
     assert not autonomy.may_restart(web)
 
 
+async def test_a_pause_that_is_over_leaves_the_mode_that_people_chose(desk: Desk) -> None:
+    autonomy, kinds = desk.autonomy, ("overload",)
+    await autonomy.change(AutonomyChange("cluster", "", kinds, mode="advise", who="ann"))
+    pause = AutonomyChange("cluster", "", kinds, paused=True, who="bob", for_s=60.0)
+    view = await autonomy.change(pause)
+    assert view.modes["overload"] == "off"
+    assert [(rule.mode, rule.who) for rule in view.rules] == [("advise", "ann"), ("", "bob")]
+    desk.clock.advance(61.0)
+    assert autonomy.view().modes["overload"] == "advise"
+    await autonomy.change(AutonomyChange("cluster", "", kinds, mode="", who="ann"))
+    assert autonomy.view().rules == []
+
+
+async def test_a_mode_for_a_time_ends_no_pause_and_a_resume_does_not_make_it_last(
+    desk: Desk,
+) -> None:
+    autonomy, fence = desk.autonomy, ("fence",)
+    await autonomy.change(AutonomyChange("cluster", "", fence, paused=True))
+    await autonomy.change(AutonomyChange("cluster", "", fence, mode="advise", for_s=60.0))
+    desk.clock.advance(61.0)
+    assert autonomy.view().modes["fence"] == "off"
+    await autonomy.change(AutonomyChange("cluster", "", fence, mode="advise", for_s=60.0))
+    await autonomy.change(AutonomyChange("cluster", "", (), paused=False))
+    assert autonomy.view().modes["fence"] == "advise"
+    desk.clock.advance(61.0)
+    assert autonomy.view().modes["fence"] == "auto"
+
+
 async def test_what_other_settings_switch_off_is_shown_as_off(desk: Desk) -> None:
     off = "energy saving is off in the leader's settings (energy.enabled)"
     view = desk.autonomy.view()
