@@ -180,10 +180,7 @@ def choose_sleep(question: SleepQuestion, ha_lacks: HaLacks) -> Choice:
         if len(chosen) >= MAX_SLEEPS:
             break
         without = gone + np.array(host.room)
-        if staying <= question.reserve.hosts:
-            why = f"of {question.reserve.up} hosts {question.reserve.hosts} stay up"
-        else:
-            why = question.reserve.why_not(without)
+        why = _too_few(question.reserve, staying) or question.reserve.why_not(without)
         if why:
             refused.append(f"{host.name}: {why}")
             continue
@@ -205,6 +202,11 @@ def choose_sleep(question: SleepQuestion, ha_lacks: HaLacks) -> Choice:
     )
 
 
+def _too_few(reserve: Reserve, staying: int) -> str:
+    """Why none of so many hosts may go; empty: one may."""
+    return f"of {reserve.up} hosts {reserve.hosts} stay up" if staying <= reserve.hosts else ""
+
+
 def _asked(question: SleepQuestion, ha_lacks: HaLacks) -> Choice:
     host = next((host for host in question.idle if host.id == question.asked), None)
     if host is None:
@@ -213,7 +215,9 @@ def _asked(question: SleepQuestion, ha_lacks: HaLacks) -> Choice:
         why = "it is in maintenance"
     else:
         gone = np.array(question.gone) + np.array(host.room)
-        why = question.reserve.why_not(gone) or ha_lacks(frozenset({host.id, *question.leaving}))
+        staying = question.reserve.up - len(question.leaving)
+        why = _too_few(question.reserve, staying) or question.reserve.why_not(gone)
+        why = why or ha_lacks(frozenset({host.id, *question.leaving}))
     if why and not question.force:
         return Choice(others=(why,))
     reason = "a person asked, with force" if question.force else "a person asked"

@@ -10,11 +10,13 @@ Rules:
    expects and what HA needs included, and no VM waits that it could hold. Its manager is the
    last to judge; a host that stays is left alone for a while.
 3. A host is ``ASLEEP`` when its link closed after the order and nothing says that it is still on:
-   one that shuts down is looked at until its BMC calls it off, if it has one that can tell.
+   one that shuts down or hibernates is looked at until its BMC calls it off, if it has one that
+   can tell.
 4. VMs that no host in reach can hold wake hosts: those on their way first, then as few watts as
    possible. A missing reserve does too, but not a host that went to sleep a moment ago.
 5. A host that does not join in ``wake_timeout_s`` is woken again; after ``wake_tries`` it is
-   ``FAILED``, its VMs wait for the next one, and only a person wakes it again.
+   ``FAILED``, its VMs wait for the next one, and only a person wakes it again. An order that was
+   never sent, because too much is to be sent, is no try, for as long as one may take.
 6. A host that joins is ``ACTIVE``, whatever it was (``FENCED`` is the recovery's).
 7. Each begun sleep and wake is one ``Decision``; its mode says whether it is carried out.
 
@@ -273,6 +275,7 @@ class EnergyCore:
 
         coming = {host.description.host_id for host in hosts.in_state({HostPower.WAKING})}
         coming |= {host_id for host_id in self.power.wake_after if hosts[host_id].state in SLEEPERS}
+        coming = {host_id for host_id in coming if not hosts[host_id].maintenance}
         ha = "" if coming else self._ha_of(look.now_s)
         chosen = choose_wakers(look, ha, is_willing, coming, self._rooms(look.now_s))
         effects: list[EnergyEffect] = []

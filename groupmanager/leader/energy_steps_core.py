@@ -12,6 +12,7 @@ from typing import Final, assert_never
 import msgspec
 
 from snooze.common.decisions import Decision, DecisionKind, DecisionMode, DecisionState
+from snooze.common.errors import TooBusy
 from snooze.common.records import HostPower
 from snooze.groupmanager.leader.energy_events import (
     EnergyEffect,
@@ -40,6 +41,9 @@ RETRY_S: Final = 5.0
 UNSURE_S: Final = 10.0
 """After an order to sleep that was not answered, until a host still there is asked again."""
 MAX_SLEEP_ORDERS: Final = 3
+POWERS_OFF: Final = frozenset({"shutdown", "suspend_to_disk"})
+"""Ways down at whose end a BMC says off. Who is woken before that hears nothing of it: the machine
+is still writing its memory to disk, say, and counts as on."""
 LEFT_ALONE_S: Final = 300.0
 """A host that did not go to sleep is not asked again by itself before this."""
 
@@ -69,6 +73,8 @@ class Step:
     seen_on: bool = False
     obeyed: bool = False
     last_error: str = ""
+    put_off_s: float | None = None
+    """Since when orders to wake it are not even sent: there is too much to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +170,7 @@ class PowerSteps:
                     return self._stays_up(host, step, "it does not say", now_s, now_ms)
                 return self._order_sleep(host, step, now_s)
             case Phase.GONE:
-                if step.action != "shutdown":
+                if step.action not in POWERS_OFF:
                     return self._asleep(host, step, now_s, now_ms)
                 if waited_s >= self.policy.down_timeout_s:
                     if step.seen_on:
@@ -183,6 +189,9 @@ class PowerSteps:
             case Phase.RETRYING:
                 if waited_s < RETRY_S:
                     return []
+                since_s = step.put_off_s
+                if since_s is not None and now_s - since_s < self.policy.wake_timeout_s:
+                    return self._record_try(host, step, now_s)
                 return self._try_again(host, step, now_s, now_ms)
             case _:
                 assert_never(step.phase)
@@ -298,10 +307,15 @@ class PowerSteps:
         if step is None:
             return []
         step.since_s = now_s
-        if event.error is None:
+        error = event.error
+        if error is None or error.code != TooBusy.code:
+            step.put_off_s = None
+        elif step.put_off_s is None:
+            step.put_off_s = now_s
+        if error is None:
             step.phase = Phase.COMING
         else:
-            step.phase, step.last_error = Phase.RETRYING, event.error.message
+            step.phase, step.last_error = Phase.RETRYING, error.message
         return []
 
     def _try_again(
@@ -310,6 +324,10 @@ class PowerSteps:
         host.tries += 1
         if host.tries >= self.policy.wake_tries:
             return self._failed(host, step, step.last_error, now_s, now_ms)
+        step.put_off_s = None
+        return self._record_try(host, step, now_s)
+
+    def _record_try(self, host: HostEntry, step: Step, now_s: float) -> list[EnergyEffect]:
         step.phase, step.since_s = Phase.RECORDING, now_s
         host.note = f"try {host.tries + 1}: {step.last_error}"
         return [RecordStep(host.description.host_id, step.step_id)]

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from snooze.common.decisions import Decision, DecisionKind, DecisionMode
-from snooze.common.errors import ErrorReport
+from snooze.common.errors import ErrorReport, TooBusy
 from snooze.common.records import HostPower, HostRecord
 from snooze.common.resources import ZERO, Capacity, FloatArray, R
 from snooze.common.vm_lifecycle import VmState
@@ -71,7 +71,8 @@ class House:
     """A leader's registry and energy core; answers orders as ``answers`` and ``machines`` say.
 
     ``machines``: whether each has power. ``wake_s``: from power on to joining; ``deaf``: do not
-    wake. ``silent``: BMCs that do not answer. Orders are kept in ``orders`` as they are given.
+    wake. ``busy_s``: until then no order to wake is sent. ``silent``: BMCs that do not answer.
+    Orders are kept in ``orders`` as they are given.
     """
 
     policy: EnergyPolicy = POLICY
@@ -88,6 +89,7 @@ class House:
     expected: Capacity = ZERO
     ha_lacks: str = ""
     wake_s: float = 30.0
+    busy_s: float = 0.0
     deaf: set[str] = field(default_factory=set[str])
     stubborn: set[str] = field(default_factory=set[str])
     silent: set[str] = field(default_factory=set[str])
@@ -222,7 +224,9 @@ class House:
                 self.orders.append(effect)
                 assert self.records[host_id].state is HostPower.WAKING
                 error = None
-                if host_id in self.silent:
+                if self.now_s < self.busy_s:
+                    error = ErrorReport.of(TooBusy("too many BMCs are silent"))
+                elif host_id in self.silent:
                     error = ErrorReport("remote", "the BMC does not answer")
                 elif host_id not in self.deaf:
                     self.switch_on(host_id)

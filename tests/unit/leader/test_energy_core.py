@@ -1,5 +1,6 @@
 """The rules of the energy saver, one by one."""
 
+import msgspec
 import pytest
 
 from snooze.common.decisions import DecisionKind, DecisionState
@@ -248,6 +249,24 @@ def test_a_suspended_host_is_not_looked_at() -> None:
     assert house.state("h1") is ASLEEP, "BMCs call a suspended machine on"
 
 
+def test_a_host_that_hibernates_is_looked_at_until_it_is_off() -> None:
+    """Woken before, a BMC takes the order for done: the machine is on and writes its memory."""
+    house = house_of(2, action="suspend_to_disk", reserved_hosts=0)
+    for host in house.registry.hosts.values():
+        power = msgspec.structs.replace(host.description.power, actions=("suspend_to_disk",))
+        host.description = msgspec.structs.replace(host.description, power=power)
+    house.put("h2", "full", cores=4.0)
+    house.stubborn = {"h1"}
+    house.tick()
+    house.want("a", cores=4.0)
+    house.run(10)
+    assert house.state("h1") is GOING_DOWN
+    assert house.ordered(OrderWake) == []
+    house.machines["h1"] = False
+    house.run(40)
+    assert house.state("h1") is ACTIVE
+
+
 def test_a_host_that_joins_again_instead_of_going_down_serves_on() -> None:
     house = house_of(2)
     house.stubborn = {"h1"}
@@ -394,6 +413,17 @@ def test_hosts_in_maintenance_are_not_woken() -> None:
     assert house.ordered(OrderWake) == []
 
 
+def test_no_vm_waits_for_a_host_in_maintenance_that_comes_up() -> None:
+    house = sleeping_house(3)
+    first, second = asleep(house)
+    house.host(first).maintenance = True
+    assert ask_wake(house, first) == "it is being woken"
+    vm = house.want("a", cores=3.9)
+    house.run(5)
+    assert house.ordered(OrderWake) == [first, second]
+    assert vm.waits_for == second
+
+
 def test_hosts_that_are_just_joining_a_new_leader_do_not_wake_others() -> None:
     house = sleeping_house(3, reserve_share=Capacity(0.5, 0.5))
     up = next(host_id for host_id, state in house.states().items() if state is ACTIVE)
@@ -449,6 +479,23 @@ def test_a_bmc_that_does_not_answer_fails_fast() -> None:
     house.run(20)
     assert house.state(target) is FAILED
     assert "does not answer" in house.host(target).note
+
+
+def test_orders_that_were_never_sent_are_no_tries() -> None:
+    """So many hosts are woken at once, or so many BMCs are silent, that no order goes out."""
+    house = sleeping_house(2)
+    target = asleep(house)[0]
+    house.busy_s = house.now_s + 100
+    house.want("a", cores=4.0)
+    house.run(101)
+    assert house.state(target) is HostPower.WAKING
+    house.run(40)
+    assert house.state(target) is ACTIVE
+    house = sleeping_house(2)
+    house.busy_s = house.now_s + 10_000
+    house.want("a", cores=4.0)
+    house.run(300)
+    assert house.state(target) is FAILED, "it is not waited for without an end"
 
 
 def test_a_failed_host_that_joins_is_active() -> None:
@@ -560,6 +607,13 @@ def test_a_person_puts_a_host_to_sleep_also_while_energy_saving_is_off() -> None
     assert ask_sleep(house, "h1") == "it is sent to sleep"
     assert house.state("h1") is ASLEEP
     assert ask_sleep(house, "h1") == "it is asleep already"
+
+
+def test_a_person_does_not_put_the_last_hosts_to_sleep_but_by_force() -> None:
+    house = house_of(2, enabled=False)
+    assert ask_sleep(house, "h1") == "it is sent to sleep"
+    assert "of 1 hosts 1 stay up" in ask_sleep(house, "h2")
+    assert ask_sleep(house, "h2", force=True) == "it is sent to sleep"
 
 
 def test_force_passes_over_the_reserve_and_the_mark_and_never_over_vms() -> None:
