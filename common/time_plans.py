@@ -100,9 +100,17 @@ class Cron:
         return cls(text, expression, zone)
 
     def next_ms(self, after_ms: int) -> int:
-        """The first time after ``after_ms``, both in milliseconds since 1970."""
+        """The first time after ``after_ms``, both in milliseconds since 1970.
+
+        Raises:
+            ValueError: it does not come in the next fifty years.
+        """
         after = datetime.fromtimestamp(after_ms / 1000, self.zone)
-        return int(next(CronSim(self.expression, after)).timestamp() * 1000)
+        for found in CronSim(self.expression, after):
+            found_ms = int(found.timestamp() * 1000)
+            if found_ms > after_ms:  # in an hour that comes twice, it may be of the first
+                return found_ms
+        raise ValueError(f'"{self.text}" does not come any more')
 
 
 @dataclass(frozen=True, slots=True)

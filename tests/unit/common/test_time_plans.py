@@ -39,6 +39,13 @@ def test_cron_in_its_zone_and_over_the_change_of_clocks() -> None:
     assert daily.next_ms(ms("2026-03-28T03:00", PARIS)) == ms("2026-03-29T03:00", PARIS)
 
 
+def test_cron_in_the_hour_that_comes_twice_never_answers_with_what_was() -> None:
+    daily = Cron.of("30 2 * * *", PARIS)
+    # 2026-10-25, 01:10 UTC: 02:10 in Paris for the second time.
+    second = ms("2026-10-25T01:10")
+    assert daily.next_ms(second) > second
+
+
 @pytest.mark.parametrize(
     "text",
     [
