@@ -19,7 +19,8 @@ Rules:
 
 3. While a host is being switched off it gets no manager (``fencing``).
 4. If more than ``storm_share`` of the hosts are away at once, at least ``STORM_HOSTS``, it is more
-   likely that we are cut off: none is switched off, only asked, until fewer are.
+   likely that we are cut off: none is switched off, only asked, until fewer are. Hosts that were
+   proven off, or that failed to wake, went before and for a reason: they are no sign of it.
 5. A host that was proven off by its controller is ``FENCED``; that is recorded, and then it is
    switched on again, once. One that is switched off while it boots, a new leader has not seen it
    yet, is switched on again after that; at most ``SWITCHED_ON`` times until it has joined.
@@ -73,6 +74,8 @@ PAUSE_MAX_S: Final = 60.0
 """Pauses between two questions to a power controller that did not help."""
 
 _ASLEEP = frozenset({HostPower.GOING_DOWN, HostPower.ASLEEP, HostPower.WAKING})
+_OUT_OF_USE = _ASLEEP | {HostPower.FAILED}
+_GONE_BEFORE = frozenset({HostPower.FAILED, HostPower.FENCED})
 _OFF = frozenset({VmState.STOPPED, VmState.FAILED, VmState.STOPPING, VmState.DESTROYING})
 
 
@@ -163,7 +166,7 @@ class RecoveryCore:
         if now_s - self.looked_s >= LOOK_S:
             self.looked_s = now_s
             self.needy = self._look({host.description.host_id for host in lost})
-        effects += self._hold_in_storm(len(lost))
+        effects += self._hold_in_storm(sum(host.state not in _GONE_BEFORE for host in lost))
         for host in lost:
             if host.description.host_id in self.needy:
                 effects += self._watch(host, event.now_ms, now_s)
@@ -191,7 +194,7 @@ class RecoveryCore:
                 return False
 
     def _hold_in_storm(self, lost: int) -> list[RecoveryEffect]:
-        total = len(self.registry.hosts) - self.registry.hosts.count_in(_ASLEEP)
+        total = len(self.registry.hosts) - self.registry.hosts.count_in(_OUT_OF_USE)
         self.away, self.hosts = lost, total
         holds = is_storm(lost, total, self.storm_share)
         changed, self.holds = holds is not self.holds, holds

@@ -233,6 +233,20 @@ def test_in_a_storm_no_host_is_switched_off_but_all_are_asked() -> None:
     assert {ask.host_id for ask in again if ask.off} == {"h2", "h3"}, "two of four are no storm"
 
 
+@pytest.mark.parametrize("state", [HostPower.FAILED, HostPower.FENCED])
+def test_hosts_that_failed_to_wake_or_were_fenced_make_no_storm(state: HostPower) -> None:
+    """A new leader, too, finds them away, and knows of no proof but their state."""
+    house = House(hosts=6)
+    for host_id in ("h4", "h5", "h6"):
+        house.lose(host_id)
+        house.host(host_id).state = state
+        house.registry.vms.pop(f"vm{host_id[1:]}")
+    house.lose("h1")
+    house.wait(1.1)
+    house.answer("h1", PowerOutcome.ON)
+    assert [ask.off for ask in of(AskPower, house.wait(5.0))] == [True]
+
+
 def test_a_fenced_host_that_is_fenced_as_it_boots_is_switched_on_again_a_few_times() -> None:
     """Found in virtual time, seed 20995: it stayed off, and nobody was told to see to it."""
     house = House()
