@@ -30,6 +30,7 @@ from typing import Final, Literal, TypeAlias
 from yarl import URL
 
 from snooze.common.errors import InvalidRequest
+from snooze.common.redaction import HIDDEN, redact_options
 from snooze.common.secret import NO_SECRET, Secret
 
 POWER_DRIVERS: Final = ("IPMI", "REDFISH", "WOL", "COMMAND", "kapower3", "test")
@@ -163,6 +164,21 @@ def parse_power(driver: str, options: str) -> PowerOptions:
             raise InvalidRequest(
                 f"{driver[:40]!r} is no power driver: {', '.join(POWER_DRIVERS)} are"
             )
+
+
+def shown_options(driver: str, options: str) -> str:
+    """Options for people, without passwords.
+
+    Of commands only the programs: what is a password among their words is theirs to know.
+    """
+    if driver != "COMMAND" or not options:
+        return redact_options(options)
+    try:
+        meant = _command(_split(options, "they"))
+    except InvalidRequest:
+        return HIDDEN
+    each = (f"--{name} {shlex.quote(words[0])}..." for name, words in meant.commands() if words)
+    return " ".join(each)
 
 
 def split_command(text: str, what: str) -> tuple[str, ...]:

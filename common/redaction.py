@@ -14,18 +14,19 @@ _LONG = re.compile(rf"(?P<flag>(?<!\S)--?{_WORD})(?P<gap>\s+){_VALUE}", re.IGNOR
 _ASSIGNED = re.compile(
     rf"""(?P<flag>(?<![\w/-]){_WORD})(?P<gap>["']?\s*[=:]\s*){_VALUE}""", re.IGNORECASE
 )
+_USER = re.compile(rf"(?P<flag>(?<!\S)(?:-u|--user))(?P<gap>[\s=]*[\w.@-]+:){_VALUE}")
 _USER_INFO = re.compile(r"(?P<flag>://[^\s/:@]*)(?P<gap>:)(?P<value>[^\s/]*)(?=@)")
 
 _ANY_WORD = re.compile(_SHELL_WORD)
-_SECRETS = (_USER_INFO, _ASSIGNED, _LONG, _SHORT)
+_SECRETS = (_USER_INFO, _USER, _ASSIGNED, _LONG, _SHORT)
 
 
 def redact_options(options: str) -> str:
     """The options of a command, with each password, key and token replaced by ``***``.
 
     Knows ipmitool's ``-P``, ``-k`` and ``-y``; words containing password, passphrase, secret or
-    token (``--password x``, ``password=x``; not ``--password-file x``); and
-    ``scheme://user:password@host``.
+    token (``--password x``, ``password=x``; not ``--password-file x``);
+    ``scheme://user:password@host``; and curl's ``-u user:password``.
     Also within a word that is a whole command of its own (``--on "wake -P x"``).
     """
     options = _ANY_WORD.sub(lambda match: _redact_within(match[0]), options)

@@ -7,7 +7,12 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from snooze.common.errors import InvalidRequest
-from snooze.common.power_options import MAX_OPTIONS_CHARS, parse_power, split_command
+from snooze.common.power_options import (
+    MAX_OPTIONS_CHARS,
+    parse_power,
+    shown_options,
+    split_command,
+)
 from snooze.common.settings_schema import Complaint, Doc, Section
 
 
@@ -35,6 +40,13 @@ class WakeupSettings(Section, frozen=True, kw_only=True):
             secret=True,
         ),
     ] = ""
+
+    def shown(self) -> list[tuple[str, object]]:
+        """See ``Section``; of commands, the programs alone."""
+        told = shown_options(self.driver, self.options)
+        return [(key, told if key == "options" else value) for key, value in super().shown()]
+
+    __rich_repr__ = shown
 
     def complaints(self) -> Iterator[Complaint]:
         """What the driver cannot read."""

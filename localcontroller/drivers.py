@@ -4,7 +4,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from snooze.common.identity import advertised_address
-from snooze.common.redaction import redact_options
+from snooze.common.power_options import shown_options
 from snooze.common.resources import Capacity
 from snooze.common.settings_localcontroller import LocalControllerSettings
 from snooze.common.settings_power import WakeupSettings
@@ -181,4 +181,4 @@ def guard_uri(settings: LocalControllerSettings) -> str:
 
 def wakeup_options(settings: LocalControllerSettings) -> str:
     """How the host is woken, without its passwords."""
-    return redact_options(settings.wakeup.options)
+    return shown_options(settings.wakeup.driver, settings.wakeup.options)

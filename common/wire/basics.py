@@ -3,7 +3,7 @@
 import msgspec
 
 from snooze.common.api import ImageView
-from snooze.common.redaction import redact_options
+from snooze.common.power_options import shown_options
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmPolicy
@@ -56,7 +56,7 @@ class PowerDescription(msgspec.Struct, frozen=True, omit_defaults=True):
     asleep_w: float = 0.0
 
     def __repr__(self) -> str:
-        options = redact_options(self.options)
+        options = shown_options(self.driver, self.options)
         return f"PowerDescription({self.driver!r}, {options!r}, actions={self.actions!r})"
 
 

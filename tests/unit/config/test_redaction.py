@@ -23,6 +23,8 @@ from snooze.common.redaction import redact_options
         ("api_token=geheim x", "api_token=*** x"),
         ("https://user:geheim@bmc/redfish", "https://user:***@bmc/redfish"),
         ("https://user:ge@heim@bmc/redfish", "https://user:***@bmc/redfish"),
+        ("--on 'curl -u admin:geheim http://pdu/on'", "--on 'curl -u admin:*** http://pdu/on'"),
+        ("--user=admin:geheim", "--user=admin:***"),
         ("00:11:22:33:44:55", "00:11:22:33:44:55"),
         ("-m node-7", "-m node-7"),
         ("", ""),

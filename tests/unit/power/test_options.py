@@ -12,8 +12,11 @@ from snooze.common.power_options import (
     SimulatedOptions,
     WolOptions,
     parse_power,
+    shown_options,
 )
 from snooze.common.secret import MAX_FILE_BYTES, NO_SECRET, Secret
+from snooze.common.settings_power import WakeupSettings
+from snooze.common.wire import PowerDescription
 
 MAC = bytes.fromhex("525400123456")
 
@@ -180,3 +183,23 @@ class TestPasswordFiles:
         assert "geheim" not in repr(Secret("geheim"))
         assert "geheim" not in repr(parse_power("IPMI", "-H b -P geheim -k geheim"))
         assert "geheim" not in repr(parse_power("COMMAND", "--on 'wake -P geheim'"))
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        (
+            "--on '/opt/pdu -p geheim 7' --status 'curl -u a:geheim x'",
+            "--on /opt/pdu... --status curl...",
+        ),
+        ("--off '/opt/my pdu' geheim", "***"),
+        ("", ""),
+    ],
+)
+def test_of_commands_only_the_programs_are_shown(options: str, shown: str) -> None:
+    assert shown_options("COMMAND", options) == shown
+    for told in (
+        PowerDescription("COMMAND", options),
+        WakeupSettings(driver="COMMAND", options=options),
+    ):
+        assert "geheim" not in repr(told)
