@@ -9,12 +9,12 @@ Rules:
    batch of a plan; when it has ended the rest is planned anew, from what is true then. A person
    sees the first plan.
 3. At most ``PER_HOST`` moves touch one host, at most ``AT_ONCE`` run. A move that failed is tried
-   ``MAX_TRIES`` times, each time by a new plan; it holds up nothing but itself.
+   ``MAX_TRIES`` times, each time by a new plan, ``REPLAN_S`` later; it holds up nothing but itself.
 4. A VM that cannot leave is named with its reason and is looked at again as long as the deadline
    lets. After the deadline no move is begun; those under way end by themselves.
 5. What is drained is what a hypervisor runs: a VM that is off stays defined where it is.
-6. A drain by a person moves VMs that the cluster does not move by itself (``movable``), too. The
-   host that a submission named is where a VM starts first; it binds nobody afterwards.
+6. A drain by a person moves VMs that the cluster does not move by itself (``movable``), too, but
+   none of another host. The host that a submission named binds nobody after the start.
 7. What no host takes waits, at most ``WAKES_S``, for a sleeper that could, and has it woken.
 8. A host that is given back gets the VMs back that left it, if asked for, as far as they fit.
 
@@ -41,7 +41,6 @@ import numpy as np
 
 from snooze.common.api import DrainView, TaskState
 from snooze.common.errors import Conflict, ErrorReport, NotFound, SnoozeError
-from snooze.common.records import TaskVmRecord
 from snooze.common.resources import FloatArray
 from snooze.common.vm_lifecycle import VmState
 from snooze.groupmanager.leader.drain_events import (
@@ -63,10 +62,12 @@ from snooze.groupmanager.leader.drain_events import (
 )
 from snooze.groupmanager.leader.drain_planning import (
     COMES,
+    cannot,
     drain_decision,
     drain_outcome,
     hostname,
     snapshot_of,
+    task_entry,
     to_leave,
     why_it_stays,
 )
@@ -118,7 +119,8 @@ class Job:
     ``open``: the VM of each order under way; ``stays``: why a VM is still there.
     ``decided``: the decision that it is, once its first plan is there.
     ``planning``: number of the plan that is being made; ``replan_s``: not looked at before then,
-    unless a move ends. ``wakes_until_s``: so long hosts may be woken for it.
+    unless a move ends; ``rests_until_s``: after a failed move, no plan is made before then.
+    ``wakes_until_s``: so long hosts may be woken for it.
     """
 
     task: Task
@@ -130,6 +132,7 @@ class Job:
     open: dict[int, _Open] = field(default_factory=dict[int, _Open])
     planning: int = 0
     replan_s: float = 0.0
+    rests_until_s: float = 0.0
     wakes_until_s: float = 0.0
     stays: dict[str, str] = field(default_factory=dict[str, str])
     decided: Decided | None = None
@@ -160,7 +163,7 @@ class DrainCore:
         """``overcommit`` and ``headroom`` (``float64[R]``) are those of placement."""
         self.registry = registry
         self.tasks: dict[str, Task] = {}
-        self.can_wake: Callable[[VmEntry], bool] = _cannot
+        self.can_wake: Callable[[VmEntry], bool] = cannot
         """Whether there is a sleeper that could take a VM."""
         self._overcommit = overcommit
         self._headroom = headroom
@@ -342,7 +345,7 @@ class DrainCore:
         until_s: float,
         event: DrainAsked | UndrainAsked,
     ) -> Job:
-        entries = {vm.vm_id: _outcome(vm) for vm in vms}
+        entries = {vm.vm_id: task_entry(vm) for vm in vms}
         task = Task(task_id, kind, event.now_ms, entries, open_vms=set(entries))
         return Job(task, host_ids, until_s)
 
@@ -389,11 +392,12 @@ class DrainCore:
         vm = self.registry.vms.get(vm_id)
         if event.error is not None:
             job.tries[vm_id] += 1
+            job.rests_until_s = job.replan_s = now_s + REPLAN_S
             job.stays[vm_id] = event.error.message
         elif vm is not None:
             job.stays.pop(vm_id, None)
             self._remember(job, vm)
-            job.task.settle(_outcome(vm))
+            job.task.settle(task_entry(vm))
         return [DrainMoved(job.task.task_id), *self._advance(job, event.now_ms, now_s)]
 
     def _remember(self, job: Job, vm: VmEntry) -> None:
@@ -443,6 +447,8 @@ class DrainCore:
         is_late = now_s >= job.until_s
         waiting = [] if is_late else self._waiting(job)
         if waiting and not job.wave and not job.open and not planned:
+            if now_s < job.rests_until_s:
+                return []
             if job.task.kind == DRAIN:
                 return self._make_plan(job.host_ids, job=job)
             job.wave.extend((vm.vm_id, home) for vm, home in self._returns(job))
@@ -497,7 +503,7 @@ class DrainCore:
             order_id = next(self._orders)
             job.open[order_id] = _Open(vm_id, *ends)
             if vm_id not in job.task.vms:
-                job.task.vms[vm_id] = _outcome(vm)
+                job.task.vms[vm_id] = task_entry(vm)
                 job.task.open_vms.add(vm_id)
             effects.append(OrderMove(order_id, vm_id, destination, job.task.task_id))
         return effects
@@ -508,7 +514,7 @@ class DrainCore:
         """What the first batch of a plan moves is the next wave; room is wanted for the others."""
         effects: list[DrainEffect] = []
         job.wakes_until_s = job.wakes_until_s or now_s + WAKES_S
-        can_wake = self.can_wake if now_s < job.wakes_until_s else _cannot
+        can_wake = self.can_wake if now_s < job.wakes_until_s else cannot
         for reason in answer.plan.reasons:
             vm = self.registry.vms.get(snapshot.vm_ids[reason.vm])
             if vm is None:
@@ -555,10 +561,10 @@ class DrainCore:
         for vm_id in sorted(job.task.open_vms):
             vm = self.registry.vms.get(vm_id)
             if vm is None or (job.task.kind == DRAIN and vm.host_id not in job.host_ids):
-                job.task.settle(job.task.vms[vm_id] if vm is None else _outcome(vm))
+                job.task.settle(job.task.vms[vm_id] if vm is None else task_entry(vm))
                 continue
             reason = job.stays.get(vm_id) or why or "it did not move"
-            job.task.settle(_outcome(vm, ErrorReport("conflict", reason)))
+            job.task.settle(task_entry(vm, ErrorReport("conflict", reason)))
         job.task.end_if_settled(now_ms)
         effects: list[DrainEffect] = []
         for host_id in job.host_ids:
@@ -589,11 +595,3 @@ class DrainCore:
         else:
             text = f"host {name} is empty and in maintenance"
         return Announce(f"host.{job.task.kind}.{what}", host_id, text, job.task.task_id)
-
-
-def _cannot(_vm: VmEntry) -> bool:
-    return False
-
-
-def _outcome(vm: VmEntry, error: ErrorReport | None = None) -> TaskVmRecord:
-    return TaskVmRecord(vm.vm_id, vm.name, vm.state, vm.host_id, vm.ip_address, error)

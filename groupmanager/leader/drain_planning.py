@@ -8,6 +8,8 @@ import numpy as np
 
 from snooze.common.api import DrainMove, DrainStay, DrainView
 from snooze.common.decisions import DecisionKind, DecisionState
+from snooze.common.errors import ErrorReport
+from snooze.common.records import HostPower, TaskVmRecord
 from snooze.common.resources import FloatArray, R
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
@@ -35,7 +37,10 @@ def to_leave(registry: Registry, host_ids: Sequence[str]) -> list[VmEntry]:
 def snapshot_of(
     registry: Registry, draining: Sequence[str], overcommit: FloatArray, headroom: FloatArray
 ) -> Snapshot:
-    """All hosts in reach and what is on them, as the leader knows it."""
+    """All hosts in reach and what is on them, as the leader knows it.
+
+    VMs of other hosts make room only if the cluster may move them by itself.
+    """
     hosts = sorted(h for h, entry in registry.hosts.items() if entry.joined)
     rows = {host_id: row for row, host_id in enumerate(hosts)}
     vms = sorted(
@@ -53,7 +58,12 @@ def snapshot_of(
         placement=[rows[vm.host_id] for vm in vms],
         overcommit=overcommit,
         headroom=headroom,
-        movable=[vm.managed and vm.state is VmState.RUNNING for vm in vms],
+        movable=[
+            vm.managed
+            and vm.state is VmState.RUNNING
+            and (vm.policy.movable or vm.host_id in drained)
+            for vm in vms
+        ],
     )
 
 
@@ -152,7 +162,8 @@ def hostname(registry: Registry, host_id: str) -> str:
 def _state_of(host: HostEntry, draining: bool) -> HostState:
     if draining:
         return HostState.DRAINING
-    return HostState.MAINTENANCE if host.maintenance else HostState.ACTIVE
+    takes = host.state is HostPower.ACTIVE and not host.maintenance
+    return HostState.ACTIVE if takes else HostState.MAINTENANCE
 
 
 def why_it_stays(vm: VmEntry, reason: Reason, can_wake: Callable[[VmEntry], bool]) -> str:
@@ -163,3 +174,13 @@ def why_it_stays(vm: VmEntry, reason: Reason, can_wake: Callable[[VmEntry], bool
         return f"it is {vm.state.value}: only a running VM migrates"
     lacks_room = reason.code in {ReasonCode.NO_HOST_FITS, ReasonCode.NO_HOSTS}
     return COMES if lacks_room and can_wake(vm) else reason.message
+
+
+def task_entry(vm: VmEntry, error: ErrorReport | None = None) -> TaskVmRecord:
+    """How a VM is, for the task that moves it."""
+    return TaskVmRecord(vm.vm_id, vm.name, vm.state, vm.host_id, vm.ip_address, error)
+
+
+def cannot(_vm: VmEntry) -> bool:
+    """No sleeper could take the VM."""
+    return False

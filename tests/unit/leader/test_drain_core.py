@@ -7,8 +7,10 @@ import pytest
 
 from snooze.common.decisions import DecisionKind, DecisionState
 from snooze.common.errors import ErrorReport
+from snooze.common.records import HostPower
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
+from snooze.common.vms import VmPolicy
 from snooze.groupmanager.leader.drain_core import (
     MAX_TRIES,
     PER_HOST,
@@ -391,3 +393,45 @@ def test_a_drain_does_not_wait_for_ever_for_a_host_that_does_not_wake() -> None:
     assert none(Decided, cluster.tick(WAKES_S - 1))
     ended = only(Decided, cluster.tick(REPLAN_S))
     assert ended.outcome == "0 VMs left; name-a stays: no host takes it"
+
+
+def test_a_vm_elsewhere_that_never_moves_by_itself_is_not_pushed_on() -> None:
+    """Room for ``big`` is where ``stays`` is, could that go: nobody asked to empty its host."""
+    cluster = Cluster("h1", "h2", "h3")
+    cluster.vm("big", "h1", demand=Capacity(3.0, 1024.0))
+    pinned = cluster.vm("stays", "h2", demand=Capacity(2.0, 1024.0))
+    cluster.vm("other", "h3", demand=Capacity(2.0, 1024.0))
+    pinned.policy = VmPolicy(movable=False)
+    cluster.registry.vms["other"].policy = VmPolicy(movable=False)
+    answer = only(AnswerDrain, cluster.drain("h1", plan_only=True))
+    assert answer.view is not None
+    assert [move.vm for move in answer.view.moves] == []
+    assert [stay.vm for stay in answer.view.stays] == ["name-big"]
+    answer = only(AnswerDrain, cluster.drain("h2", plan_only=True))
+    assert answer.view is not None
+    assert [move.vm for move in answer.view.moves] == ["name-stays"], "a person empties its host"
+
+
+def test_nothing_is_moved_to_a_host_that_is_being_sent_to_sleep() -> None:
+    cluster = Cluster("h1", "h2", "h3")
+    cluster.vm("a", "h1")
+    for host_id, state in (("h2", HostPower.GOING_DOWN), ("h3", HostPower.ACTIVE)):
+        cluster.registry.hosts[host_id].state = state
+    answer = only(AnswerDrain, cluster.drain("h1", plan_only=True))
+    assert answer.view is not None
+    assert [move.target for move in answer.view.moves] == ["name-h3"]
+    cluster.registry.hosts["h3"].state = HostPower.GOING_DOWN
+    answer = only(AnswerDrain, cluster.drain("h1", plan_only=True))
+    assert answer.view is not None
+    assert [stay.vm for stay in answer.view.stays] == ["name-a"]
+
+
+def test_a_vm_that_is_refused_at_once_is_not_tried_three_times_in_a_moment() -> None:
+    cluster = Cluster("h1", "h2")
+    cluster.vm("a", "h1")
+    [order] = orders(cluster.begin("h1"))
+    assert orders(cluster.fail(order)) == []
+    assert orders(cluster.tick()) == []
+    [order] = orders(cluster.tick(REPLAN_S))
+    assert orders(cluster.arrive(order)) == []
+    assert not cluster.core.is_at_work()
