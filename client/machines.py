@@ -47,6 +47,7 @@ class Machine:
         self._make = make
         self._cut = cut
         self._changing = asyncio.Lock()
+        self._stopping: asyncio.Future[None] | None = None
         self._tasks = TaskSet()
 
     async def start(self) -> None:
@@ -63,14 +64,21 @@ class Machine:
 
     async def _boot(self) -> None:
         daemon = self._make(self._fell)
-        with speaking_as(daemon.node_id, "localcontroller"):
-            await daemon.start()
+        try:
+            with speaking_as(daemon.node_id, "localcontroller"):
+                await daemon.start()
+        except BaseException:  # what it had opened by then is closed
+            await daemon.close()
+            raise
         self.daemon = daemon
 
     async def _stop(self) -> None:
+        """Close the daemon to its end, even if who waits for that is cancelled."""
         daemon, self.daemon = self.daemon, None
         if daemon is not None:
-            await daemon.close()
+            self._stopping = asyncio.ensure_future(daemon.close())
+        if self._stopping is not None:
+            await asyncio.shield(self._stopping)
 
     def _fell(self, action: PowerAction) -> None:
         """Its own daemon switches it off."""

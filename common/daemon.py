@@ -47,11 +47,14 @@ async def _serve(make: Callable[[], DaemonService], role: str) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    service: DaemonService | None = None
     try:
         service = make()
         await service.start()
     except (SnoozeError, OSError) as error:
         sys.stderr.write(f"snooze {role}: {error}\n")
+        if service is not None:  # what it had opened by then is closed
+            await _close(service.close)
         return error.exit_code if isinstance(error, SnoozeError) else 1
     gc.freeze()  # what was imported and made by now stays: no collection looks at it again
     service_manager.notify("READY=1")
