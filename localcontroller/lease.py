@@ -13,7 +13,7 @@ from typing import Final, assert_never
 import msgspec
 
 from snooze.common.clock import Clock
-from snooze.common.errors import Conflict, SnoozeError
+from snooze.common.errors import Conflict, ExecutionError, SnoozeError
 from snooze.common.lease_core import (
     NEVER,
     Ask,
@@ -151,7 +151,7 @@ class HostLease:
         if on:  # they were started again since
             left = {vm_id: g for vm_id, g in state.fenced.items() if vm_id not in on}
             self._state = msgspec.structs.replace(state, fenced=left)
-            self._file.write(self._state)
+            self._persist()
         return [
             msgspec.structs.replace(report, fenced=True)
             if report.state in _OFF and self._state.fenced.get(report.vm_id) == report.generation
@@ -170,8 +170,8 @@ class HostLease:
                     self._state = msgspec.structs.replace(
                         self._file.read(), until_s=effect.until_s, grace_s=self._settings.grace_s
                     )
-                    self._file.write(self._state)
-                    self._core.grace_s = self._former_s = self._settings.grace_s
+                    if self._persist():
+                        self._core.grace_s = self._former_s = self._settings.grace_s
                     self._granted.set()
                 case Fence():
                     if not self._fencing:
@@ -179,6 +179,15 @@ class HostLease:
                         self._tasks.spawn(self._fence(effect.overdue_s))
                 case _:
                     assert_never(effect)
+
+    def _persist(self) -> bool:
+        """Write the state down; whether that was possible."""
+        try:
+            self._file.write(self._state)
+        except ExecutionError as error:
+            logger.error("the fencing guard goes by an older lease: %s", error.message)
+            return False
+        return True
 
     async def _ask(self, number: int, link: Link | None) -> None:
         try:
@@ -230,8 +239,12 @@ class HostLease:
             self._fencing = False
 
     async def _switch_off(self, report: VmReport) -> None:
-        # Noted first: a guest that is off and not noted would not be started again.
-        self._state = self._file.add_fenced({report.vm_id: report.generation})
+        # Noted first: a guest that is off and not noted would not be started again. But one that
+        # cannot be noted is switched off, too: it may run elsewhere from now on.
+        try:
+            self._state = self._file.add_fenced({report.vm_id: report.generation})
+        except ExecutionError as error:
+            logger.error("%s", error.message)
         self._ending.add(report.vm_id)
         try:
             await self._hypervisor.power_off(report.vm_id)

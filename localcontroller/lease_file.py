@@ -1,8 +1,12 @@
 """What a host has to remember of its lease, for its next agent and for the guard beside it.
 
-Written whole and moved into place; it need not survive a reboot, after which no guest runs.
+Written whole and moved into place; it need not survive a reboot, after which no guest runs. On a
+disk that is full it is written in its place, which takes no room: else the guard would not hear
+that the lease goes on, and switch healthy guests off.
 """
 
+import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import Final
@@ -13,6 +17,9 @@ from snooze.common.errors import ExecutionError
 from snooze.common.lease_core import NEVER
 
 MAX_FENCED: Final = 10_000
+_IN_PLACE_BYTES: Final = 4096
+"""One page, which every file has whole that is not empty, and which is written at once."""
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -63,13 +70,35 @@ class LeaseFile:
         """
         fenced = dict(list(state.fenced.items())[-MAX_FENCED:])
         state = msgspec.structs.replace(state, boot_id=self._boot_id, fenced=fenced)
+        data = msgspec.json.encode(state)
+        try:
+            try:
+                self._replace(data)
+            except OSError as error:
+                if error.errno not in _FULL or len(data) > _IN_PLACE_BYTES:
+                    raise
+                self._overwrite(data)
+        except OSError as error:
+            raise ExecutionError(f"{self.path} cannot be written: {error}") from error
+
+    def _replace(self, data: bytes) -> None:
         fresh = self.path.with_suffix(f".{os.getpid()}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fresh.write_bytes(msgspec.json.encode(state))
+            fresh.write_bytes(data)
             fresh.replace(self.path)
-        except OSError as error:
-            raise ExecutionError(f"{self.path} cannot be written: {error}") from error
+        except OSError:
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)
+            raise
+
+    def _overwrite(self, data: bytes) -> None:
+        """In one piece; white space takes the place of what was longer."""
+        with self.path.open("r+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            if not 0 < size <= _IN_PLACE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.pwrite(file.fileno(), data.ljust(size), 0)
 
     def add_fenced(self, vms: dict[str, int]) -> LeaseState:
         """Note VMs that are about to be switched off; the state with them."""

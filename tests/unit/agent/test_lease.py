@@ -2,6 +2,7 @@
 """A host's lease: what is fenced when it is over, and what is not."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
@@ -9,6 +10,7 @@ from typing import cast
 import pytest
 
 from snooze.common.clock import ManualClock
+from snooze.common.errors import ExecutionError
 from snooze.common.resources import Capacity
 from snooze.common.settings_lease import LeaseSettings
 from snooze.common.transport.link import Link
@@ -143,3 +145,54 @@ def test_a_setting_does_not_take_a_promise_back(tmp_path: Path) -> None:
     assert lease_of(rig, LeaseSettings(enabled="never"), enabled=False).lease_s > 0
     rig.file.path.unlink()
     assert lease_of(rig, LeaseSettings(enabled="never"), enabled=False).lease_s == 0
+
+
+async def test_a_guest_that_cannot_be_noted_is_switched_off_nevertheless(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs elsewhere by now, whatever this host can write down."""
+    monkeypatch.setattr(LeaseFile, "write", cannot_write)
+    rig.hypervisor.goes_on.set()
+    await rig.told.wait()
+    assert rig.states() == {VmState.STOPPED}
+
+
+async def test_a_lease_that_cannot_be_persisted_holds_nevertheless(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LeaseFile, "write", cannot_write)
+    rig.link = Granting()
+    async with asyncio.timeout(5):
+        await rig.lease.require()
+    rig.hypervisor.goes_on.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert rig.states() == {VmState.RUNNING}
+
+
+def cannot_write(_file: LeaseFile, _state: LeaseState) -> None:
+    raise ExecutionError("the disk is gone")
+
+
+def test_a_lease_goes_on_although_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the guard would switch off guests that the leader has promised not to touch."""
+    file = LeaseFile(tmp_path / "lease.json")
+    file.write(LeaseState(until_s=100.0, grace_s=1.0, fenced={A: 1}))
+    monkeypatch.setattr(Path, "write_bytes", disk_is_full)
+    file.write(LeaseState(until_s=9.0, grace_s=1.0))
+    assert (file.read().until_s, file.read().fenced) == (9.0, {})
+    file.add_fenced({A: 2})
+    assert (file.read().until_s, file.read().fenced) == (9.0, {A: 2})
+    assert list(tmp_path.iterdir()) == [file.path]
+    with pytest.raises(ExecutionError, match="No space left"):
+        file.write(LeaseState(fenced={f"{number:032x}": 1 for number in range(1000)}))
+    assert file.read().fenced == {A: 2}, "what does not fit is not begun"
+    with pytest.raises(ExecutionError):
+        LeaseFile(tmp_path / "none.json").write(LeaseState())
+
+
+def disk_is_full(path: Path, _data: bytes) -> None:
+    path.touch()
+    raise OSError(errno.ENOSPC, "No space left on device")
