@@ -6,7 +6,9 @@ A VM has three names. ``vm_id`` is ours: unique for ever, made when the submissi
 are told apart by it, and the higher one is right.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -171,6 +173,32 @@ class VmReport(msgspec.Struct, frozen=True, omit_defaults=True):
     fenced: bool = False
     interrupted: bool = False
     halted: bool = False
+
+
+MAX_XML_BYTES: Final = 6 * 1024 * 1024
+"""Of all VMs in one message, which has 16 MiB; a real guest's takes some kilobytes."""
+
+
+def without_long_xml(
+    reports: Sequence[VmReport], most_bytes: int = MAX_XML_BYTES
+) -> list[VmReport]:
+    """The reports, the longest without their XML where all of it would outgrow a message.
+
+    The XML is for people to read. Some templates of the greatest size allowed must not keep a host
+    from being told of at all.
+    """
+    sizes = [len(report.xml.encode()) for report in reports]
+    left_bytes = most_bytes
+    kept: set[int] = set()
+    for index in sorted(range(len(reports)), key=sizes.__getitem__):
+        left_bytes -= sizes[index]
+        if left_bytes < 0:
+            break
+        kept.add(index)
+    return [
+        report if index in kept else msgspec.structs.replace(report, xml="")
+        for index, report in enumerate(reports)
+    ]
 
 
 class MigrationProgress(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -19,6 +19,7 @@ from snooze.common.transport.channel import CloseCause, CloseReason
 from snooze.common.transport.http_client import MESSAGEPACK, HttpClient
 from snooze.common.transport.link import Link, LinkLimits, Service, connect
 from snooze.common.usage import HostUsage
+from snooze.common.vms import without_long_xml
 from snooze.common.wire import (
     Assignment,
     AssignmentRequest,
@@ -189,8 +190,8 @@ class Agent:
         address = assignment.manager.monitoring
         try:
             description = await self._describe()
-            vms = await self._orders.inventory()
-            arriving = self._orders.arriving
+            vms = without_long_xml(await self._orders.inventory())
+            arriving = without_long_xml(self._orders.arriving)
             hello = HostHello(description, vms, assignment.epoch, arriving=arriving)
             link, _ = await connect(
                 address.host,

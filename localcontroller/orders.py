@@ -37,6 +37,7 @@ from snooze.common.vms import (
     MigrationTicket,
     VmPolicy,
     VmReport,
+    without_long_xml,
 )
 from snooze.common.wire import (
     AbortIncoming,
@@ -332,7 +333,7 @@ class Orders:
                     return await self._abort(order)
             case TakeInventory():
                 async with self._turn(order.vm_id):
-                    return Inventory(await self.listed())
+                    return Inventory(without_long_xml(await self.listed()))
             case DiscardVm():
                 async with self._turn(order.vm_id):
                     return await self._discard(order)

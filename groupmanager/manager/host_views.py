@@ -2,13 +2,30 @@
 
 import msgspec
 
+from snooze.common.vms import without_long_xml
 from snooze.common.wire import DescribeHosts, HostDetail, VmDetail
 from snooze.groupmanager.manager.host_table import HostTable, VmEntry
 from snooze.groupmanager.manager.monitoring import Monitoring
 
 
 def describe(table: HostTable, monitoring: Monitoring, request: DescribeHosts) -> list[HostDetail]:
-    """All about a manager's hosts, or those asked for."""
+    """All about a manager's hosts, or those asked for; not all of the XML, if it is very long."""
+    hosts = _described(table, monitoring, request)
+    if not request.with_xml:
+        return hosts
+    vms = [vm for host in hosts for vm in host.vms]
+    shown = iter(without_long_xml([vm.report for vm in vms]))
+    return [
+        msgspec.structs.replace(
+            host, vms=[msgspec.structs.replace(vm, report=next(shown)) for vm in host.vms]
+        )
+        for host in hosts
+    ]
+
+
+def _described(
+    table: HostTable, monitoring: Monitoring, request: DescribeHosts
+) -> list[HostDetail]:
     if request.vm_keys:
         vms = [table.vms[key] for key in request.vm_keys if key in table.vms]
         by_host: dict[str, list[VmEntry]] = {}
