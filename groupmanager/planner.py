@@ -90,15 +90,28 @@ class Planner:
         return cast(T, answer)
 
     def _started(self) -> Connection:
+        """The pipe to the process, which is started if there is none.
+
+        Raises:
+            ExecutionError: it cannot be: this machine has no room for another.
+        """
         if self._pipe is not None and self._process is not None and self._process.is_alive():
             return self._pipe
         self._end()
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs,), name="planner", daemon=True)
-        self._process.start()
-        theirs.close()
-        return self._pipe
+        try:
+            ours, theirs = context.Pipe()
+            with theirs:
+                process = context.Process(target=_work, args=(theirs,), name="planner", daemon=True)
+                try:
+                    process.start()
+                except BaseException:
+                    ours.close()
+                    raise
+        except OSError as error:
+            raise ExecutionError(f"the process that plans cannot be started: {error}") from error
+        self._process, self._pipe = process, ours
+        return ours
 
     def _stay_awake(self) -> None:
         if self._idle is not None:

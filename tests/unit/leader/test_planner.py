@@ -1,8 +1,10 @@
 """Plans made in a process of their own."""
 
 import asyncio
+import errno
 import os
 import time
+from multiprocessing.context import SpawnProcess
 
 import numpy as np
 import pytest
@@ -64,5 +66,21 @@ async def test_a_call_that_raises_or_dies_says_so() -> None:
         await planner.call(divmod, 1, 0)
     with pytest.raises(ExecutionError, match="died"):
         await planner.call(os._exit, 3)
+    assert await planner.call(abs, -1) == 1
+    await planner.close()
+
+
+async def test_a_machine_without_room_for_it_is_an_error_and_the_next_call_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_room(_process: SpawnProcess) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    planner = Planner()
+    with monkeypatch.context() as crowded:
+        crowded.setattr(SpawnProcess, "start", no_room)
+        for _ in range(2):
+            with pytest.raises(ExecutionError, match="cannot be started"):
+                await planner.call(abs, -1)
     assert await planner.call(abs, -1) == 1
     await planner.close()

@@ -2,13 +2,16 @@
 
 import asyncio
 import os
+import resource
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-from snooze.common.commands import MAX_OUTPUT_BYTES, run_command
+from snooze.common.commands import MAX_OUTPUT_BYTES, begin_command, run_command
 from snooze.common.errors import ExecutionError, PreconditionError, RemoteError, RemoteTimeout
 from snooze.common.power_options import CommandOptions, parse_power
 from snooze.groupmanager.power.command import CommandController
@@ -39,6 +42,27 @@ async def test_on_a_full_disk_it_cannot_be_started(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     with pytest.raises(ExecutionError, match="echo cannot be started: no file"):
         await run_command(("echo", "on"), 10)
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process can open nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_machine_without_room_for_one_is_an_error_of_ours() -> None:
+    """Who fences a host waits for an answer, whatever it is."""
+    with no_more_files():
+        with pytest.raises(ExecutionError, match="cannot be started"):
+            await run_command(("true",), 10)
+        with pytest.raises(ExecutionError, match="cannot be started"):
+            await begin_command(("true",), 10)
+    assert await run_command(("echo", "on"), 10) == "on\n"
 
 
 async def test_no_shell_reads_it() -> None:
