@@ -4,7 +4,7 @@ import asyncio
 import os
 import resource
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -45,7 +45,7 @@ async def test_on_a_full_disk_it_cannot_be_started(monkeypatch: pytest.MonkeyPat
 
 
 @contextmanager
-def no_more_files() -> Iterator[None]:
+def no_more_files() -> Generator[None]:
     """This process can open nothing."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
