@@ -106,16 +106,16 @@ def read_kernel(
     try:
         busy_s, cores = _processors((proc / "stat").read_text())
         memory = _memory((proc / "meminfo").read_text())
+        total, available = memory["MemTotal"], memory["MemAvailable"]
     except (OSError, ValueError, IndexError, KeyError):
         return None
     rx_bytes, tx_bytes = _network(proc, classes)
-    total = memory["MemTotal"]
     return MachineReading(
         at_s,
         busy_s,
         float(cores),
         total,
-        max(0.0, total - memory["MemAvailable"]),
+        max(0.0, total - available),
         rx_bytes,
         tx_bytes,
         _pressure(proc / "pressure"),

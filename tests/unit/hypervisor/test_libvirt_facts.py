@@ -105,6 +105,25 @@ def test_all_interfaces_and_disks_count() -> None:
     assert counters(3, 1.5, {"cpu.time": "?"}).counts() == (0, 0, 0, -1, -1)
 
 
+def test_disks_that_are_not_told_of_keep_their_base_line() -> None:
+    """A domain whose monitor is busy is rated all the same, and has not read all it ever read."""
+
+    def told(cpu_ns: int, read_bytes: int) -> dict[str, int | str]:
+        return {
+            "cpu.time": cpu_ns,
+            "block.count": 1,
+            "block.0.rd.bytes": read_bytes,
+            "block.0.wr.bytes": 0,
+        }
+
+    busy: dict[str, int | str] = {"cpu.time": 2 * 10**9, "block.count": 1, "block.0.name": "vda"}
+    first = counters(1, 1.0, told(10**9, 10**12))
+    sample, kept = rate("a", first, counters(1, 2.0, busy), 0)
+    assert (sample.rated, sample.used.cpu_cores, sample.read_bytes_s) == (True, 1.0, 0.0)
+    sample, _ = rate("a", kept, counters(1, 3.0, told(3 * 10**9, 10**12 + 4096)), 0)
+    assert (sample.rated, sample.used.cpu_cores, sample.read_bytes_s) == (True, 1.0, 2048.0)
+
+
 STATES = {
     ("STARTED", 0): (ChangeKind.STARTED, VmState.RUNNING),
     ("STARTED", 1): None,

@@ -69,7 +69,10 @@ def test_without_pressure_there_is_none(proc: Path, tmp_path: Path, broken: str)
     assert reading.pressure is None
 
 
-@pytest.mark.parametrize(("name", "text"), [("stat", ""), ("stat", "cpu x"), ("meminfo", "a b")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("stat", ""), ("stat", "cpu x"), ("meminfo", "a b"), ("meminfo", "MemTotal: 1000 kB")],
+)
 def test_a_kernel_of_another_kind_tells_nothing(
     proc: Path, tmp_path: Path, name: str, text: str
 ) -> None:
