@@ -34,6 +34,7 @@ from snooze.localcontroller.hypervisor.port import (
 
 METADATA_PREFIX: Final = "snooze"
 _TAG: Final = f"{{{METADATA_NAMESPACE}}}vm"
+_MAX_GENERATION: Final = 2**53
 
 ANY_BRIDGE: Final = "*"
 
@@ -214,20 +215,23 @@ _KEPT_ACTIONS: Final = {
 def read_domain(xml: str) -> DomainFacts:
     """Read a definition that libvirt wrote."""
     root = etree.fromstring(xml.encode(), _TRUSTED)
+    uuid_hex = child_text(root, "uuid").replace("-", "")
+    tag = _read_tag(root)
     max_vcpus = int(child_text(root, "vcpu") or "1")
     memory = root.find("memory")
     max_memory = _kib(memory)
     current = root.find("currentMemory")
     return DomainFacts(
         name=root.findtext("name") or "",
-        uuid_hex=child_text(root, "uuid").replace("-", ""),
+        uuid_hex=uuid_hex,
         vcpus=int(attribute(root.find("vcpu"), "current") or max_vcpus),
         memory_kib=max_memory if current is None else _kib(current),
         max_vcpus=max_vcpus,
         max_memory_kib=max_memory,
         mac_address=attribute(root.find("devices/interface/mac"), "address"),
         has_acpi=root.find("features/acpi") is not None,
-        tag=_read_tag(root),
+        # Somebody's clone of a VM has its tag, and is not it.
+        tag=tag if tag is not None and tag.vm_id == uuid_hex else None,
         disks=_writable(root),
         locked=_writable(root, but_shareable=True),
         files=tuple(
@@ -283,6 +287,8 @@ def _read_tag(root: Element) -> VmTag | None:
         generation = int(attribute(element, "generation"))
     except ValueError:
         return None  # somebody else's hand wrote it
+    if demand.problems() or not 0 <= generation <= _MAX_GENERATION:
+        return None
     return VmTag(
         vm_id=attribute(element, "id"),
         generation=generation,

@@ -244,13 +244,34 @@ def test_the_mark_of_arrival_comes_and_goes_with_the_tag() -> None:
         with_incoming("<domain/>", "paused")
 
 
-@pytest.mark.parametrize("hand", ["generation='x'", "generation='1' cpu='many'", ""])
+def tagged(tag: str) -> str:
+    return f"""<domain><name>a</name><uuid>{uuid.UUID(VM_ID)}</uuid><memory>1</memory><metadata>
+<s:vm xmlns:s='https://snooze/xmlns/vm/1' {tag}/></metadata></domain>"""
+
+
+@pytest.mark.parametrize(
+    "hand",
+    [
+        "generation='x'",
+        "generation='1' cpu='many'",
+        "generation='1' cpu='nan'",
+        "generation='1' memory='-5'",
+        f"generation='{10**30}'",
+        "generation='-1'",
+        "",
+    ],
+)
 def test_a_tag_that_is_not_ours_makes_no_managed_domain(hand: str) -> None:
-    xml = f"""<domain><name>a</name><uuid>{uuid.UUID(VM_ID)}</uuid><memory>1</memory><metadata>
-<s:vm xmlns:s='https://snooze/xmlns/vm/1' id='a' {hand}/></metadata></domain>"""
-    facts = read_domain(xml)
+    """What is no number, or too large for a message, would keep its host from being told of."""
+    facts = read_domain(tagged(f"id='{VM_ID}' {hand}"))
     assert facts.tag is None
     assert facts.demand == Capacity(1, 1)
+    assert read_domain(tagged(f"id='{VM_ID}' generation='1'")).tag is not None
+
+
+def test_a_clone_that_somebody_made_of_a_vm_is_not_ours() -> None:
+    """virt-clone gives it another UUID, and leaves the metadata."""
+    assert read_domain(tagged(f"id='{'f' * 32}' generation='1'")).tag is None
 
 
 def test_macs_are_padded() -> None:
