@@ -167,6 +167,10 @@ class Agent:
         except SnoozeError as error:
             self._runner.feed(core.NotAssigned(f"the hypervisor: {error.message}"))
             return
+        except Exception as error:  # a defect; the host looks for a manager all the same
+            logger.exception("this host was not described")
+            self._runner.feed(core.NotAssigned(f"the hypervisor: {error!r}"))
+            return
         request = AssignmentRequest(description, effect.previous_manager, effect.failed_managers)
         for _ in range(self._node_count):
             host, port = parse_host_port(next(self._nodes))
@@ -203,6 +207,10 @@ class Agent:
             )
         except SnoozeError as error:
             self._runner.feed(core.NotJoined(error.message))
+            return
+        except Exception as error:  # likewise
+            logger.exception("this host was not introduced")
+            self._runner.feed(core.NotJoined(repr(error)))
             return
         self._connecting = None
         self._orders.stay_up()
@@ -302,6 +310,11 @@ class Agent:
             level = logging.WARNING if isinstance(error, RemoteError) else logging.ERROR
             logger.log(level, "no samples: %s", error.message)
             return
+        except Exception:  # likewise: the next one may be told
+            self.usage = None
+            self.not_measured += 1
+            logger.exception("no samples")
+            return
         self.measured += 1
         self.measuring_s = self._clock.monotonic_s() - started_s
         if self._link is link:
@@ -318,6 +331,9 @@ class Agent:
                 images = (await self._describe()).images
             except SnoozeError as error:
                 logger.debug("images were not listed: %s", error.message)
+                continue
+            except Exception:
+                logger.exception("images were not listed")
                 continue
             if images != self._images:
                 self._images = images
@@ -336,6 +352,8 @@ class Agent:
             await self._orders.look_at_disks()
         except SnoozeError as error:
             logger.warning("disks were not looked at: %s", error.message)
+        except Exception:
+            logger.exception("disks were not looked at")
 
     def look_soon(self) -> None:
         """Look at the hypervisor as soon as possible."""
@@ -347,6 +365,8 @@ class Agent:
             await self._orders.reconcile()
         except SnoozeError as error:
             logger.warning("the hypervisor was not read: %s", error.message)
+        except Exception:
+            logger.exception("the hypervisor was not read")
 
 
 class SleepWatch:

@@ -154,6 +154,9 @@ class LocalController:
             except SnoozeError as error:
                 logger.error("the hypervisor cannot be used: %s", error.message)
                 await asyncio.sleep(OPEN_RETRY_MAX_S)
+            except Exception:  # a defect: said, and tried again
+                logger.exception("the hypervisor cannot be used")
+                await asyncio.sleep(OPEN_RETRY_MAX_S)
             else:
                 break
         self._connected = True

@@ -142,6 +142,13 @@ class LibvirtConnection:
             if pool.is_exhausted:
                 self._lose(connection, "no thread came back in time")
             raise
+        except SnoozeError:
+            raise
+        except Exception as error:
+            # The port promises our errors, and whoever calls lives by that: a loop that ends, or a
+            # host that joins no more, would be worse than one answer that cannot be read.
+            log.exception("what libvirt said was not understood", extra={"what": what})
+            raise ExecutionError(f"{what}: {type(error).__name__}: {error}") from error
 
     def _new_pool(self, size: int) -> WorkerPool:
         return WorkerPool("libvirt", size, self._options.max_waiting, self._initializer)
