@@ -232,7 +232,8 @@ class ImageStore:
             Path(path).with_name(proof).touch()
         except OSError as error:
             raise ExecutionError(f"cannot write beside {path}: {error}") from error
-        if backing:
+        # A guest may have written the name of any file into the header of its own disk.
+        if backing and self._is_inside(Path(backing)):
             with contextlib.suppress(OSError):  # then it counts as not shared, which is safe
                 Path(backing).with_name(proof).touch()
         return DiskOffer(
@@ -247,12 +248,11 @@ class ImageStore:
     def withdraw_proofs(self, token: str) -> None:
         """Remove the proofs of one offer, and those of others that nobody came back for."""
         for directory in {*self.options.directories, self.options.disk_directory}:
-            Path(directory, f"{_PROOF_PREFIX}{token}").unlink(missing_ok=True)
-            for stale in Path(directory).glob(f"{_PROOF_PREFIX}*"):
+            for proof in Path(directory).rglob(f"{_PROOF_PREFIX}*"):
                 try:
-                    age_ms = self._clock.wall_ms() - stale.stat().st_mtime_ns // 1_000_000
-                    if age_ms > _PROOF_KEPT_MS:
-                        stale.unlink(missing_ok=True)
+                    age_ms = self._clock.wall_ms() - proof.stat().st_mtime_ns // 1_000_000
+                    if proof.name == f"{_PROOF_PREFIX}{token}" or age_ms > _PROOF_KEPT_MS:
+                        proof.unlink(missing_ok=True)
                 except OSError:
                     continue
 
@@ -277,7 +277,7 @@ class ImageStore:
 
         Raises:
             Conflict: if a file is already there.
-            InvalidRequest: if the path is outside or the master is missing.
+            InvalidRequest: if the path or the master is outside, or the master is missing.
         """
         path = Path(offer.path)
         mark = incoming_mark(path)
@@ -287,8 +287,11 @@ class ImageStore:
             raise Conflict(f"{path} already exists on this host and is not the source's")
         arguments: list[str] = []
         if incremental:
-            if not Path(offer.backing_path).is_file():
-                raise InvalidRequest(f"the master image {offer.backing_path} is not on this host")
+            master = Path(offer.backing_path)
+            if not (master.is_file() and self._is_inside(master)):
+                raise InvalidRequest(
+                    f"the master image {master} is not in an image directory of this host"
+                )
             arguments = ["-b", offer.backing_path, "-F", offer.backing_format]
         path.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text(vm_id)

@@ -152,6 +152,30 @@ def test_proofs_nobody_came_back_for_are_taken_away(tmp_path: Path) -> None:
     assert (old.exists(), new.exists()) == (False, True)
 
 
+def test_a_proof_beside_a_disk_in_a_folder_of_its_own_is_taken_away(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    (tmp_path / "images/mine").mkdir()
+    disk = make_image(tmp_path / "images/mine/a.qcow2")
+    assert store.is_shared(store.offer_disk(str(disk), "token"))
+    store.withdraw_proofs("token")
+    assert list(disk.parent.iterdir()) == [disk]
+
+
+def test_a_header_that_a_guest_wrote_leads_nowhere_when_it_moves(tmp_path: Path) -> None:
+    """Its raw disk says that it is based on a file of the host."""
+    store = make_store(tmp_path)
+    secret = tmp_path / "private/secret"
+    secret.parent.mkdir()
+    secret.write_bytes(bytes(4096))
+    disk = make_image(tmp_path / "images/a.raw", "1M", "qcow2", "-b", str(secret), "-F", "raw")
+    offer = store.offer_disk(str(disk), "token")
+    assert list(secret.parent.iterdir()) == [secret]
+    disk.unlink()
+    with pytest.raises(InvalidRequest, match="image directory"):
+        store.make_room(offer, VM_ID, incremental=True)
+    assert not disk.exists()
+
+
 def test_room_is_made_again_after_a_dead_try_and_given_back(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     path = tmp_path / "images/a.raw"
