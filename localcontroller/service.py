@@ -226,7 +226,7 @@ class LocalController:
         if not isinstance(hypervisor, LibvirtHypervisor):
             return ()
         try:
-            found = await asyncio.to_thread(hypervisor.images.list_images)
+            found = await hypervisor.list_images()
         except (SnoozeError, OSError) as error:
             logger.warning("images cannot be listed: %s", error)
             return ()

@@ -40,6 +40,7 @@ from snooze.localcontroller.hypervisor import (
 from snooze.localcontroller.hypervisor.libvirt_connection import LibvirtConnection
 from snooze.localcontroller.hypervisor.libvirt_domains import Workshop
 from snooze.localcontroller.hypervisor.libvirt_options import LibvirtOptions
+from snooze.localcontroller.hypervisor.libvirt_runtime import WorkerPool
 from snooze.localcontroller.hypervisor.libvirt_uri import is_local
 from snooze.localcontroller.hypervisor.machine_usage import MachineMeter
 from snooze.localcontroller.hypervisor.port import (
@@ -54,7 +55,7 @@ from snooze.localcontroller.hypervisor.port import (
     ProgressCallback,
     VmChange,
 )
-from snooze.localcontroller.images import ImageStore
+from snooze.localcontroller.images import Image, ImageStore
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ T = TypeVar("T")
 
 ABORT_S: Final = 30.0
 """How long an aborted migration may take to come to its end."""
+IMAGES_S: Final = 5.0
+"""How long a list of images is waited for: their storage may be a server that does not answer."""
 CUT_AFTER_S: Final = 5.0
 """Then its connections are cut: the destination may have died owing an answer."""
 
@@ -82,6 +85,9 @@ class LibvirtHypervisor:
         self.options = options
         self.images = ImageStore(options.images, clock)
         self._clock = clock
+        self._initializer = thread_initializer
+        self._lister = self._new_lister()
+        self._listed: list[Image] = []
         self._connection = LibvirtConnection(
             options, self._hear_lifecycle, self._hear_connection, thread_initializer
         )
@@ -110,6 +116,7 @@ class LibvirtHypervisor:
     async def open(self) -> None:
         """See the port."""
         await self._connection.open()
+        self._lister = self._new_lister()
         try:
             await self._make_workshop()
             await self.inventory()
@@ -119,7 +126,26 @@ class LibvirtHypervisor:
 
     async def close(self) -> None:
         """See the port."""
+        self._lister.close()
         await self._connection.close()
+
+    def _new_lister(self) -> WorkerPool:
+        return WorkerPool("images", 1, 4, self._initializer)
+
+    async def list_images(self) -> list[Image]:
+        """The masters of this host; those found last while their storage does not answer.
+
+        Raises:
+            OSError, SnoozeError: they cannot be listed.
+        """
+        if not self._lister.is_exhausted:
+            try:
+                self._listed = await self._lister.run(
+                    "list images", self.images.list_images, IMAGES_S
+                )
+            except (RemoteTimeout, TooBusy) as error:
+                log.warning("images were not listed in time", extra={"reason": error.message})
+        return self._listed
 
     async def describe(self) -> HypervisorDescription:
         """See the port."""
