@@ -39,6 +39,7 @@ from snooze.common.wire import (
     assignment_epoch,
 )
 from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry
+from snooze.groupmanager.leader.whereabouts import lose_with
 from snooze.scheduling.assignment import AssignmentPolicy, assign, rebalance
 
 SETTLE_S: Final = 0.5
@@ -262,8 +263,7 @@ class MembershipCore:
             return []
         self.changed_s = now_s
         for host_id in entry.hosts:
-            host = self.registry.hosts[host_id]
-            host.leave(now_s)
+            lose_with(self.registry, self.registry.hosts[host_id], now_s)
             self.moving.pop(host_id, None)
         return [
             Announce(

@@ -17,6 +17,7 @@ from snooze.groupmanager.leader.submission_events import (
 from snooze.groupmanager.leader.submission_restarts_core import Restarts
 from snooze.groupmanager.leader.submission_state_core import LONG_AGO, announce
 from snooze.groupmanager.leader.vm_views import adopted, record_of, status_of
+from snooze.groupmanager.leader.whereabouts import away, may_be_on
 
 
 @dataclass(slots=True)
@@ -236,7 +237,7 @@ class Reports(Restarts):
                 # Ordered by a manager whose orders this host refuses from now on.
                 vm.state, vm.host_id, vm.manager_id, vm.doubt = VmState.PENDING, "", "", ""
                 self.note_progress(vm)
-            elif vm.elsewhere_s < math.inf or self._may_have_moved(vm, event):
+            elif self._is_elsewhere(vm, event):
                 vm.state, vm.host_id, vm.reason = VmState.UNREACHABLE, "", "its host is not known"
                 vm.waits_s = now_s
                 self.strays.add(vm.vm_id)
@@ -244,6 +245,15 @@ class Reports(Restarts):
             else:
                 effects += self.gone(vm, removed, now_s, event.now_ms, "")
         return effects
+
+    def _is_elsewhere(self, vm: VmEntry, event: VmsReported) -> bool:
+        """Whether a VM that its host does not have may be on another one."""
+        if vm.elsewhere_s == math.inf:
+            return self._may_have_moved(vm, event)
+        if vm.manager_id != event.manager_id or vm.moving or vm.was is VmState.MIGRATING:
+            return True
+        # The manager was unheard for a while, and has told now what its hosts in reach have.
+        return may_be_on(vm, away(self.registry))
 
     def _may_have_moved(self, vm: VmEntry, event: VmsReported) -> bool:
         """Whether its former manager may have moved it, and gone before it could say so.

@@ -2,12 +2,28 @@
 
 A host that is joined says what it has. One that is not may have every VM that was on its way to
 some host while a start could be ordered on it: ``elsewhere_s <= reachable_s``.
+
+A manager moves VMs among its hosts without asking, and says so. From when it is not heard any more
+until its hosts have spoken, what is on one of them may be on any other of them (``lose_with``).
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
+from snooze.common.vm_lifecycle import VmState
 from snooze.common.wire import VmStatus
 from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
+
+_MOVABLE: Final = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPING})
+"""One that was just being started has not run for long enough to be moved unheard."""
+
+
+def lose_with(registry: Registry, host: HostEntry, now_s: float) -> None:
+    """A host is away because its manager is: nobody says what that does with its VMs."""
+    host.leave(now_s)
+    for vm in registry.vms_of_host(host.description.host_id):
+        if vm.managed and vm.state in _MOVABLE:
+            vm.elsewhere_s = min(vm.elsewhere_s, now_s)
 
 
 def away(registry: Registry) -> list[HostEntry]:

@@ -37,6 +37,7 @@ from snooze.groupmanager.leader.submission_events import (
     VmsReported,
 )
 from snooze.groupmanager.leader.tasks import Task
+from snooze.groupmanager.leader.whereabouts import lose_with
 from snooze.scheduling import rulings
 
 E = TypeVar("E")
@@ -169,9 +170,9 @@ class Desk:
     def lose_manager(self, manager_id: str) -> None:
         """The membership core says so: its hosts are away from now on."""
         del self.registry.managers[manager_id]
-        for host_id, host in self.registry.hosts.items():
+        for host in self.registry.hosts.values():
             if host.manager_id == manager_id and host.joined:
-                self.lose_host(host_id)
+                lose_with(self.registry, host, self.now_s)
 
     def lose_host(self, host_id: str) -> None:
         host = self.registry.hosts[host_id]

@@ -201,3 +201,30 @@ def test_where_a_vm_is_not_says_nothing_of_where_it_is(state: VmState) -> None:
     desk.reported("gm1", status_of("vm", state, "h1"))
     vm = desk.core.registry.vms["vm"]
     assert (vm.host_id, vm.generation) == ("h2", 1)
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_what_a_manager_that_was_unheard_has_no_more_is_gone_or_on_the_host_it_lost(
+    is_away: bool,
+) -> None:
+    desk = Desk("gm1")
+    desk.run("a")
+    desk.registry.vms["a"].template = b"template"
+    desk.add_host("second", "gm1")
+    desk.lose_manager("gm1")
+    desk.now_s += 2.0
+    desk.add_manager("gm1", hosts=False)
+    desk.add_host("gm1-host", "gm1")
+    if not is_away:
+        desk.rejoin_host("second", "gm1")
+    desk.feed_inventory("gm1-host", "gm1")
+    if not is_away:
+        assert "a" not in desk.registry.vms, "it was destroyed meanwhile"
+        return
+    assert desk.state("a") is VmState.UNREACHABLE, "it may have moved, and then that host was lost"
+    desk.tick(100.0)
+    desk.rejoin_host("second", "gm1", status_of("a", VmState.RUNNING, "second"))
+    assert (desk.state("a"), desk.registry.vms["a"].template) == (
+        VmState.RUNNING,
+        b"template",
+    )

@@ -526,3 +526,47 @@ def test_what_failed_after_a_restart_is_remembered_as_gone() -> None:
     desk.rejoin_host("gm1-host", "gm1", status_of("a", VmState.STOPPED, "gm1-host"))
     assert "a" not in desk.registry.vms
     assert set(desk.registry.copies["gm1-host"]) == {"a"}, "to be destroyed"
+
+
+def test_what_a_manager_that_is_not_heard_may_have_moved_waits_for_its_other_hosts() -> None:
+    ward = Ward()
+    ward.add_host("second", "gm1")
+    ward.lose_manager("gm1")
+    assert none(RecordRestarts, ward.prove()), "it may run on the second one by now"
+    assert none(RecordRestarts, ward.tick(600.0))
+    assert (ward.state("a"), ward.vm.host_id) == (VmState.UNREACHABLE, "second")
+    second = ward.registry.hosts["second"]
+    second.down = Down.EVERYTHING
+    assert only(RecordRestarts, ward.feed(HostDown("second", "bmc", ward.now_ms)))
+
+
+def test_and_is_where_the_one_that_comes_back_says() -> None:
+    ward = Ward()
+    ward.add_host("second", "gm1")
+    ward.lose_manager("gm1")
+    ward.prove()
+    effects = ward.rejoin_host("second", "gm2", status_of("a", VmState.RUNNING, "second"))
+    assert none(RecordRestarts, effects)
+    assert none(RecordRestarts, ward.tick(1.0))
+    assert (ward.state("a"), ward.vm.host_id, ward.vm.plan) == (
+        VmState.RUNNING,
+        "second",
+        Plan.NONE,
+    )
+
+
+def test_once_they_have_come_back_without_it_it_is_restarted() -> None:
+    ward = Ward()
+    ward.add_host("second", "gm1")
+    ward.lose_manager("gm1")
+    ward.prove()
+    ward.rejoin_host("second", "gm2")
+    assert only(RecordRestarts, ward.tick(1.0))
+
+
+def test_a_manager_that_loses_a_host_itself_has_said_what_it_moved() -> None:
+    ward = Ward()
+    ward.add_host("second", "gm1")
+    ward.lose_host("gm1-host")
+    ward.lose_host("second")
+    assert only(RecordRestarts, ward.prove())
