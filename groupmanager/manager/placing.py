@@ -1,7 +1,8 @@
 """Placing new VMs on the manager's hosts, and ordering their starts.
 
 Room is reserved before an order is sent. No plan is carried out that the independent checker
-refutes. A start that was not answered is ordered again, at most ``MAX_TRIES`` times.
+refutes. A start that was not answered is ordered again, at most ``MAX_TRIES`` times. That a repeat
+is refused says nothing of the first: then the host is asked what it has.
 """
 
 from collections.abc import Callable
@@ -15,11 +16,13 @@ from snooze.common.resources import FloatArray, R
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmReport, VmSpec
 from snooze.common.wire import (
+    Inventory,
     OrderDone,
     PlacedVm,
     PlacementAnswer,
     PlacementRequest,
     StartVm,
+    TakeInventory,
 )
 from snooze.groupmanager.manager.host_table import HostTable, VmEntry
 from snooze.groupmanager.manager.manager_events import (
@@ -175,6 +178,25 @@ class Placing:
             if unknown:
                 return [CloseHost(host_id, "it does not say whether it started a VM")]
             message = outcome.message if isinstance(outcome, ErrorReport) else "no answer"
+            if tries > 1:
+                return self._ask(vm, message, cause)
             return self._changes.start_failed(vm, message, cause)
 
         return self._order(host_id, lambda epoch: StartVm(epoch, cause, spec), started)
+
+    def _ask(self, vm: VmEntry, message: str, cause: str) -> list[ManagerEffect]:
+        """A start was refused after one that was not answered, which may be under way yet."""
+        host_id, vm_id, generation = vm.host_id, vm.report.vm_id, vm.report.generation
+
+        def looked(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
+            if self._table.vms.get(vm.key) is not vm or vm.state is not VmState.STARTING:
+                return []
+            if not isinstance(outcome, Inventory):
+                return [CloseHost(host_id, "it does not say whether it started a VM")]
+            found = (r for r in outcome.vms if (r.vm_id, r.generation) == (vm_id, generation))
+            report = next(found, None)
+            if report is None:
+                return self._changes.start_failed(vm, message, cause)
+            return self._changes.take_report(vm, report, cause)
+
+        return self._order(host_id, lambda epoch: TakeInventory(epoch, cause, vm_id), looked)

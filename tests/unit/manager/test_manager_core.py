@@ -197,6 +197,42 @@ def test_an_unanswered_start_is_ordered_again_and_then_the_host_has_to_say() -> 
     assert desk.state("a") is VmState.RUNNING
 
 
+def refused_after_silence(desk: Desk) -> OrderHost:
+    """A start is not answered, and its repeat refused; the host is asked what it has."""
+    _, orders = desk.place(spec_of("a"))
+    again = only(OrderHost, desk.unanswered(orders[0]))
+    effects = desk.answer(again, ErrorReport("too_busy", "an earlier order is under way"))
+    assert told(effects) == [], "it may be under way: nobody may start it elsewhere"
+    look = only(OrderHost, effects)
+    assert isinstance(look.order, TakeInventory)
+    return look
+
+
+@pytest.mark.parametrize("state", [VmState.STARTING, VmState.RUNNING])
+def test_a_repeat_that_is_refused_says_nothing_of_a_start_that_is_under_way(
+    state: VmState,
+) -> None:
+    desk = Desk()
+    look = refused_after_silence(desk)
+    (status,) = told(desk.inventory(look, report_of("a", state)))
+    assert (status.state, status.host_id) == (state, "h1")
+    assert desk.cores("h1") == 1.0
+    desk.notice("h1", report_of("a"))
+    assert desk.state("a") is VmState.RUNNING
+
+
+def test_it_has_failed_once_its_host_does_not_have_it() -> None:
+    desk = Desk()
+    (status,) = told(desk.inventory(refused_after_silence(desk)))
+    assert (status.state, status.host_id) == (VmState.FAILED, "")
+
+
+def test_a_host_that_does_not_say_whether_it_has_it_joins_again() -> None:
+    desk = Desk()
+    assert only(CloseHost, desk.unanswered(refused_after_silence(desk))).host_id == "h1"
+    assert desk.state("a") is VmState.STARTING
+
+
 def test_a_start_whose_host_is_lost_is_not_ordered_again() -> None:
     desk = Desk()
     desk.place(spec_of("a"))
