@@ -201,6 +201,21 @@ def without_long_xml(
     ]
 
 
+def being_started(spec: VmSpec) -> VmReport:
+    """What is said of a VM that has no domain yet."""
+    return VmReport(
+        vm_id=spec.vm_id,
+        name=spec.name,
+        state=VmState.STARTING,
+        demand=spec.demand,
+        generation=spec.generation,
+        ip_address=spec.ip_address,
+        mac_address=spec.mac_address,
+        image=spec.image,
+        policy=spec.policy,
+    )
+
+
 class MigrationProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a live migration is, from the hypervisor's own job statistics.
 

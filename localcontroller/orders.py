@@ -368,8 +368,7 @@ class Orders:
                     await self._require_lease(spec.policy, order.epoch)
                     report = await self._hypervisor.start(spec)
             except RemoteError:
-                if order.epoch != self.epoch:
-                    self._unsure[spec.vm_id] = pending
+                self._unsure[spec.vm_id] = pending  # until the next look says what came of it
                 raise
             except SnoozeError:
                 if order.epoch != self.epoch:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 import msgspec
 
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import VmReport, VmSpec
+from snooze.common.vms import VmReport, VmSpec, being_started
 
 _OFF = frozenset({VmState.STOPPED, VmState.FAILED})
 
@@ -28,17 +28,7 @@ class Starts:
     def noting(self, spec: VmSpec) -> Generator[VmReport]:
         """Have the VM known as starting; the same may be ordered again meanwhile."""
         vm_id = spec.vm_id
-        pending = self.new[vm_id] = VmReport(
-            vm_id=vm_id,
-            name=spec.name,
-            state=VmState.STARTING,
-            demand=spec.demand,
-            generation=spec.generation,
-            ip_address=spec.ip_address,
-            mac_address=spec.mac_address,
-            image=spec.image,
-            policy=spec.policy,
-        )
+        pending = self.new[vm_id] = being_started(spec)
         self._orders[vm_id] += 1
         try:
             yield pending

@@ -14,7 +14,7 @@ import numpy as np
 from snooze.common.errors import ErrorReport
 from snooze.common.resources import FloatArray, R
 from snooze.common.vm_lifecycle import VmState
-from snooze.common.vms import VmReport, VmSpec
+from snooze.common.vms import VmSpec, being_started
 from snooze.common.wire import (
     Inventory,
     OrderDone,
@@ -147,17 +147,7 @@ class Placing:
         return self._base
 
     def _start(self, spec: VmSpec, host_id: str, cause: str, tries: int = 1) -> list[ManagerEffect]:
-        report = VmReport(
-            vm_id=spec.vm_id,
-            name=spec.name,
-            state=VmState.STARTING,
-            demand=spec.demand,
-            generation=spec.generation,
-            ip_address=spec.ip_address,
-            mac_address=spec.mac_address,
-            image=spec.image,
-            policy=spec.policy,
-        )
+        report = being_started(spec)
         vm = VmEntry(report, host_id, VmState.STARTING, spec.demand, cause, ordered=True)
         self._table.hosts[host_id].copies.pop(vm.key, None)  # the start takes its place
         self._table.put_vm(vm)

@@ -15,7 +15,14 @@ import msgspec
 from lxml import etree
 
 from snooze.common.domain_template import Element, attribute, child_text, compose, read_template
-from snooze.common.errors import Conflict, ExecutionError, InvalidRequest, NotFound, SnoozeError
+from snooze.common.errors import (
+    Conflict,
+    ExecutionError,
+    InvalidRequest,
+    NotFound,
+    RemoteTimeout,
+    SnoozeError,
+)
 from snooze.common.resources import KIB_PER_MIB, Capacity
 from snooze.common.template_policy import judge
 from snooze.common.vm_lifecycle import VmState
@@ -297,7 +304,11 @@ def check_name_is_free(connection: libvirt.virConnect, name: str, vm_id: str) ->
 
 
 def _start_new(connection: libvirt.virConnect, workshop: Workshop, spec: VmSpec) -> VmReport:
-    """Define and start; whatever fails, what was made is unmade."""
+    """Define and start; whatever fails, what was made is unmade.
+
+    Raises:
+        RemoteTimeout: it failed or not, and libvirt does not say whether it is on.
+    """
     had_disk = bool(spec.image) and workshop.images.has_disk(spec.vm_id)
     domain: libvirt.virDomain | None = None
     try:
@@ -315,6 +326,8 @@ def _start_new(connection: libvirt.virConnect, workshop: Workshop, spec: VmSpec)
         left = "" if domain is None else _try_to_undefine(domain)
         if spec.image and not had_disk and workshop.has_real_disks and not left:
             workshop.images.remove_disk(spec.vm_id)
+        if left and domain is not None and not _is_off(domain):
+            raise RemoteTimeout(f"VM {spec.name!r} may be on: {error}; {left}") from error
         if isinstance(error, SnoozeError):
             raise
         ours = _translate_start(error, f"start VM {spec.name!r}")
@@ -561,6 +574,13 @@ def _is_active(domain: libvirt.virDomain) -> bool:
         return domain.isActive() == 1
     except libvirt.libvirtError:
         return False
+
+
+def _is_off(domain: libvirt.virDomain) -> bool:
+    try:
+        return domain.isActive() == 0
+    except libvirt.libvirtError as error:
+        return is_code(error, libvirt.VIR_ERR_NO_DOMAIN)
 
 
 def _try_to_undefine(domain: libvirt.virDomain) -> str:

@@ -3,7 +3,8 @@
 This class only orders: each call is one piece of blocking work (``libvirt_domains``,
 ``libvirt_migration``, ``libvirt_usage``) in a bounded thread (``libvirt_connection``). Orders on
 one VM wait for each other. An order that timed out may still be running in its thread: until it
-has returned, further orders on that VM are refused, not run beside it.
+has returned, further orders on that VM are refused, not run beside it, and a VM that it starts is
+among the inventory, though it may have no domain yet.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from snooze.common.vms import (
     SlowMigration,
     VmReport,
     VmSpec,
+    being_started,
 )
 from snooze.localcontroller.hypervisor import (
     libvirt_disks,
@@ -67,6 +69,7 @@ IMAGES_S: Final = 5.0
 """How long a list of images is waited for: their storage may be a server that does not answer."""
 CUT_AFTER_S: Final = 5.0
 """Then its connections are cut: the destination may have died owing an answer."""
+_ON: Final = libvirt_domains.ACTIVE_STATES | {VmState.STARTING}
 
 
 class LibvirtHypervisor:
@@ -97,6 +100,7 @@ class LibvirtHypervisor:
         self._leaving: set[str] = set()
         self._arriving: set[str] = set()
         self._busy: set[str] = set()
+        self._starting: dict[str, VmReport] = {}
         self._busy_lock = threading.Lock()
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._usage_lock = asyncio.Lock()
@@ -157,9 +161,13 @@ class LibvirtHypervisor:
 
     async def inventory(self) -> list[VmReport]:
         """See the port."""
+        starting = dict(self._starting)  # before the domains: what ends meanwhile is among them
         reports = await self._connection.call("list domains", libvirt_domains.inventory)
         self._managed |= {report.vm_id for report in reports if report.managed}
-        return [self._as_migrating(report) for report in reports]
+        on = [r for r in reports if r.vm_id not in starting or r.state in _ON]
+        present = {report.vm_id for report in on}
+        on += [report for vm_id, report in starting.items() if vm_id not in present]
+        return [self._as_migrating(report) for report in on]
 
     async def start(self, spec: VmSpec) -> VmReport:
         """See the port."""
@@ -168,11 +176,19 @@ class LibvirtHypervisor:
         report = await self._order(
             spec.vm_id,
             f"start VM {spec.name!r}",
-            lambda connection: libvirt_domains.start(connection, workshop, spec),
+            lambda connection: self._start(connection, workshop, spec),
             self.options.start_timeout_s,
         )
         self._managed.add(spec.vm_id)
         return report
+
+    def _start(self, connection: libvirt.virConnect, workshop: Workshop, spec: VmSpec) -> VmReport:
+        """In a worker: a disk that is copied for long outlives the caller's patience."""
+        self._starting[spec.vm_id] = being_started(spec)
+        try:
+            return libvirt_domains.start(connection, workshop, spec)
+        finally:
+            del self._starting[spec.vm_id]
 
     async def start_again(self, vm_id: str) -> VmReport:
         """See the port."""

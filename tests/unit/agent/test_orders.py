@@ -223,6 +223,16 @@ async def test_a_start_of_which_nobody_knows_is_told_of_when_it_is_known(
     assert rig.changes[-1] == (A, state, gone)
 
 
+async def test_a_manager_that_asks_meanwhile_hears_that_it_may_come_up(rig: Rig) -> None:
+    rig.hypervisor.host.fail("start", RemoteTimeout("a disk is copied"))
+    with pytest.raises(RemoteTimeout):
+        await rig.start()
+    assert [report.state for report in await rig.orders.listed()] == [VmState.STARTING]
+    await rig.orders.reconcile()
+    assert rig.changes == [(A, VmState.STARTING, True)]
+    assert await rig.orders.listed() == []
+
+
 @pytest.mark.parametrize(
     ("method", "order", "change"),
     [
