@@ -17,7 +17,10 @@ Rules:
    ``FENCE_EVERY_S``, until it holds one. One that never held any does not: nothing can have been
    started on it under a lease.
 
-Invariant: ``until_s`` never decreases. No clock of another machine is read.
+4. A host holds only what it has persisted (``forgo``): the guard, and its next agent, know no more.
+
+Invariant: ``until_s`` never decreases, but to what it was before a grant that could not be
+persisted. No clock of another machine is read.
 """
 
 import math
@@ -128,6 +131,14 @@ class LeaseCore:
     def left_s(self, now_s: float) -> float:
         """How much longer the lease holds; not positive: it does not."""
         return self.until_s - now_s
+
+    def forgo(self, until_s: float) -> None:
+        """What was granted last could not be persisted: it holds until then, as before.
+
+        Asked for again, soon.
+        """
+        self.until_s = until_s
+        self.next_s, self.pause_s = self.next_s - self.pause_s + ASK_MIN_S, ASK_MIN_S
 
     @property
     def is_lost(self) -> bool:

@@ -105,6 +105,7 @@ class HostLease:
         self._granted = asyncio.Event()
         self._fencing = False
         self._ending: set[str] = set()
+        self._unnoted: dict[str, int] = {}
         self._guard_s = -1e18
         self._guard: GuardRuns = lambda: False
         self._tasks = TaskSet()
@@ -146,15 +147,23 @@ class HostLease:
         if not self.enabled:
             return reports
         self._state = state = self._file.read()
-        fenced = state.fenced.keys() - self._ending
-        on = [r.vm_id for r in reports if r.vm_id in fenced and r.state in ACTIVE]
+        fenced = {**state.fenced, **self._unnoted}
+        on = {
+            report.vm_id
+            for report in reports
+            if report.vm_id in fenced.keys() - self._ending and report.state in ACTIVE
+        }
         if on:  # they were started again since
+            self._unnoted = {i: g for i, g in self._unnoted.items() if i not in on}
             left = {vm_id: g for vm_id, g in state.fenced.items() if vm_id not in on}
             self._state = msgspec.structs.replace(state, fenced=left)
-            self._persist()
+            try:
+                self._file.write(self._state)
+            except ExecutionError as error:
+                logger.error("what was started again stays noted: %s", error.message)
         return [
             msgspec.structs.replace(report, fenced=True)
-            if report.state in _OFF and self._state.fenced.get(report.vm_id) == report.generation
+            if report.state in _OFF and fenced.get(report.vm_id) == report.generation
             else report
             for report in reports
         ]
@@ -167,12 +176,7 @@ class HostLease:
                 case Ask():
                     self._tasks.spawn(self._ask(effect.number, self._link))
                 case Extended():
-                    self._state = msgspec.structs.replace(
-                        self._file.read(), until_s=effect.until_s, grace_s=self._settings.grace_s
-                    )
-                    if self._persist():
-                        self._core.grace_s = self._former_s = self._settings.grace_s
-                    self._granted.set()
+                    self._extend(effect.until_s)
                 case Fence():
                     if not self._fencing:
                         self._fencing = True
@@ -180,14 +184,19 @@ class HostLease:
                 case _:
                     assert_never(effect)
 
-    def _persist(self) -> bool:
-        """Write the state down; whether that was possible."""
+    def _extend(self, until_s: float) -> None:
+        """A lease is held once the guard and the next agent know of it."""
+        former = self._file.read()
+        state = msgspec.structs.replace(former, until_s=until_s, grace_s=self._settings.grace_s)
         try:
-            self._file.write(self._state)
+            self._file.write(state)
         except ExecutionError as error:
-            logger.error("the fencing guard goes by an older lease: %s", error.message)
-            return False
-        return True
+            logger.error("a lease that cannot be noted is none: %s", error.message)
+            self._core.forgo(former.until_s)
+            return
+        self._state = state
+        self._core.grace_s = self._former_s = self._settings.grace_s
+        self._granted.set()
 
     async def _ask(self, number: int, link: Link | None) -> None:
         try:
@@ -239,12 +248,12 @@ class HostLease:
             self._fencing = False
 
     async def _switch_off(self, report: VmReport) -> None:
-        # Noted first: a guest that is off and not noted would not be started again. But one that
-        # cannot be noted is switched off, too: it may run elsewhere from now on.
+        # Noted first: a guest that is off and not noted would not be started again.
         try:
             self._state = self._file.add_fenced({report.vm_id: report.generation})
         except ExecutionError as error:
-            logger.error("%s", error.message)
+            logger.error("noted in memory only: %s", error.message)
+            self._unnoted[report.vm_id] = report.generation
         self._ending.add(report.vm_id)
         try:
             await self._hypervisor.power_off(report.vm_id)

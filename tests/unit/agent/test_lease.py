@@ -131,6 +131,7 @@ async def test_another_grace_counts_once_the_leader_and_the_guard_go_by_it(rig: 
         lease = lease_of(rig, LeaseSettings(grace_s=grace_s))
         assert lease.lease_s == max(1.0, grace_s)
         assert lease._core.grace_s == min(1.0, grace_s)
+    await rig.lease.close()  # it would note its own
     rig.link = Granting()
     lease = lease_of(rig, LeaseSettings(grace_s=600.0))
     lease.start()
@@ -145,33 +146,6 @@ def test_a_setting_does_not_take_a_promise_back(tmp_path: Path) -> None:
     assert lease_of(rig, LeaseSettings(enabled="never"), enabled=False).lease_s > 0
     rig.file.path.unlink()
     assert lease_of(rig, LeaseSettings(enabled="never"), enabled=False).lease_s == 0
-
-
-async def test_a_guest_that_cannot_be_noted_is_switched_off_nevertheless(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It runs elsewhere by now, whatever this host can write down."""
-    monkeypatch.setattr(LeaseFile, "write", cannot_write)
-    rig.hypervisor.goes_on.set()
-    await rig.told.wait()
-    assert rig.states() == {VmState.STOPPED}
-
-
-async def test_a_lease_that_cannot_be_persisted_holds_nevertheless(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(LeaseFile, "write", cannot_write)
-    rig.link = Granting()
-    async with asyncio.timeout(5):
-        await rig.lease.require()
-    rig.hypervisor.goes_on.set()
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert rig.states() == {VmState.RUNNING}
-
-
-def cannot_write(_file: LeaseFile, _state: LeaseState) -> None:
-    raise ExecutionError("the disk is gone")
 
 
 def test_a_lease_goes_on_although_the_disk_is_full(
@@ -196,3 +170,47 @@ def test_a_lease_goes_on_although_the_disk_is_full(
 def disk_is_full(path: Path, _data: bytes) -> None:
     path.touch()
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class FullDisk(LeaseFile):
+    """On a disk that may have no room."""
+
+    full = True
+
+    def write(self, state: LeaseState) -> None:
+        if self.full:
+            raise ExecutionError("no space left on device")
+        super().write(state)
+
+
+async def test_a_lease_that_cannot_be_noted_is_none(rig: Rig) -> None:
+    """The guard would not fence, nor would the next agent: they know of no lease."""
+    rig.file = file = FullDisk(rig.file.path.with_name("full.json"))
+    lease = lease_of(rig, LeaseSettings())
+    rig.link = Granting()
+    lease.start()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    waiting = asyncio.ensure_future(lease.require())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    rig.clock.advance(1.0)
+    file.full = False
+    await waiting
+    assert file.read().until_s > rig.clock.boottime_s()
+    await lease.close()
+
+
+async def test_a_guest_is_switched_off_though_that_cannot_be_noted(rig: Rig) -> None:
+    await rig.lease.close()
+    until_s = rig.file.read().until_s
+    rig.file = FullDisk(rig.file.path)
+    lease = lease_of(rig, LeaseSettings())
+    assert rig.file.read().until_s == until_s
+    rig.hypervisor.goes_on.set()
+    lease.start()
+    await rig.told.wait()
+    assert rig.states() == {VmState.STOPPED}
+    (report,) = lease.mark(await rig.hypervisor.inventory())
+    assert report.fenced, "it is started again"
+    await lease.close()
