@@ -271,6 +271,17 @@ class Restarts(Halted):
         running = [status for status in found if status.state in HOLDS_CAPACITY]
         return max(running, key=lambda status: status.generation, default=None)
 
+    def _copy_away(self, vm: VmEntry) -> HostEntry | None:
+        """A host out of reach that had a copy whose guest was on, and may have it yet."""
+        for host_id, copies in sorted(self.registry.copies.items()):
+            host = self.registry.hosts[host_id]
+            status = copies.get(vm.vm_id)
+            if status is None or status.state not in HOLDS_CAPACITY or host.joined:
+                continue
+            if not host.is_off_for(vm):
+                return host
+        return None
+
     def adopt(
         self, vm: VmEntry, status: VmStatus, now_s: float, now_ms: int
     ) -> list[SubmissionEffect]:
@@ -297,9 +308,10 @@ class Restarts(Halted):
             host = self.registry.hosts.get(vm.host_id)
             if host is not None and (host.joined or not host.is_off_for(vm)):
                 return True
-        if may_be_on(vm, hosts_away):
-            host = suspect(vm, hosts_away)
-            if host is not None:
+        told = self._copy_away(vm)
+        if told is not None or may_be_on(vm, hosts_away):
+            host = suspect(vm, hosts_away) if told is None else told
+            if host is not None and host.given_up:
                 vm.host_id, vm.manager_id = host.description.host_id, host.manager_id
                 vm.state, vm.reason = VmState.UNREACHABLE, "it may be on this host, which is away"
             return True

@@ -570,3 +570,22 @@ def test_a_manager_that_loses_a_host_itself_has_said_what_it_moved() -> None:
     ward.lose_host("gm1-host")
     ward.lose_host("second")
     assert only(RecordRestarts, ward.prove())
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_a_copy_that_was_on_is_not_restarted_beside_while_its_host_is_away(generation: int) -> None:
+    """Two hosts said that it runs, and one word was old: it may have been the later one."""
+    ward = Ward()
+    ward.reported("gm2", status_of("a", VmState.RUNNING, "gm2-host", generation=generation))
+    assert ward.vm.host_id == "gm2-host"
+    ward.registry.copies.setdefault("gm1-host", {})["a"] = status_of(
+        "a", VmState.RUNNING, "gm1-host"
+    )
+    ward.lose_host("gm1-host")
+    ward.lose_host("gm2-host")
+    ward.tick(11.0)
+    ward.registry.hosts["gm2-host"].down = Down.EVERYTHING
+    assert none(RecordRestarts, ward.feed(HostDown("gm2-host", "bmc", ward.now_ms)))
+    assert (ward.state("a"), ward.vm.host_id) == (VmState.UNREACHABLE, "gm1-host")
+    (record,) = only(RecordRestarts, ward.prove()).vms
+    assert record.generation == generation + 1
