@@ -4,7 +4,8 @@ Rules:
 
 1. One order at a time per VM; different VMs at the same time.
 2. An order is carried out to its end even if the link it came by closes: its outcome then reaches
-   the next manager as a change of the VM.
+   the next manager as a change of the VM. One to discard or to move a VM that still waits for its
+   turn then is refused: the next manager has been told that the VM is here.
 3. What is told is what the hypervisor says. Of a VM whose start or move is under way the steps
    tell; one that arrives is told of when it is found here, if no step said so before.
 4. A VM is told to be gone only if it is proven not to be here.
@@ -419,7 +420,13 @@ class Orders:
         known = self._known.get(vm_id)
         return known.policy if known is not None else DEFAULT_POLICY
 
+    def _require_current(self, order: HostOrder) -> None:
+        """Refuse what waited here while the next manager was told what is here."""
+        if order.epoch not in {0, self.epoch}:
+            raise StaleEpoch("this host was assigned anew while the order waited")
+
     async def _discard(self, order: DiscardVm) -> HostAnswer:
+        self._require_current(order)
         left = await self._hypervisor.discard(
             order.vm_id, order.generation, only_off=order.only_off
         )
@@ -487,6 +494,7 @@ class Orders:
 
         try:
             async with self._migrating:
+                self._require_current(order)
                 known = self._known.get(vm_id)
                 options = self._migration.for_vm(known.policy) if known else self._migration
                 await self._hypervisor.migrate_out(vm_id, order.ticket, options, on_progress)

@@ -21,6 +21,7 @@ from snooze.common.wire import (
     Address,
     Assignment,
     CommandVm,
+    DiscardVm,
     HostOrder,
     Inventory,
     ManagerDescription,
@@ -442,3 +443,18 @@ async def test_closing_waits_for_orders_and_then_lets_go(rig: Rig) -> None:
     await rig.orders.close(0.01)
     with pytest.raises(asyncio.CancelledError):
         await late
+
+
+async def test_a_copy_that_is_the_vm_by_now_is_not_discarded_by_a_former_managers_order(
+    rig: Rig,
+) -> None:
+    await rig.start()
+    busy = await rig.held("suspend", command_of(VmCommand.SUSPEND))
+    discard = asyncio.ensure_future(rig.orders.carry_out(DiscardVm(1, "recovery", A, 1)))
+    await rig.quiet()
+    await rig.join(2)
+    rig.go_on()
+    await busy
+    with pytest.raises(StaleEpoch, match="assigned anew"):
+        await discard
+    assert list(rig.hypervisor.host.vms) == [A]

@@ -1,3 +1,4 @@
+# pyright: reportPrivateUsage=false
 """The steps of a migration, as source and destination carry them out."""
 
 import asyncio
@@ -9,6 +10,7 @@ import pytest
 from snooze.common.errors import (
     ExecutionError,
     InvalidRequest,
+    StaleEpoch,
 )
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import MigrationTicket
@@ -161,3 +163,17 @@ async def test_a_refused_prepare_leaves_nothing_behind(pair: Pair) -> None:
 async def test_the_offer_is_the_drivers_and_opaque(pair: Pair) -> None:
     offer = await pair.offer()
     assert msgspec.msgpack.decode(offer.offer, type=MigrationOffer).report == offer.report
+
+
+async def test_a_move_that_waited_for_others_until_the_host_was_assigned_anew_is_refused(
+    pair: Pair,
+) -> None:
+    ticket = await pair.prepare()
+    pair.source.orders._migrating = busy = asyncio.Semaphore(0)
+    move = asyncio.ensure_future(pair.move(ticket))
+    await pair.source.quiet()
+    assert [r.state for r in await pair.source.join(2)] == [VmState.RUNNING]
+    busy.release()
+    with pytest.raises(StaleEpoch, match="assigned anew"):
+        await move
+    assert list(pair.source.hypervisor.host.vms) == [A], "where the next leader knows it to be"
