@@ -72,17 +72,22 @@ class Directives:
 
     def promote(self, key: str) -> list[ManagerEffect]:
         """The domain that was taken for the VM is gone: the best copy is the VM from now on."""
-        found = [host.copies[key] for host in self._table.hosts.values() if key in host.copies]
-        best = max(found, key=_rank, default=None)
-        if best is None:
-            return []
-        del self._table.hosts[best.host_id].copies[key]
-        self._table.put_vm(best)
-        return [TellLeader(VmsChanged([best.status()]))]
+        return promote(self._table, key)
 
     def _tell(self, vm: VmEntry) -> list[ManagerEffect]:
         vm.state = VmState.DESTROYED
         return [TellLeader(VmsChanged([vm.status()]))]
+
+
+def promote(table: HostTable, key: str, arrived: int = 0) -> list[ManagerEffect]:
+    """Take the best copy for the VM; it has ``arrived`` if it is on, with that generation."""
+    found = [host.copies[key] for host in table.hosts.values() if key in host.copies]
+    best = max(found, key=_rank, default=None)
+    if best is None or (arrived and _rank(best) < (True, arrived)):
+        return []
+    del table.hosts[best.host_id].copies[key]
+    table.put_vm(best)
+    return [TellLeader(VmsChanged([best.status()]))]
 
 
 def put_report(table: HostTable, host: HostEntry, vm: VmEntry) -> None:

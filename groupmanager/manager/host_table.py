@@ -182,6 +182,7 @@ class HostTable:
         if former is not None:
             self.remove_vm(former)
         self.vms[vm.key] = vm
+        self.hosts[vm.host_id].copies.pop(vm.key, None)
         self.hosts[vm.host_id].vms.add(vm.key)
         self.empty.pop(vm.host_id, None)
         if vm.state in HOLDS_CAPACITY:

@@ -76,6 +76,7 @@ from snooze.groupmanager.manager.arrivals_core import (
     give_back,
     require_taking,
 )
+from snooze.groupmanager.manager.directives import promote
 from snooze.groupmanager.manager.host_table import HostTable, VmEntry
 from snooze.groupmanager.manager.manager_events import (
     AnswerLeader,
@@ -419,8 +420,11 @@ class Migrations:
         return [*effects, *migration.done(_error_of(why))]
 
     def left(self, vm: VmEntry) -> list[ManagerEffect]:
-        """The VM left its host for another, and we do not know that it arrived."""
+        """The VM left its host for another; we know that it arrived if that is ours and said so."""
         self._table.remove_vm(vm)
+        arrived = promote(self._table, vm.key, vm.report.generation)
+        if arrived:
+            return arrived
         vm.state = VmState.UNREACHABLE
         return [TellLeader(VmsChanged([vm.status(host_id="")]))]
 

@@ -219,3 +219,23 @@ def test_a_migration_of_which_nothing_is_heard_is_taken_back() -> None:
     assert order.order == AbortIncoming(11, "", "x")
     (vm,) = told(desk.answer(order, OrderDone(report_of("x"))))
     assert (vm.host_id, vm.state) == (THERE, VmState.RUNNING), "it had come after all"
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+@pytest.mark.parametrize("at_source", [VmState.MIGRATING, VmState.RUNNING])
+def test_a_vm_whose_arrival_is_told_before_its_leaving_is_not_lost(
+    at_source: VmState, is_new: bool
+) -> None:
+    """Its manager died, and both hosts came to us."""
+    desk = Desk(hosts=0)
+    desk.join("h1", report_of("a", at_source))
+    if is_new:
+        desk.join("h2", report_of("a"))
+    else:
+        desk.join("h2", arriving=[report_of("a")])
+        desk.notice("h2", report_of("a"))
+    (status,) = told(desk.notice("h1", report_of("a", VmState.MIGRATING), gone=True))
+    assert (status.state, status.host_id) == (VmState.RUNNING, "h2")
+    assert (desk.state("a"), desk.vm("a").host_id) == (VmState.RUNNING, "h2")
+    assert desk.cores("h2") == 1.0
+    assert desk.table.hosts["h2"].copies == {}
