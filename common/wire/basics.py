@@ -3,7 +3,7 @@
 import msgspec
 
 from snooze.common.api import ImageView
-from snooze.common.power_options import shown_options
+from snooze.common.redaction import HIDDEN, redact_options
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmPolicy
@@ -56,7 +56,9 @@ class PowerDescription(msgspec.Struct, frozen=True, omit_defaults=True):
     asleep_w: float = 0.0
 
     def __repr__(self) -> str:
-        options = shown_options(self.driver, self.options)
+        # of commands, what is a password among their words is theirs to know
+        is_open = self.driver != "COMMAND" or not self.options
+        options = redact_options(self.options) if is_open else HIDDEN
         return f"PowerDescription({self.driver!r}, {options!r}, actions={self.actions!r})"
 
 

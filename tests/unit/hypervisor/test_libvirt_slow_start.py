@@ -83,14 +83,25 @@ class Breaking:
 
 def absent() -> libvirt.libvirtError:
     error = libvirt.libvirtError("Domain not found")
-    error.err = (libvirt.VIR_ERR_NO_DOMAIN, 10, "Domain not found", 2, "", None, None, -1, -1)
+    error.err = (  # type: ignore[attr-defined]  # as libvirt sets it
+        libvirt.VIR_ERR_NO_DOMAIN,
+        10,
+        "Domain not found",
+        2,
+        "",
+        None,
+        None,
+        -1,
+        -1,
+    )
     return error
 
 
 async def test_a_connection_that_breaks_as_it_starts_has_not_failed_it() -> None:
     hypervisor = LibvirtHypervisor(LibvirtOptions("test:///default"))
     await hypervisor.open()
-    workshop = await hypervisor._make_workshop()
+    description = await hypervisor.describe()
+    workshop = libvirt_domains.Workshop(hypervisor.options, description, hypervisor.images)
     spec = VmSpec(VM, "broken", Capacity(1.0, 65536.0))
     with pytest.raises(RemoteTimeout, match="may be on"):
         libvirt_domains.start(cast("libvirt.virConnect", Breaking()), workshop, spec)
