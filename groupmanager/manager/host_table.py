@@ -1,7 +1,9 @@
 """A manager's hosts and VMs as plain state, with what each host has promised."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -17,6 +19,9 @@ from snooze.common.wire import (
     VmStatus,
 )
 from snooze.scheduling.snapshot import HostState as SchedulingState
+
+MAX_VANISHED: Final = 1000
+"""A leader that dies has not recorded the end of fewer: it acts on so many in a few seconds."""
 
 
 @dataclass(slots=True)
@@ -105,7 +110,8 @@ class HostTable:
     """Hosts in the order in which they joined, VMs by key, and the arrays that placement needs.
 
     ``capacity`` and ``reserved`` are ``float64[H, R]``, one row a host, in the order of ``order``.
-    ``empty`` are the hosts without VMs.
+    ``empty`` are the hosts without VMs. ``vanished``: the VMs that ended here lately; a leader that
+    is new may not have heard of it.
     ``version`` changes whenever hosts do (not when only reservations do), ``reservations`` then.
     """
 
@@ -117,6 +123,7 @@ class HostTable:
         self.reserved: FloatArray = np.zeros((0, R))
         self._row: dict[str, int] = {}
         self.empty: dict[str, None] = {}
+        self.vanished: deque[VmStatus] = deque(maxlen=MAX_VANISHED)
         self.version = self.reservations = 0
 
     def add_host(self, host: HostEntry) -> None:

@@ -190,7 +190,8 @@ class LeaderLink:
     async def _stay(self, link: Link, hello: ManagerHello, welcome: ManagerWelcome) -> CloseCause:
         """Be with a leader until the link ends; returns why it did.
 
-        What changed between the making of the hello and the welcome is told again.
+        What changed between the making of the hello and the welcome is told again, and what ended
+        lately: a former leader may have died before it recorded that.
         """
         self._link, self.epoch = link, welcome.epoch
         logger.info("joined leader %s, epoch %d", welcome.leader_id, welcome.epoch)
@@ -207,6 +208,7 @@ class LeaderLink:
         statuses = [vm.status() for vm in table.vms.values()]
         statuses += [vm.status() for host in table.hosts.values() for vm in host.copies.values()]
         changed = [vm for vm in statuses if known.get((vm.vm_id, vm.host_id)) != vm]
+        changed += [vm for vm in table.vanished if vm.vm_id not in table.vms]
         if changed:
             link.notify(VmsChanged(changed))
         self._joined()

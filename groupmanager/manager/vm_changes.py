@@ -38,4 +38,7 @@ class VmChanges:
         """The VM is no longer on its host, and so nowhere."""
         self._table.remove_vm(vm)
         vm.state = VmState.DESTROYED
-        return self.report(vm, cause)
+        effects = self.report(vm, cause)
+        if vm.report.managed:
+            self._table.vanished.append(vm.status())
+        return effects

@@ -220,3 +220,16 @@ def test_errors_of_ended_tasks_survive() -> None:
     record = TaskRecord("task", TaskState.FAILED, 1000, (vm,), ended_ms=999_000)
     desk, _ = heir(tasks=[record])
     assert desk.error_of("a") == error
+
+
+def test_what_its_manager_saw_end_is_gone_though_another_host_is_not_heard_yet() -> None:
+    desk, _ = heir(vm_record("a", VmState.RUNNING, "gm1-host"))
+    other = desk.add_host("gm2-host", "gm2", joined=False)
+    other.reachable_s = desk.now_s
+    other.in_record = True
+    join(desk)
+    assert desk.state("a") is VmState.UNREACHABLE
+    effects = desk.reported("gm1", status_of("a", VmState.DESTROYED, "gm1-host"))
+    assert only(UpdateRecords, effects).removed_vms == ["a"]
+    assert "a" not in desk.registry.vms
+    assert desk.leases.holder("10.0.0.4") is None
