@@ -16,7 +16,8 @@ Rules:
 4. Left alone are hosts that took part in an overload within ``relieved_hold_s``, and VMs that moved
    or could not be moved within ``hold_s``. A plan after which the loss of a host could not be
    absorbed (``ha_lacks``) is not made.
-5. A move that fails, or that has become impossible, ends the plan: the host will not be empty.
+5. A move that fails, or that has become impossible, and a VM that comes to the host end the plan:
+   the host will not be empty.
 6. The mode of the told kind for all hosts and VMs decides: ``ADVISE`` proposes, ``DRY_RUN`` writes
    down, each at most once in ``expire_s`` while the mode is the same. An approved plan is made
    again, from what is true then.
@@ -330,14 +331,23 @@ class EmptyingCore:
 
     def _next(self, plan: _Plan, now_s: float) -> list[EmptyingEffect]:
         """Begin the next move; or the plan has ended."""
-        if not plan.moves:
-            return self._end(plan, "", now_s)
+        came = self._came(plan.told)
+        if came or not plan.moves:
+            return self._end(plan, came, now_s)
         vm_id, target = plan.moves[0]
         why = self._why_stale(plan, vm_id, target)
         if why:
             return self._end(plan, why, now_s)
         plan.moving = plan.moves.pop(0)
         return [MoveAway(plan.told.host_id, vm_id, target)]
+
+    def _came(self, told: HostToEmpty) -> str:
+        """What came to the host since it was told, so that it will not be empty."""
+        known = {vm.vm_id for vm in told.vms}
+        for vm in self.registry.vms_of_host(told.host_id):
+            if vm.vm_id not in known:
+                return f"VM {vm.name} came meanwhile"
+        return ""
 
     def _why_stale(self, plan: _Plan, vm_id: str, target: str) -> str:
         """Why the next move is not to begin, on what is true now; empty if it may."""

@@ -125,6 +125,24 @@ def test_all_of_it_goes_to_the_fullest_hosts_one_after_the_other() -> None:
     assert (ended.state, ended.outcome) == (DecisionState.DONE, "2 moved; name-h1 is empty")
 
 
+@pytest.mark.parametrize("left", [1, 0])
+def test_a_vm_that_comes_meanwhile_ends_the_plan_and_the_host_is_not_called_empty(
+    left: int,
+) -> None:
+    house = House()
+    house.tell()
+    house.wait(5.0)
+    effects = house.wait()
+    if not left:
+        effects = house.arrive(only_move(effects))
+    house.guest("new", "h1")
+    effects = house.arrive(only_move(effects))
+    assert moves(effects) == []
+    decision = next(each for each in effects if isinstance(each, Decided))
+    assert decision.state is DecisionState.PARTLY
+    assert decision.outcome == f"{2 - left} moved; name-h1 is not empty: VM new came meanwhile"
+
+
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
