@@ -65,7 +65,7 @@ from snooze.groupmanager.manager.autonomy_events import (
     RelocationPlanned,
 )
 from snooze.groupmanager.manager.cluster_view import View
-from snooze.groupmanager.manager.deciding_core import Realm, among
+from snooze.groupmanager.manager.deciding_core import BESIDE, Realm, among
 from snooze.groupmanager.manager.decision_story import Story
 from snooze.groupmanager.manager.look_core import Look
 from snooze.groupmanager.manager.manager_events import AnswerLeader, ManagerEffect, TellLeader
@@ -291,13 +291,8 @@ class Autonomy(Explaining):
         if not plan.moves:
             return self._cannot_help(view, story, seen, made)
         rows = sorted({move.source for move in plan.moves})
-        effects: list[ManagerEffect] = []
-        for other in (DecisionKind.UNDERLOAD, DecisionKind.CONSOLIDATION):
-            if other in self.works and self.mode(kind) is DecisionMode.AUTO:
-                self.works[other].stop("an overloaded host goes first")
-                effects += self._advance()
         reason = story.overload(rows, seen, self.policy.relocator.detector)
-        return effects + self._decide(kind, view, story, made, reason)
+        return self._decide(kind, view, story, made, reason)
 
     def _cannot_help(
         self, view: View, story: Story, seen: Detection, made: Prepared
@@ -445,7 +440,7 @@ class Autonomy(Explaining):
         if kind in self.works or kind in self.proposals or self._asked or self._wanted:
             why_not = "a consolidation is under way or proposed already"
         elif not why_not and self.works:
-            why_not = "VMs are being moved for another reason"
+            why_not = BESIDE
         if why_not:
             if request_id is None:
                 return []
@@ -496,9 +491,12 @@ class Autonomy(Explaining):
             or answer is None
             or not answer.plan.moves
             or (answer.verdict is not Verdict.RELEASED)
+            or self.works  # begun while it was planned
         ):
             message = answer.message if answer is not None else event.error
             state = DecisionState.DONE if answer is not None else DecisionState.FAILED
+            if self.works:
+                state, message = DecisionState.REFUSED, BESIDE
             self._offers = answer is not None
             decision = msgspec.structs.replace(
                 self._new(kind, self.mode(kind), reason),

@@ -30,6 +30,7 @@ from snooze.scheduling.snapshot import BoolArray, HostState
 from snooze.scheduling.units import number
 
 _OFF: Final = DecisionMode.OFF
+BESIDE: Final = "VMs are being moved for another reason"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,9 @@ class Deciding:
                 return self._end(work, DecisionState.DRY_RUN, "not carried out: dry run")
 
     def _run(self, work: Work) -> list[ManagerEffect]:
+        if work.kind is DecisionKind.OVERLOAD:
+            for other in self.works.values():
+                other.stop("an overloaded host goes first")
         work.decision = msgspec.structs.replace(work.decision, state=DecisionState.RUNNING)
         self.works[work.kind] = work
         return self.book.tell(work.decision) + self._advance()
@@ -294,6 +298,8 @@ class Deciding:
             step.source in self._hot for step in work.steps
         ):
             return "the overload is over"
+        if work.kind is not DecisionKind.OVERLOAD and self.works:
+            return BESIDE
         return self._worker.why_not_all(work)
 
     def _expire(self) -> list[ManagerEffect]:

@@ -26,6 +26,7 @@ from snooze.groupmanager.manager import look_core
 from snooze.groupmanager.manager.autonomy import plan_consolidation
 from snooze.groupmanager.manager.autonomy_events import (
     AutonomyTicked,
+    ConsolidationPlanned,
     LookedOn,
     LookOn,
     PlanRelocation,
@@ -35,6 +36,7 @@ from snooze.groupmanager.manager.manager_events import ManagerEffect
 from snooze.groupmanager.manager.plan_work import Step, StepState
 from snooze.groupmanager.planner import Planner
 from snooze.scheduling.__main__ import main as scheduling
+from snooze.scheduling.dump import consolidate_and_prepare
 from tests.unit.manager.load_desk import MONDAY_MS, PERIOD_S, LoadDesk, inputs_of, settings_of
 
 T = TypeVar("T")
@@ -583,6 +585,49 @@ def test_an_overload_goes_before_a_consolidation() -> None:
     assert desk.decisions(OVERLOAD, DecisionState.DONE)
 
 
+def test_an_overload_that_is_only_proposed_stops_nothing_before_it_is_approved() -> None:
+    settings = AutonomySettings(
+        interval_s=PERIOD_S, underload="off", max_concurrent=1, overload="advise"
+    )
+    desk = LoadDesk(4, settings_of(settings), move_s=60.0)
+    for number in range(4):
+        desk.guest(f"v{number}", "h1", 0.85)
+    for number in range(2):
+        desk.guest(f"w{number}", "h2", 0.1)
+        desk.guest(f"x{number}", "h3", 0.1)
+    desk.pass_time(30)
+    desk.load |= {f"v{number}": 1.0 for number in range(4)}
+    desk.pass_time(24)
+    desk.consolidate_now()
+    desk.pass_time(30)
+    [proposal] = desk.decisions(OVERLOAD, DecisionState.PROPOSED)
+    [consolidation] = desk.decisions(CONSOLIDATION)
+    assert consolidation.state is DecisionState.RUNNING
+    desk.judge(proposal, approved=True)
+    desk.pass_time(60)
+    [consolidation] = desk.decisions(CONSOLIDATION)
+    assert "an overloaded host goes first" in consolidation.outcome
+
+
+def test_a_consolidation_is_not_approved_beside_another_plan() -> None:
+    settings = AutonomySettings(interval_s=PERIOD_S, underload="off", consolidation="advise")
+    desk = LoadDesk(4, settings_of(settings), move_s=600.0)
+    for number in range(4):
+        desk.guest(f"v{number}", "h1", 0.85)
+    desk.guest("w", "h2", 0.1)
+    desk.guest("x", "h3", 0.1)
+    desk.pass_time(30)
+    desk.consolidate_now()
+    [proposal] = desk.decisions(CONSOLIDATION, DecisionState.PROPOSED)
+    desk.load |= {f"v{number}": 1.0 for number in range(4)}
+    desk.pass_time(60)
+    assert len(desk.moves) == 1
+    desk.judge(proposal, approved=True)
+    [consolidation] = desk.decisions(CONSOLIDATION)
+    assert consolidation.state is DecisionState.EXPIRED
+    assert "moved for another reason" in consolidation.outcome
+
+
 def test_a_busy_manager_does_not_consolidate_beside() -> None:
     desk = hot_desk()
     desk.move_s = 600.0
@@ -590,6 +635,29 @@ def test_a_busy_manager_does_not_consolidate_beside() -> None:
     desk.pass_time(90)
     assert desk.moves
     assert isinstance(desk.consolidate_now(), ErrorReport)
+
+
+def test_an_overload_that_comes_while_a_consolidation_is_planned_goes_before_it() -> None:
+    desk = hot_desk()
+    desk.guest("quiet", "h3", 0.1)
+    desk.pass_time(60)
+    desk.plans_fail = True
+    desk.consolidate_now()
+    [asked] = desk.unplanned
+    desk.move_s = 600.0
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(90)
+    assert desk.moves
+    answer, prepared = consolidate_and_prepare(asked.snapshot, asked.options, "")
+    assert answer.plan.moves
+    desk.tell(ConsolidationPlanned(asked.token, desk.wall_ms, answer, "", prepared))
+    [decision] = desk.decisions(CONSOLIDATION)
+    assert decision.state is DecisionState.REFUSED
+    assert "moved for another reason" in decision.outcome
+    assert len(desk.moves) == 1
+    answered = desk.answers[7]
+    assert isinstance(answered, DecisionMade)
+    assert answered.decision.state is DecisionState.REFUSED
 
 
 # ------------------------------------------------------------ large clusters: a look in steps
