@@ -4,6 +4,7 @@ Rules:
 
 1. A manager tells of such a host again and again while it is one (``HostOverloaded``). One move
    of it is open at a time; ``REST_S`` after a move nothing is done, so that samples can follow.
+   Until they do, what a VM uses counts at the host it goes to.
 2. Which VM goes where is ``scheduling.relief_question``'s answer, on what the leader knows: what is
    promised, and what each host said that it uses. The manager that has the host migrates, as for a
    person; hosts prove their room again.
@@ -16,8 +17,9 @@ Rules:
 Invariant: at most one move of a host is open.
 """
 
+import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -67,6 +69,15 @@ def always(kind: DecisionKind, hosts: Collection[str], vms: Collection[str]) -> 
     return DecisionMode.AUTO
 
 
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """A VM that goes to a host, and what it uses; ``until_s``: samples have it then."""
+
+    host_id: str
+    uses_cores: float
+    until_s: float = math.inf
+
+
 @dataclass(slots=True)
 class ReliefCore:
     """See the module.
@@ -82,6 +93,7 @@ class ReliefCore:
     mode_of: ModeOf = always
     expire_s: float = 900.0
     open: dict[str, str] = field(default_factory=dict[str, str])
+    coming: dict[str, _Coming] = field(default_factory=dict[str, _Coming])
     rests_until_s: dict[str, float] = field(default_factory=dict[str, float])
     said: dict[str, tuple[DecisionMode, float]] = field(
         default_factory=dict[str, tuple[DecisionMode, float]]
@@ -96,6 +108,7 @@ class ReliefCore:
         """A manager cannot help one of its hosts."""
         host = self.registry.hosts.get(told.host_id)
         self.rests_until_s = {h: s for h, s in self.rests_until_s.items() if s > now_s}
+        self.coming = {vm: each for vm, each in self.coming.items() if each.until_s > now_s}
         if (
             host is None
             or not host.joined
@@ -114,7 +127,7 @@ class ReliefCore:
             return []
         decided = self._decided(host, told, question, answer, mode)
         if mode is DecisionMode.AUTO:
-            return [decided, self._move(told.host_id, answer, now_s)]
+            return [decided, self._move(told, answer)]
         self.said[told.host_id] = (mode, now_s + self.expire_s)
         if mode is DecisionMode.ADVISE:
             self.proposed[decided.key] = (told, answer, now_s + self.expire_s)
@@ -145,7 +158,7 @@ class ReliefCore:
             why = "; ".join(again.others) or "it is not possible any more"
             return [self._ended(key, DecisionState.EXPIRED, why)]
         running = self._ended(key, DecisionState.RUNNING, f"approved by {who}")
-        return [running, self._move(told.host_id, again, now_s)]
+        return [running, self._move(told, again)]
 
     def tick(self, now_s: float) -> list[ReliefEffect]:
         """Proposals that nobody approved expire, and those that may not wait for a person now."""
@@ -169,6 +182,9 @@ class ReliefCore:
         if self.open.pop(host_id, None) is None:
             return []
         self.rests_until_s[host_id] = now_s + REST_S
+        coming = self.coming.pop(vm_id, None)
+        if coming is not None and error is None:
+            self.coming[vm_id] = replace(coming, until_s=now_s + REST_S)
         if error is not None:
             return [self._ended(_key(host_id), DecisionState.FAILED, error.message)]
         name = self.registry.hosts[target].description.hostname
@@ -178,9 +194,18 @@ class ReliefCore:
 
     # ------------------------------------------------------------ parts
 
-    def _move(self, host_id: str, answer: Relief, now_s: float) -> MoveAway:
-        self.open[host_id] = answer.vm
-        return MoveAway(host_id, answer.vm, answer.target)
+    def _move(self, told: HostOverloaded, answer: Relief) -> MoveAway:
+        self.open[told.host_id] = answer.vm
+        uses = next((vm.uses_cores for vm in told.vms if vm.vm_id == answer.vm), 0.0)
+        self.coming[answer.vm] = _Coming(answer.target, uses)
+        return MoveAway(told.host_id, answer.vm, answer.target)
+
+    def _uses(self, host: HostEntry) -> float:
+        """The cores that a host uses, with what is coming; below 0: not known."""
+        known, host_id = self.registry.cores_used(host), host.description.host_id
+        if known < 0:
+            return known
+        return known + sum(e.uses_cores for e in self.coming.values() if e.host_id == host_id)
 
     def _question(self, host: HostEntry, told: HostOverloaded, now_ms: int) -> ReliefQuestion:
         fleet = fleet_of(self.registry, self.limit)
@@ -190,7 +215,7 @@ class ReliefCore:
                 other.description.hostname,
                 amounts(fleet.free[row]),
                 other.description.capacity.cpu_cores,
-                self.registry.cores_used(other),
+                self._uses(other),
             )
             for row, other in enumerate(fleet.hosts)
             if other.joined and other.manager_id != host.manager_id

@@ -122,6 +122,27 @@ def test_what_cannot_take_it_is_passed_over(spoil: str, expected: tuple[str, str
     assert moves(house.tell()) == [expected]
 
 
+@pytest.mark.parametrize("arrived", [False, True])
+def test_what_is_on_its_way_to_a_host_counts_there_before_its_samples_do(arrived: bool) -> None:
+    """Two hosts of two managers are hot at once: their VMs do not make a third one hot."""
+    house = House()
+    house.registry.hosts["h4"] = HostEntry(host_of("h4"), "gm3", 1, True, 0.0)
+    house.registry.managers["gm3"].cores = {"h4": 3.9}
+    hog = VmEntry("hog", "hog", Capacity(1.0, 1024.0), VmState.RUNNING, host_id="h4")
+    house.registry.add_vm(hog)
+    assert moves(house.tell()) == [("burner", "h3")]
+    if arrived:
+        house.registry.vms["burner"].host_id = "h3"
+        house.core.ended("h1", "burner", "h3", None, house.now_s)
+        house.now_s += REST_S - 1
+    told = HostOverloaded("h4", "h4 is overloaded", (BusyVm("hog", 1.0),))
+    assert moves(house.tell(told, "gm3")) == [("hog", "h2")]
+    house.core.ended("h4", "hog", "h2", ErrorReport("remote", "it broke off"), house.now_s)
+    house.core.ended("h1", "burner", "h3", ErrorReport("remote", "it broke off"), house.now_s)
+    house.now_s += REST_S + 1
+    assert moves(house.tell(told, "gm3")) == [("hog", "h3")], "what did not come does not count"
+
+
 def test_with_no_target_room_is_wanted_of_a_sleeper_if_there_is_one() -> None:
     house = House()
     house.registry.managers["gm2"].cores = {"h2": 3.0, "h3": 3.0}
