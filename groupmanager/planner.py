@@ -48,7 +48,7 @@ class Planner:
         Raises:
             TooBusy: too much waits already.
             RemoteTimeout: it took longer than the limit, and was killed.
-            ExecutionError: it raised, or its process died.
+            ExecutionError: it raised, or its process died or did not start.
         """
         if self._waiting >= MAX_WAITING:
             raise TooBusy("too many plans are waited for", retry_after_s=5.0)
@@ -70,8 +70,8 @@ class Planner:
         self._end()
 
     async def _run(self, function: Callable[..., T], args: object, kwargs: object) -> T:
-        pipe = self._started()
         try:
+            pipe = self._started()
             async with asyncio.timeout(self.time_limit_s):
                 answer = await asyncio.to_thread(_exchange, pipe, (function, args, kwargs))
         except TimeoutError:
@@ -79,9 +79,14 @@ class Planner:
             raise RemoteTimeout(
                 f"planning took longer than {self.time_limit_s:g} s and was given up"
             ) from None
-        except (EOFError, OSError) as error:
+        except EOFError as error:
             self._end()
-            raise ExecutionError(f"the process that plans died: {error}") from error
+            raise ExecutionError("the process that plans died") from error
+        except Exception as error:
+            # whatever it is: who waits for a plan that never comes makes no other
+            self._end()
+            said = f"the process that plans failed: {type(error).__name__}: {error}"
+            raise ExecutionError(said) from error
         except asyncio.CancelledError:
             self._end()
             raise
@@ -90,28 +95,19 @@ class Planner:
         return cast(T, answer)
 
     def _started(self) -> Connection:
-        """The pipe to the process, which is started if there is none.
-
-        Raises:
-            ExecutionError: it cannot be: this machine has no room for another.
-        """
+        """The pipe to the process, which is started if there is none."""
         if self._pipe is not None and self._process is not None and self._process.is_alive():
             return self._pipe
         self._end()
         context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
         try:
-            ours, theirs = context.Pipe()
-            with theirs:
-                process = context.Process(target=_work, args=(theirs,), name="planner", daemon=True)
-                try:
-                    process.start()
-                except BaseException:
-                    ours.close()
-                    raise
-        except OSError as error:
-            raise ExecutionError(f"the process that plans cannot be started: {error}") from error
-        self._process, self._pipe = process, ours
-        return ours
+            process = context.Process(target=_work, args=(theirs,), name="planner", daemon=True)
+            process.start()
+        finally:
+            theirs.close()
+        self._process = process
+        return self._pipe
 
     def _stay_awake(self) -> None:
         if self._idle is not None:
