@@ -35,7 +35,7 @@ from snooze.scheduling import rulings
 from snooze.scheduling.takeover_question import PowerTakeover, continue_power
 
 LOOK_S: Final = 2.0
-"""Between two looks at a host that shuts down."""
+"""Between two looks at a host that shuts down, one at a time."""
 RETRY_S: Final = 5.0
 """After a power controller refused to wake a host."""
 UNSURE_S: Final = 10.0
@@ -70,6 +70,7 @@ class Step:
     action: str = ""
     orders: int = 0
     looked_s: float = -math.inf
+    is_looking: bool = False
     seen_on: bool = False
     obeyed: bool = False
     last_error: str = ""
@@ -177,9 +178,9 @@ class PowerSteps:
                         why = f"its controller calls it on {waited_s:.0f} s after it left"
                         return self._failed(host, step, why, now_s, now_ms)
                     return self._asleep(host, step, now_s, now_ms)
-                if now_s - step.looked_s < LOOK_S:
+                if step.is_looking or now_s - step.looked_s < LOOK_S:
                     return []
-                step.looked_s = now_s
+                step.looked_s, step.is_looking = now_s, True
                 return [LookAtPower(host_id, step.step_id)]
             case Phase.COMING:
                 if waited_s < self.policy.wake_timeout_s:
@@ -250,6 +251,7 @@ class PowerSteps:
         if step is None:
             return []
         host = self.registry.hosts[event.host_id]
+        step.is_looking = False
         step.obeyed = step.obeyed or event.is_off is True
         if event.is_off or (event.is_off is None and not event.silent):
             return self._asleep(host, step, now_s, event.now_ms)

@@ -9,8 +9,11 @@ from snooze.common.records import HostPower
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
 from snooze.groupmanager.leader.energy_events import (
+    EnergyEffect,
+    LookAtPower,
     OrderSleep,
     OrderWake,
+    PowerSeen,
     RecordStep,
     SleepAnswered,
     SleepAsked,
@@ -240,6 +243,29 @@ def test_a_silent_bmc_is_no_sign_that_it_is_still_on() -> None:
     assert house.state("h1") is GOING_DOWN
     house.run(40)
     assert house.state("h1") is ASLEEP
+
+
+class Unanswered(House):
+    """Its power controllers take their time."""
+
+    def perform(self, effect: EnergyEffect) -> None:
+        if isinstance(effect, LookAtPower):
+            self.orders.append(effect)
+        else:
+            super().perform(effect)
+
+
+def test_a_controller_is_looked_at_again_only_when_it_has_answered() -> None:
+    """A silent one has a process waiting for ten seconds: a few of them would have them all."""
+    house = Unanswered(policy=with_policy())
+    house.add(power_host("h1"), power_host("h2"))
+    house.run(20)
+    [look] = [each for each in house.orders if isinstance(each, LookAtPower)]
+    house.feed(PowerSeen(look.host_id, look.step_id, wall_ms(house.now_s), None, silent=True))
+    house.run(20)
+    assert len([each for each in house.orders if isinstance(each, LookAtPower)]) == 2
+    house.run(30)
+    assert house.state(look.host_id) is ASLEEP
 
 
 def test_a_suspended_host_is_not_looked_at() -> None:
