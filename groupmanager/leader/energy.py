@@ -38,6 +38,7 @@ from snooze.groupmanager.leader import energy_events as events
 from snooze.groupmanager.leader.energy_core import EnergyCore
 from snooze.groupmanager.leader.energy_meter_core import FRESH_S, EnergyMeter, join, same, split
 from snooze.groupmanager.leader.energy_rules import EnergyPolicy, could_be_woken_for
+from snooze.groupmanager.leader.energy_steps_core import MAX_WAKE_S
 from snooze.groupmanager.leader.following import Follower
 from snooze.groupmanager.leader.journal import Done, Journal
 from snooze.groupmanager.leader.manager_links import ManagerLinks
@@ -147,7 +148,7 @@ class Energy:
         record = join(list(self._written.values()))
         self.meter.load(record)
         for host_id, energy in record.hosts.items():
-            if energy.wake_s > 0:
+            if 0 < energy.wake_s <= MAX_WAKE_S:
                 self.core.power.wake_times_s[host_id] = energy.wake_s
 
     def start(self) -> None:

@@ -41,6 +41,9 @@ RETRY_S: Final = 5.0
 UNSURE_S: Final = 10.0
 """After an order to sleep that was not answered, until a host still there is asked again."""
 MAX_SLEEP_ORDERS: Final = 3
+MAX_WAKE_S: Final = 7200.0
+"""All tries to wake a host take no longer (settings see to that): who says more had his clock set.
+One such figure would keep every host up, as none sleeps that does not pay for waking again."""
 POWERS_OFF: Final = frozenset({"shutdown", "suspend_to_disk"})
 """Ways down at whose end a BMC says off. Who is woken before that hears nothing of it: the machine
 is still writing its memory to disk, say, and counts as on."""
@@ -375,12 +378,13 @@ class PowerSteps:
             case HostPower.WAKING | HostPower.ASLEEP | HostPower.FAILED:
                 was = host.state
                 self.steps.pop(host_id, None)
-                took_s = (now_ms - host.state_since_ms) / 1000
+                took_s = max(0.0, (now_ms - host.state_since_ms) / 1000)
                 note = "" if was is HostPower.WAKING else "switched on by hand"
                 self._enter(host, HostPower.ACTIVE, note, now_ms)
                 effects: list[EnergyEffect] = [RecordStep(host_id)]
                 if step is not None:
-                    self.wake_times_s[host_id] = took_s
+                    if 0 < took_s <= MAX_WAKE_S:
+                        self.wake_times_s[host_id] = took_s
                     outcome = f"it joined after {took_s:.1f} s"
                     done = f"{host.description.hostname}: {outcome}"
                     effects += ended(step.decision, DecisionState.DONE, done, now_ms)

@@ -1,5 +1,7 @@
 """Overloads that wake a host; how long a host is idle before it sleeps by default."""
 
+import pytest
+
 from snooze.common.decisions import DecisionKind
 from snooze.common.records import HostPower
 from snooze.common.resources import Capacity
@@ -63,6 +65,20 @@ def test_by_default_a_host_sleeps_after_as_long_as_it_has_to_sleep_to_pay_for_wa
     assert asleep(house) == [], "it takes 30 s, as was measured: paid for in 63 s"
     house.run(15)
     assert asleep(house) == ["h1"]
+
+
+@pytest.mark.parametrize("set_by_s", [-3600.0, 30_000_000.0])
+def test_a_clock_that_is_set_while_a_host_wakes_says_nothing_of_how_long_that_takes(
+    set_by_s: float,
+) -> None:
+    house = house_of(2)
+    house.put("h2", "keeps it up", 3.5)
+    house.tick()
+    house.feed(WakeAsked(1, "h1", wall_ms(house.now_s)))
+    house.host("h1").state_since_ms -= round(set_by_s * 1000)
+    house.run(40)
+    assert house.state("h1") is ACTIVE
+    assert house.core.power.wake_times_s == {}
 
 
 def test_a_vm_that_waits_while_another_host_comes_up_does_not_wake_one_for_itself() -> None:
