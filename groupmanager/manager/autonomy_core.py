@@ -117,6 +117,9 @@ class Autonomy(Explaining):
         self._helpless: dict[str, str] = {}
         self._next_round_s = 0.0
         self._next_cron_ms = 0
+        self._ticked_ms = 0
+        self._is_owed = False
+        """By the calendar, as soon as no other plan is carried out."""
         self._asked: dict[int, _Asked] = {}
         self._wanted: list[tuple[str, int | None]] = []
         self._look: Look | None = None
@@ -165,13 +168,18 @@ class Autonomy(Explaining):
         if self._now_s >= self._next_round_s:
             self._next_round_s = self._now_s + self.policy.interval_s
             effects += self._round()
-        if self._cron_is_due():
+        if self._cron_is_due() or self._is_owed:
             effects += self._consolidate("its calendar", None)
         return effects
 
     def _cron_is_due(self) -> bool:
         cron = self.policy.cron
-        if cron is None or self._wall_ms < self._next_cron_ms:
+        before_ms, self._ticked_ms = self._ticked_ms, self._wall_ms
+        if cron is None:
+            return False
+        if self._wall_ms < before_ms:  # the clock was set back
+            self._next_cron_ms = cron.next_ms(self._wall_ms)
+        if self._wall_ms < self._next_cron_ms:
             return False
         due = self._next_cron_ms > 0
         self._next_cron_ms = cron.next_ms(self._wall_ms)
@@ -441,6 +449,8 @@ class Autonomy(Explaining):
             why_not = "a consolidation is under way or proposed already"
         elif not why_not and self.works:
             why_not = BESIDE
+        if request_id is None:
+            self._is_owed = why_not == BESIDE
         if why_not:
             if request_id is None:
                 return []
@@ -455,6 +465,7 @@ class Autonomy(Explaining):
         kind = DecisionKind.CONSOLIDATION
         if view is None or self._asked:
             if request_id is None:
+                self._is_owed = not self._asked
                 return []
             why_not = "hosts came or went meanwhile; ask again"
             return [AnswerLeader(request_id, ErrorReport.of(Conflict(why_not)))]
@@ -497,6 +508,7 @@ class Autonomy(Explaining):
             state = DecisionState.DONE if answer is not None else DecisionState.FAILED
             if self.works:
                 state, message = DecisionState.REFUSED, BESIDE
+                self._is_owed = not asked.request_ids
             self._offers = answer is not None
             decision = msgspec.structs.replace(
                 self._new(kind, self.mode(kind), reason),

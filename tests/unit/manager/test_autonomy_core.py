@@ -545,6 +545,34 @@ def test_consolidation_comes_when_its_calendar_says() -> None:
     assert "asked for by its calendar" in desk.decisions(CONSOLIDATION)[0].reason
 
 
+def test_a_consolidation_of_the_calendar_waits_for_the_moves_of_another_plan() -> None:
+    settings = AutonomySettings(interval_s=PERIOD_S, underload="off")
+    calendar = ConsolidationSettings(cron="0 5 0 * * ?")
+    desk = LoadDesk(4, settings_of(settings, consolidation=calendar), move_s=150.0)
+    for number in range(4):
+        desk.guest(f"v{number}", "h1", 0.85)
+    desk.guest("w", "h2", 0.1)
+    desk.guest("x", "h3", 0.1)
+    desk.pass_time(120)
+    desk.load |= {f"v{number}": 1.0 for number in range(4)}
+    desk.pass_time(99)
+    assert desk.now_s > 300
+    assert len(desk.moves) == 1
+    assert desk.decisions(CONSOLIDATION) == []
+    desk.pass_time(200)
+    [decision] = desk.decisions(CONSOLIDATION)
+    assert "asked for by its calendar" in decision.reason
+
+
+def test_a_clock_that_was_set_back_does_not_put_the_calendar_off() -> None:
+    calendar = ConsolidationSettings(cron="0 5 0 * * ?")
+    desk = LoadDesk(2, settings_of(consolidation=calendar))
+    desk.guest("a", "h1", 0.3)
+    desk.tell(AutonomyTicked(desk.wall_ms + 10**10))
+    desk.pass_time(240)
+    assert len(desk.decisions(CONSOLIDATION)) == 1
+
+
 @pytest.mark.parametrize("keep_room", [True, False])
 def test_hosts_are_not_emptied_where_that_strands_highly_available_vms(*, keep_room: bool) -> None:
     settings = AutonomySettings(interval_s=PERIOD_S, underload="off", keep_room=keep_room)
