@@ -112,7 +112,7 @@ class Energy:
         self._announce = announce
         self._decided = decided
         self.mode_of: Callable[[DecisionKind, HostEntry], DecisionMode] = _nobody_said
-        registry.can_wake = lambda host: bool(power.describe(host).driver)
+        registry.can_wake = power.can_wake
         registry.wakes_by = power.overrides_version
         self.core = EnergyCore(
             registry,

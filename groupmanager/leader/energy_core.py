@@ -346,7 +346,8 @@ class EnergyCore:
             case HostPower.ASLEEP | HostPower.FAILED:
                 if not is_wakeable(self.registry, host):
                     error = ErrorReport(
-                        "conflict", "nothing can wake it: its settings name no power driver"
+                        "conflict",
+                        "nothing can wake it: its settings name no power driver that can",
                     )
                     return [AnswerPerson(event.request_id, error=error)]
                 chosen = wake_asked(self._look(now_s, event.now_ms), host)

@@ -1,6 +1,7 @@
 """From a host's description to the controller of its power."""
 
 import asyncio
+import functools
 from typing import Protocol, assert_never
 
 from snooze.common.errors import InvalidRequest
@@ -89,6 +90,11 @@ class PowerDrivers:
             return host.power
         return self._overrides.of(host.host_id, host.hostname, host.power)
 
+    def can_wake(self, host: PoweredHost) -> bool:
+        """Whether there is a way to switch the host on; nothing is sent."""
+        described = self.describe(host)
+        return _can_wake(described.driver, described.options)
+
     def overrides_version(self) -> object:
         """Something else whenever the operator's overrides are others."""
         return None if self._overrides is None else self._overrides.version()
@@ -146,3 +152,14 @@ class PowerDrivers:
         await self._workers.close()
         if self._owns_world:
             await self.world.close()
+
+
+@functools.lru_cache(maxsize=16_384)
+def _can_wake(driver: str, options: str) -> bool:
+    if not driver:
+        return False
+    try:
+        meant = parse_power(driver, options)
+    except InvalidRequest:
+        return False
+    return bool(meant.on) if isinstance(meant, CommandOptions) else True

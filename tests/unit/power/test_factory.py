@@ -50,6 +50,23 @@ async def test_a_host_that_tells_no_driver_or_nonsense_is_refused() -> None:
     await drivers.close()
 
 
+@pytest.mark.parametrize(
+    ("driver", "options", "wakes"),
+    [
+        ("", "", False),
+        ("IPMI", IPMI, True),
+        ("IPMI", "-P geheim", False),
+        ("WOL", "52:54:00:12:34:56", True),
+        ("COMMAND", "--off /bin/off --status /bin/status", False),
+        ("COMMAND", "--on /bin/on", True),
+        ("kapower3", "-m node-7", True),
+        ("test", "", True),
+    ],
+)
+def test_what_can_wake_a_host(driver: str, options: str, *, wakes: bool) -> None:
+    assert PowerDrivers().can_wake(described(driver, options)) is wakes
+
+
 async def test_a_simulated_machine_is_named_as_its_host() -> None:
     drivers = PowerDrivers()
     drivers.world.machine("h1").switch(False)
