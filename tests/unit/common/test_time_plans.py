@@ -1,5 +1,6 @@
 """Cron expressions and windows, with their zones."""
 
+import zoneinfo
 from datetime import datetime
 
 import pytest
@@ -120,3 +121,13 @@ def test_what_is_no_window_says_so(text: str) -> None:
 def test_what_is_no_zone_says_so(name: str) -> None:
     with pytest.raises(ValueError, match="no time zone"):
         zone_of(name)
+
+
+def test_zones_are_known_on_a_machine_that_has_no_database_of_them() -> None:
+    """A window whose zone one manager does not know would be no window there."""
+    zoneinfo.reset_tzpath(to=())
+    try:
+        zoneinfo.ZoneInfo.clear_cache()
+        assert Window.of("* 01:00-02:00", zone_of("Europe/Paris")).has(ms("2026-01-01T00:30"))
+    finally:
+        zoneinfo.reset_tzpath()
