@@ -238,9 +238,12 @@ class Energy:
 
     def can_wake_for(self, vm: VmEntry) -> bool:
         """Whether there is a sleeper that could take a VM, and may be woken."""
-        now_s = self._clock.monotonic_s()
-        host = could_be_woken_for(self._registry, vm, self.core.limit, now_s)
-        return host is not None and self.mode_of(DecisionKind.WAKE, host) is not DecisionMode.OFF
+
+        def is_willing(host: HostEntry) -> bool:
+            return self.mode_of(DecisionKind.WAKE, host) is not DecisionMode.OFF
+
+        now_s, limit = self._clock.monotonic_s(), self.core.limit
+        return could_be_woken_for(self._registry, vm, limit, now_s, is_willing) is not None
 
     def view(self) -> EnergyView:
         """What was used and saved."""

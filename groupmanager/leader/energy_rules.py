@@ -11,7 +11,7 @@ Rules:
    given up, so that a new leader does not wake the house for hosts that are just joining it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -226,12 +226,20 @@ def just_woken(host: HostEntry, now_ms: int) -> bool:
     return up and now_ms - host.state_since_ms <= JUST_JOINED_S * 1000
 
 
+def _any_host(host: HostEntry) -> bool:
+    return True
+
+
 def could_be_woken_for(
-    registry: Registry, vm: VmEntry, limit: FloatArray, now_s: float
+    registry: Registry,
+    vm: VmEntry,
+    limit: FloatArray,
+    now_s: float,
+    is_willing: Callable[[HostEntry], bool] = _any_host,
 ) -> HostEntry | None:
     """A host that could hold a VM for which none in reach has room: a sleeper.
 
-    For one that waits already also a host that is just back.
+    For one that waits already also a host that is just back. ``is_willing``: whether a host may be.
     """
     hosts = registry.hosts
     sleepers = (
@@ -248,6 +256,6 @@ def could_be_woken_for(
         capacity = host.description.capacity
         if capacity not in holds:
             holds[capacity] = fits(vm, room_of([host], limit)[0])
-        if holds[capacity]:
+        if holds[capacity] and is_willing(host):
             return host
     return None

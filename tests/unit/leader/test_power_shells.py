@@ -1,4 +1,4 @@
-"""Power controllers that break in a way that nobody foresaw: who waits for an answer gets one."""
+"""The shells around power controllers: ones that break, and sleepers that may not be woken."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ import pytest
 from snooze.common.clock import ManualClock
 from snooze.common.coordination.memory import MemoryCoordinator, MemoryStore
 from snooze.common.coordination.port import Check
+from snooze.common.decisions import DecisionMode
 from snooze.common.errors import TooBusy
 from snooze.common.records import HostPower
 from snooze.common.resources import Capacity, R
@@ -71,6 +72,24 @@ def _written(host_id: str, done: Done | None) -> None:
         done(None)
 
 
+def energy_of(desk: Desk) -> Energy:
+    return Energy(
+        desk.registry,
+        GroupManagerSettings(),
+        np.ones(R),
+        1,
+        "gm",
+        desk.clock,
+        desk.links,
+        desk.power,
+        Journal(MemoryCoordinator(MemoryStore()), Check("/fence", 0), lambda: None),
+        record_host=_written,
+        announce=lambda announcement: None,
+        decided=lambda decision: None,
+        ha_lacks=lambda gone: "",
+    )
+
+
 async def test_a_host_whose_driver_breaks_is_asked_about_again() -> None:
     desk = Desk()
     vm = VmEntry("vm", "vm", Capacity(1.0, 1024.0), VmState.RUNNING, host_id="h1")
@@ -106,21 +125,7 @@ async def test_a_host_whose_driver_breaks_fails_to_wake_and_does_not_wake_for_ev
     host = desk.registry.hosts["h1"]
     host.leave(0.0)
     host.state, host.state_since_ms = HostPower.WAKING, 1
-    energy = Energy(
-        desk.registry,
-        GroupManagerSettings(),
-        np.ones(R),
-        1,
-        "gm",
-        desk.clock,
-        desk.links,
-        desk.power,
-        Journal(MemoryCoordinator(MemoryStore()), Check("/fence", 0), lambda: None),
-        record_host=_written,
-        announce=lambda announcement: None,
-        decided=lambda decision: None,
-        ha_lacks=lambda gone: "",
-    )
+    energy = energy_of(desk)
     for _ in range(8):
         desk.clock.advance(6.0)
         energy.tick(settled=True)
@@ -147,3 +152,23 @@ async def test_a_machine_that_starts_no_process_has_asked_no_bmc(
             await order()
         assert "geheim" not in caught.value.message
     await drivers.close()
+
+
+async def test_room_is_found_past_a_sleeper_that_people_let_nobody_wake() -> None:
+    desk = Desk()
+    first = desk.registry.hosts["h1"]
+    described = msgspec.structs.replace(first.description, host_id="h2", hostname="other")
+    second = HostEntry(described, "gm", 1, joined=False, seen_s=0.0)
+    desk.registry.hosts["h2"] = second
+    first.leave(0.0)
+    for host in (first, second):
+        host.state, host.state_since_ms = HostPower.ASLEEP, 1
+    vm = VmEntry("vm", "vm", Capacity(1.0, 1024.0), VmState.RUNNING)
+    energy = energy_of(desk)
+    paused = {"h1"}
+    energy.mode_of = lambda kind, host: (
+        DecisionMode.OFF if host.description.host_id in paused else DecisionMode.AUTO
+    )
+    assert energy.can_wake_for(vm)
+    paused = {"h1", "h2"}
+    assert not energy.can_wake_for(vm)
