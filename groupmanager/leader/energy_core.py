@@ -16,7 +16,8 @@ Rules:
    possible. A missing reserve does too, but not a host that went to sleep a moment ago.
 5. A host that does not join in ``wake_timeout_s`` is woken again; after ``wake_tries`` it is
    ``FAILED``, its VMs wait for the next one, and only a person wakes it again. An order that was
-   never sent, because too much is to be sent, is no try, for as long as one may take.
+   never sent, because too much is to be sent, is no try, for as long as one may take. One to a host
+   that may still be going down (nothing has called it off) is repeated until it cannot be.
 6. A host that joins is ``ACTIVE``, whatever it was (``FENCED`` is the recovery's).
 7. Each begun sleep and wake is one ``Decision``; its mode says whether it is carried out.
 

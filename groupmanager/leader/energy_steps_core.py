@@ -36,6 +36,9 @@ from snooze.scheduling.takeover_question import PowerTakeover, continue_power
 
 LOOK_S: Final = 2.0
 """Between two looks at a host that shuts down, one at a time."""
+REPEAT_S: Final = 10.0
+"""Between two orders to wake a host that left a moment ago and that nothing has called off since:
+it may still be going down, and deaf."""
 RETRY_S: Final = 5.0
 """After a power controller refused to wake a host."""
 UNSURE_S: Final = 10.0
@@ -75,10 +78,14 @@ class Step:
     looked_s: float = -math.inf
     is_looking: bool = False
     seen_on: bool = False
+    seen_off: bool = False
     obeyed: bool = False
     last_error: str = ""
     put_off_s: float | None = None
     """Since when orders to wake it are not even sent: there is too much to do."""
+    repeats_until_s: float = -math.inf
+    """Until then the order to wake it is repeated."""
+    ordered_s: float = -math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,8 @@ class PowerSteps:
     steps: dict[str, Step] = field(default_factory=dict[str, Step])
     left_alone: dict[str, float] = field(default_factory=dict[str, float])
     wake_after: dict[str, Why] = field(default_factory=dict[str, Why])
+    unproven: dict[str, float] = field(default_factory=dict[str, float])
+    """Sleepers that nothing has called off, and until when they may still be going down."""
     wake_times_s: WakeTimes = field(default_factory=WakeTimes)
     count: int = 0
 
@@ -186,6 +195,9 @@ class PowerSteps:
                 step.looked_s, step.is_looking = now_s, True
                 return [LookAtPower(host_id, step.step_id)]
             case Phase.COMING:
+                if now_s < step.repeats_until_s and now_s - step.ordered_s >= REPEAT_S:
+                    step.ordered_s = now_s
+                    return [OrderWake(host_id, step.step_id)]
                 if waited_s < self.policy.wake_timeout_s:
                     return []
                 step.last_error = f"it did not join within {waited_s:.0f} s"
@@ -257,6 +269,7 @@ class PowerSteps:
         step.is_looking = False
         step.obeyed = step.obeyed or event.is_off is True
         if event.is_off or (event.is_off is None and not event.silent):
+            step.seen_off = event.is_off is True
             return self._asleep(host, step, now_s, event.now_ms)
         step.seen_on = event.is_off is False
         return []
@@ -264,6 +277,8 @@ class PowerSteps:
     def _asleep(self, host: HostEntry, step: Step, now_s: float, now_ms: int) -> list[EnergyEffect]:
         host_id = host.description.host_id
         del self.steps[host_id]
+        if not step.seen_off:
+            self.unproven[host_id] = step.since_s + self.policy.down_timeout_s
         if step.obeyed:
             host.reachable_s = -math.inf  # nothing was on it, and nothing can have come since
         self._enter(host, HostPower.ASLEEP, step.decision.reason, now_ms)
@@ -299,6 +314,7 @@ class PowerSteps:
         host_id = host.description.host_id
         step = Step(self._next(), decision, Phase.RECORDING, now_s)
         self.steps[host_id] = step
+        step.repeats_until_s = self.unproven.pop(host_id, -math.inf)
         self._enter(host, HostPower.WAKING, decision.reason, now_ms)
         return [
             TellDecision(decision),
@@ -407,7 +423,7 @@ class PowerSteps:
             self._enter(host, before, why, event.now_ms)
             return ended(step.decision, DecisionState.FAILED, why, event.now_ms)
         if not going_down:
-            step.phase, step.since_s = Phase.ORDERED, now_s
+            step.phase, step.since_s, step.ordered_s = Phase.ORDERED, now_s, now_s
             return [OrderWake(event.host_id, step.step_id)]
         why = "" if host.joined else "it left before it was asked to"
         vm = next(self.registry.vms_of_host(event.host_id), None)

@@ -20,6 +20,7 @@ from snooze.groupmanager.leader.energy_events import (
     StepRecorded,
     TellDecision,
     Ticked,
+    WakeAnswered,
     WakeAsked,
 )
 from tests.unit.leader.energy_house import (
@@ -522,6 +523,35 @@ def test_orders_that_were_never_sent_are_no_tries() -> None:
     house.want("a", cores=4.0)
     house.run(300)
     assert house.state(target) is FAILED, "it is not waited for without an end"
+
+
+class StillGoing(House):
+    """A host is deaf for a while after its link closed: it is still going down."""
+
+    def perform(self, effect: EnergyEffect) -> None:
+        if isinstance(effect, OrderWake) and self.now_s < self.host(effect.host_id).seen_s + 20:
+            self.orders.append(effect)
+            now_ms = wall_ms(self.now_s)
+            self.feed(WakeAnswered(effect.host_id, effect.step_id, now_ms))
+        else:
+            super().perform(effect)
+
+
+def test_a_host_woken_a_moment_after_it_left_is_ordered_again_until_it_hears() -> None:
+    """Its kernel still suspends, or nobody can read that it is still on: a packet is lost on it."""
+    house = StillGoing(policy=with_policy(action="suspend_to_ram"))
+    house.add(power_host("h1"), power_host("h2"))
+    house.put("h2", "full", cores=4.0)
+    house.tick()
+    assert house.state("h1") is ASLEEP
+    house.want("a", cores=4.0)
+    house.run(62)
+    assert house.state("h1") is ACTIVE
+    assert house.host("h1").tries == 0
+    orders = house.ordered(OrderWake)
+    assert 3 <= len(orders) <= 6
+    house.run(200)
+    assert house.ordered(OrderWake) == orders
 
 
 def test_a_failed_host_that_joins_is_active() -> None:
