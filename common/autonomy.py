@@ -9,7 +9,9 @@ Rules:
    set another; of several, the one that names more wins: manager before cluster, kind before all.
 2. A *pause* makes the mode ``OFF`` where it applies, whatever else is said. A rule that names a
    host or a VM can only restrict: the decision has the strictest mode of all that take part.
-3. Where windows are named for a kind, or for all, a decision outside all of them is ``OFF``.
+3. Where windows are named for a kind, or for all, a decision outside all of them is ``OFF``. Those
+   for all do not bind ``RESCUES``: who lets VMs move at night only wants dead hosts' VMs back, and
+   hosts woken for VMs that wait, by day as well. Windows that name one of these kinds do.
 4. A rule past ``until_ms`` is as if it were not there.
 
 What is switched off for hosts and VMs takes no part: the host neither gives nor takes VMs, the VM
@@ -27,6 +29,9 @@ from snooze.common.time_plans import Window, zone_of
 
 MAX_RULES: Final = 10_000
 MAX_WINDOWS: Final = 100
+
+RESCUES: Final = frozenset({DecisionKind.FENCE, DecisionKind.RESTART, DecisionKind.WAKE})
+"""What is done because somebody waits for it, and not to make something better."""
 
 STRICTNESS: Final = (
     DecisionMode.AUTO,
@@ -87,7 +92,7 @@ class AutonomyRule(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AutonomyWindow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Decisions of a kind (None: of all) happen in this window only, or in another that is named.
+    """Decisions of a kind (None: of all but ``RESCUES``) happen in this window only, or in another.
 
     ``window``: see ``common/time_plans.py``.
     """
@@ -232,8 +237,10 @@ class Control:
                         yield rule
 
     def _in_window(self, kind: DecisionKind, wall_ms: int) -> bool:
-        named = [window for of, window in self._windows if of in (None, kind)]
-        every = [*named, *self._own_windows]
+        every = [window for of, window in self._windows if of is kind]
+        if kind not in RESCUES:
+            every += [window for of, window in self._windows if of is None]
+            every += self._own_windows
         return not every or any(window.has(wall_ms) for window in every)
 
 

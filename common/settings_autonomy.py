@@ -55,7 +55,10 @@ class AutonomySettings(Section, frozen=True, kw_only=True):
     windows: Annotated[
         tuple[str, ...],
         Meta(max_length=100),
-        Doc('Only in these windows of the week ("mon-fri 20:00-06:00"); none: at any time.'),
+        Doc(
+            'Only in these windows of the week ("mon-fri 20:00-06:00"); none: at any time. They do '
+            "not bind fence, restart and wake (snooze autonomy window --kind does)."
+        ),
     ] = ()
     time_zone: Annotated[
         str, Meta(max_length=64), Doc("The zone of windows and of consolidation.cron.")

@@ -1,6 +1,7 @@
 """What may be done: rule by rule."""
 
 import msgspec
+import pytest
 
 from snooze.common.autonomy import (
     AutonomyRecord,
@@ -87,6 +88,20 @@ def test_windows_of_the_record_and_of_the_settings() -> None:
     assert said.mode(SLEEP, MONDAY_NOON + 3_600_000) is AUTO
     own = Control({}, [Window.of("tue 00:00-24:00", zone_of("UTC"))])
     assert own.mode(SLEEP, MONDAY_NOON) is OFF
+
+
+@pytest.mark.parametrize("kind", [DecisionKind.FENCE, DecisionKind.RESTART, DecisionKind.WAKE])
+def test_windows_for_all_do_not_keep_vms_of_dead_hosts_waiting(kind: DecisionKind) -> None:
+    night = AutonomyRecord().with_windows(None, [AutonomyWindow("* 22:00-06:00")])
+    own = [Window.of("* 22:00-06:00", zone_of("UTC"))]
+    for said in (Control({}, (), night), Control({}, own)):
+        assert said.mode(SLEEP, MONDAY_NOON) is OFF
+        assert said.mode(kind, MONDAY_NOON) is AUTO
+    named = night.with_windows(kind, [AutonomyWindow("* 20:00-22:00", kind)])
+    said = Control({}, (), named)
+    assert said.mode(kind, MONDAY_NOON) is OFF
+    assert said.mode(kind, MONDAY_NOON + 11 * 3_600_000) is OFF, "only in those that name it"
+    assert said.mode(SLEEP, MONDAY_NOON + 11 * 3_600_000) is AUTO
 
 
 def test_one_pause_for_each_target_and_no_rule_that_says_nothing() -> None:
