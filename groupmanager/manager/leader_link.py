@@ -11,6 +11,7 @@ from snooze.common.clock import Clock
 from snooze.common.errors import SnoozeError
 from snooze.common.transport.channel import CloseCause
 from snooze.common.transport.link import Link, LinkLimits, Service, connect, is_refused
+from snooze.common.vm_lifecycle import VmState
 from snooze.common.wire import (
     HostGone,
     HostJoined,
@@ -222,14 +223,12 @@ class LeaderLink:
     def tell(self, notice: ManagerNotice, *, droppable: bool = False) -> None:
         """Notices while no leader is joined are not sent: the next hello has it all.
 
-        Changes of VMs within one turn of the loop go in one message, the last of each VM.
+        Changes of VMs within one turn of the loop go in one message, the last of each domain: the
+        end of a copy is no news of the VM, and neither takes the place of the other.
         """
         if isinstance(notice, VmsChanged):
             for status in notice.vms:
-                key = f"{status.vm_id}@{status.host_id}" if not status.managed else status.vm_id
-                former = self._statuses.get(key)
-                if former is not None and former.generation != status.generation:
-                    key = f"{status.vm_id}@{status.host_id}"  # of a copy, which is another domain
+                key = f"{status.vm_id}@{status.host_id}"
                 self._statuses.pop(key, None)
                 self._statuses[key] = status
             if not self._flushing:
@@ -242,7 +241,9 @@ class LeaderLink:
 
     def _flush(self) -> None:
         self._flushing = False
-        statuses, self._statuses = list(self._statuses.values()), {}
+        # What is anywhere comes first: or a VM of which a copy goes, or goes on, would be gone.
+        statuses = sorted(self._statuses.values(), key=lambda vm: vm.state is VmState.DESTROYED)
+        self._statuses = {}
         if statuses and self._link is not None:
             self._link.notify(VmsChanged(statuses))
 

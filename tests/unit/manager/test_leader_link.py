@@ -1,103 +1,86 @@
-"""What a manager tells a leader that it joins, over a real link."""
+# pyright: reportPrivateUsage=false
+"""What a manager tells its leader within one turn of the loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import cast
 
 import msgspec
-import pytest_asyncio
 
-from snooze.common.clock import SYSTEM_CLOCK
-from snooze.common.transport.channel import LinkLimits
-from snooze.common.transport.link import Service
-from snooze.common.transport.link_server import Accepted, LinkServer
-from snooze.common.vm_lifecycle import VmCommand, VmState
-from snooze.common.wire import (
-    Address,
-    LeaderOrder,
-    ManagerDescription,
-    ManagerHello,
-    ManagerNotice,
-    ManagerRequest,
-    ManagerWelcome,
-    OrderDone,
-    VmsChanged,
-    VmStatus,
-)
-from snooze.groupmanager.manager.host_table import HostTable
-from snooze.groupmanager.manager.leader_link import LeaderLink
-from snooze.groupmanager.manager.manager_events import OrderHost
-from tests.unit.manager.builders import Desk, only
-
-Told = Callable[[HostTable], Awaitable[list[VmStatus]]]
+from snooze.common.clock import ManualClock
+from snooze.common.transport.link import Link, LinkLimits
+from snooze.common.vm_lifecycle import VmState
+from snooze.common.wire import Address, ManagerDescription, OrderDone, StaleCopy, VmsChanged
+from snooze.groupmanager.manager.leader_link import LeaderLink, LeaderNews
+from snooze.groupmanager.manager.manager_events import ManagerEffect, OrderHost, TellLeader
+from tests.unit.manager.builders import Desk, only, report_of
 
 
-class Nobody:
-    """Who leads is known to all."""
+class Leader:
+    """The other end of the link."""
 
-    def leader_died(self, leader: ManagerDescription) -> None:
-        raise AssertionError(leader)
+    def __init__(self) -> None:
+        self.heard: list[msgspec.Struct] = []
 
-    def leader_unheard(self, leader: ManagerDescription) -> None:
-        raise AssertionError(leader)
-
-
-async def unasked(message: ManagerRequest | LeaderOrder) -> msgspec.Struct:
-    raise AssertionError(message)
+    def notify(self, notice: msgspec.Struct, *, droppable: bool = False) -> None:
+        del droppable
+        self.heard.append(notice)
 
 
-@pytest_asyncio.fixture
-async def told() -> AsyncIterator[Told]:
-    """Joins a leader with a table; what that hears of VMs besides the hello."""
-    heard: asyncio.Queue[VmsChanged] = asyncio.Queue()
-
-    def hear(notice: ManagerNotice) -> None:
-        if isinstance(notice, VmsChanged):
-            heard.put_nowait(notice)
-
-    async def on_hello(hello: ManagerHello, peer: str) -> Accepted:
-        del hello, peer
-        service = Service(
-            requests=ManagerRequest,
-            answer=unasked,
-            notifications=ManagerNotice,
-            on_notification=hear,
-        )
-        return Accepted(ManagerWelcome("gl", 1), service)
-
-    server = LinkServer("127.0.0.1", 0, ManagerHello, on_hello)
-    await server.start()
-    here = Address("127.0.0.1", server.port)
-    joins: list[tuple[LeaderLink, asyncio.Task[None]]] = []
-
-    async def join(table: HostTable) -> list[VmStatus]:
-        link = LeaderLink(
-            ManagerDescription("gm", "gm", here, here),
-            table,
-            LinkLimits(),
-            unasked,
-            lambda: None,
-            lambda: None,
-            Nobody(),
-            SYSTEM_CLOCK,
-        )
-        link.follow(ManagerDescription("gl", "gl", here, here))
-        joins.append((link, asyncio.ensure_future(link.keep())))
-        async with asyncio.timeout(30):
-            return (await heard.get()).vms
-
-    yield join
-    for link, task in joins:
-        link.close("over")
-        task.cancel()
-    await server.close()
+async def _answer(_: object) -> msgspec.Struct:
+    raise AssertionError
 
 
-async def test_a_leader_hears_what_ended_before_it_led(told: Told) -> None:
-    desk = Desk()
-    for vm_id in ("a", "b"):
-        desk.run(vm_id)
-        order = only(OrderHost, desk.command(vm_id, VmCommand.DESTROY))
-        desk.answer(order, OrderDone())
-    desk.run("b", "h2")  # restarted by the leader of then, say
-    (status,) = await told(desk.table)
-    assert (status.vm_id, status.host_id, status.state) == ("a", "h1", VmState.DESTROYED)
+async def told_in_one_turn(desk: Desk, effects: list[ManagerEffect]) -> list[tuple[str, VmState]]:
+    leader = Leader()
+    nowhere = Address("", 0)
+    link = LeaderLink(
+        ManagerDescription("gm", "gm", nowhere, nowhere),
+        desk.table,
+        LinkLimits(),
+        _answer,
+        lambda: None,
+        lambda: None,
+        cast(LeaderNews, None),
+        ManualClock(),
+    )
+    link._link = cast(Link, leader)
+    for effect in effects:
+        if isinstance(effect, TellLeader):
+            link.tell(effect.notice)
+    await asyncio.sleep(0)
+    (notice,) = leader.heard
+    assert isinstance(notice, VmsChanged)
+    return [(status.host_id, status.state) for status in notice.vms]
+
+
+async def test_the_end_of_a_copy_is_told_beside_what_becomes_the_vm() -> None:
+    """Of two that a migration left paused: the other one goes on only once this one is gone."""
+    desk = Desk(hosts=0)
+    desk.join("h1", report_of("a", VmState.PAUSED))
+    desk.join("h2", report_of("a", VmState.PAUSED))
+    discard = only(OrderHost, desk.direct("h1", StaleCopy("a", 1)))
+    effects = desk.answer(discard, OrderDone())
+    assert await told_in_one_turn(desk, effects) == [
+        ("h2", VmState.PAUSED),
+        ("h1", VmState.DESTROYED),
+    ]
+
+
+async def test_the_last_of_each_domain_is_told() -> None:
+    desk = Desk(hosts=1)
+    desk.run("a")
+    paused = desk.notice("h1", report_of("a", VmState.PAUSED))
+    running = desk.notice("h1", report_of("a"))
+    assert await told_in_one_turn(desk, [*paused, *running]) == [("h1", VmState.RUNNING)]
+
+
+async def test_where_a_vm_is_is_told_before_where_it_is_no_more() -> None:
+    """The leader would forget it, and take what comes next for a copy of a VM that is gone."""
+    desk = Desk(hosts=2)
+    desk.run("a", "h1")
+    there = desk.notice("h2", report_of("a"))
+    gone = desk.notice("h1", report_of("a"), gone=True)
+    assert await told_in_one_turn(desk, [*there, *gone]) == [
+        ("h2", VmState.RUNNING),
+        ("h1", VmState.DESTROYED),
+    ]
