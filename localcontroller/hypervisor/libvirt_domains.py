@@ -304,11 +304,7 @@ def check_name_is_free(connection: libvirt.virConnect, name: str, vm_id: str) ->
 
 
 def _start_new(connection: libvirt.virConnect, workshop: Workshop, spec: VmSpec) -> VmReport:
-    """Define and start; whatever fails, what was made is unmade.
-
-    Raises:
-        RemoteTimeout: it failed or not, and libvirt does not say whether it is on.
-    """
+    """Define and start; if it fails what was made is unmade. RemoteTimeout: it may be on."""
     had_disk = bool(spec.image) and workshop.images.has_disk(spec.vm_id)
     domain: libvirt.virDomain | None = None
     try:
@@ -326,7 +322,7 @@ def _start_new(connection: libvirt.virConnect, workshop: Workshop, spec: VmSpec)
         left = "" if domain is None else _try_to_undefine(domain)
         if spec.image and not had_disk and workshop.has_real_disks and not left:
             workshop.images.remove_disk(spec.vm_id)
-        if left and domain is not None and not _is_off(domain):
+        if left and not is_off(connection, spec.vm_id):
             raise RemoteTimeout(f"VM {spec.name!r} may be on: {error}; {left}") from error
         if isinstance(error, SnoozeError):
             raise
@@ -576,11 +572,13 @@ def _is_active(domain: libvirt.virDomain) -> bool:
         return False
 
 
-def _is_off(domain: libvirt.virDomain) -> bool:
+def is_off(connection: libvirt.virConnect, vm_id: str) -> bool:
+    """Whether libvirt says that a VM is not here, or not on."""
     try:
-        return domain.isActive() == 0
-    except libvirt.libvirtError as error:
-        return is_code(error, libvirt.VIR_ERR_NO_DOMAIN)
+        domain = find(connection, vm_id)
+        return domain is None or domain.isActive() == 0
+    except libvirt.libvirtError:
+        return False
 
 
 def _try_to_undefine(domain: libvirt.virDomain) -> str:

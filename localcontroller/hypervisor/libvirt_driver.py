@@ -187,6 +187,10 @@ class LibvirtHypervisor:
         self._starting[spec.vm_id] = being_started(spec)
         try:
             return libvirt_domains.start(connection, workshop, spec)
+        except libvirt.libvirtError as error:
+            if libvirt_domains.is_off(connection, spec.vm_id):
+                raise
+            raise RemoteTimeout(f"VM {spec.name!r} may be on: {error}") from error
         finally:
             del self._starting[spec.vm_id]
 

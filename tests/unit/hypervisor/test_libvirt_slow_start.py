@@ -1,3 +1,4 @@
+# pyright: reportPrivateUsage=false
 """Starts of which nobody knows how they end: what may be on is never said to have failed."""
 
 import asyncio
@@ -68,17 +69,34 @@ class Broken:
         return broken
 
 
-class Breaking:
-    """A connection that breaks then."""
+class Mute(Broken):
+    """One that is on, and of which libvirt says nothing more: it waits for its monitor."""
+
+    def create(self) -> int:
+        return 0
+
+    def isActive(self) -> int:
+        return 1
+
+
+class Connection:
+    """A connection on which one domain is defined."""
+
+    def __init__(self, domain: Broken) -> None:
+        self.domain = domain
+        self.is_defined = False
 
     def lookupByUUIDString(self, text: str) -> object:
+        if self.is_defined:
+            return self.domain
         raise absent()
 
     def lookupByName(self, name: str) -> object:
         raise absent()
 
     def defineXML(self, xml: str) -> object:
-        return Broken()
+        self.is_defined = True
+        return self.domain
 
 
 def absent() -> libvirt.libvirtError:
@@ -97,12 +115,14 @@ def absent() -> libvirt.libvirtError:
     return error
 
 
-async def test_a_connection_that_breaks_as_it_starts_has_not_failed_it() -> None:
+@pytest.mark.parametrize("domain", [Broken(), Mute()])
+async def test_what_may_be_on_has_not_failed_to_start(domain: Broken) -> None:
     hypervisor = LibvirtHypervisor(LibvirtOptions("test:///default"))
     await hypervisor.open()
     description = await hypervisor.describe()
     workshop = libvirt_domains.Workshop(hypervisor.options, description, hypervisor.images)
     spec = VmSpec(VM, "broken", Capacity(1.0, 65536.0))
+    connection = cast("libvirt.virConnect", Connection(domain))
     with pytest.raises(RemoteTimeout, match="may be on"):
-        libvirt_domains.start(cast("libvirt.virConnect", Breaking()), workshop, spec)
+        hypervisor._start(connection, workshop, spec)
     await hypervisor.close()
