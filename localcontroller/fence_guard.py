@@ -44,6 +44,8 @@ NOTES: Final = (Path("/run/libvirt/qemu"), Path("/var/run/libvirt/qemu"))
 
 Doomed = dict[str, int]
 """Generation by VM."""
+Note = Callable[[Doomed], bool]
+"""Notes who is switched off next; False: they may run by now."""
 
 
 class Guard:
@@ -52,7 +54,7 @@ class Guard:
     def __init__(
         self,
         file: LeaseFile,
-        fence: Callable[[Callable[[Doomed], None]], bool],
+        fence: Callable[[Note], bool],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._file = file
@@ -63,18 +65,28 @@ class Guard:
 
     def look(self) -> None:
         """Fence if the lease is over; ``clean`` says whether all is off that has to be."""
-        state, now_s = self._file.read(), self._clock.boottime_s()
-        if state.until_s <= NEVER or now_s < state.until_s + state.grace_s:
-            self.clean, self.idle_since_s = True, now_s
+        if not self._is_over():
+            self.clean, self.idle_since_s = True, self._clock.boottime_s()
             return
         self.clean = self._fence(self._note)
 
-    def _note(self, doomed: Doomed) -> None:
-        """Noted before it happens, so that the leader hears why they are off."""
+    def _is_over(self) -> bool:
+        state = self._file.read()
+        over_s = state.until_s + state.grace_s
+        return state.until_s > NEVER and self._clock.boottime_s() >= over_s
+
+    def _note(self, doomed: Doomed) -> bool:
+        """Noted before it happens, so that the leader hears why they are off.
+
+        False: a lease is held again by now (a libvirt that hung says late what is on).
+        """
+        if not self._is_over():
+            return False
         try:
             self._file.add_fenced(doomed)
         except ExecutionError as error:
             logger.error("%s", error.message)
+        return True
 
     @property
     def idle_s(self) -> float:
@@ -85,7 +97,7 @@ class Guard:
 _asked: list[threading.Thread] = []
 
 
-def fence(uri: str, note: Callable[[Doomed], None]) -> bool:
+def fence(uri: str, note: Note) -> bool:
     """Switch off every highly available domain of ours; whether none is on (any more)."""
     ended: list[bool] = []
     _asked[:] = [each for each in _asked if each.is_alive()]
@@ -107,7 +119,7 @@ def fence(uri: str, note: Callable[[Doomed], None]) -> bool:
     return _by_signal(note)
 
 
-def _by_libvirt(uri: str, note: Callable[[Doomed], None]) -> bool:
+def _by_libvirt(uri: str, note: Note) -> bool:
     connection = libvirt.open(uri)
     try:
         doomed: list[tuple[libvirt.virDomain, VmTag]] = []
@@ -117,7 +129,8 @@ def _by_libvirt(uri: str, note: Callable[[Doomed], None]) -> bool:
                 doomed.append((domain, tag))
         if not doomed:
             return True
-        note({tag.vm_id: tag.generation for _, tag in doomed})
+        if not note({tag.vm_id: tag.generation for _, tag in doomed}):
+            return True
         logger.error("no lease: %d highly available VMs are switched off", len(doomed))
         for domain, _ in doomed:
             domain.destroy()
@@ -126,7 +139,7 @@ def _by_libvirt(uri: str, note: Callable[[Doomed], None]) -> bool:
         connection.close()
 
 
-def _by_signal(note: Callable[[Doomed], None]) -> bool:
+def _by_signal(note: Note) -> bool:
     """Kill the processes of such domains, as libvirt's notes of what runs name them."""
     clean = True
     for path in {p.resolve() for folder in NOTES for p in folder.glob("*.xml")}:
@@ -143,7 +156,8 @@ def _by_signal(note: Callable[[Doomed], None]) -> bool:
             continue
         if tag is None or not tag.policy.is_highly_available:
             continue
-        note({tag.vm_id: tag.generation})
+        if not note({tag.vm_id: tag.generation}):
+            return True
         logger.error("no lease, and libvirt does not answer: process %d is killed", pid)
         clean = False  # until it is seen to be gone
         try:

@@ -51,15 +51,20 @@ class LeaseFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._boot_id = boot_id()
+        self._last: LeaseState | None = None
 
     def read(self) -> LeaseState:
         """What was written last. The lease of another boot has ended; what was fenced stays so."""
         try:
             state = msgspec.json.decode(self.path.read_bytes(), type=LeaseState)
-        except (OSError, msgspec.MsgspecError):
+        except FileNotFoundError:
             return LeaseState(self._boot_id)
+        except (OSError, msgspec.MsgspecError):
+            # A file that cannot be read ends no lease: what was known of it goes on.
+            return self._last or LeaseState(self._boot_id)
         if state.boot_id != self._boot_id:
-            return LeaseState(self._boot_id, fenced=state.fenced)
+            state = LeaseState(self._boot_id, fenced=state.fenced)
+        self._last = state
         return state
 
     def write(self, state: LeaseState) -> None:
@@ -80,6 +85,7 @@ class LeaseFile:
                 self._overwrite(data)
         except OSError as error:
             raise ExecutionError(f"{self.path} cannot be written: {error}") from error
+        self._last = state
 
     def _replace(self, data: bytes) -> None:
         fresh = self.path.with_suffix(f".{os.getpid()}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from snooze.common.vm_lifecycle import VmState
-from snooze.localcontroller.fence_guard import LIBVIRT_S, POLL_S, Doomed, Guard
+from snooze.localcontroller.fence_guard import LIBVIRT_S, POLL_S, Guard, Note
 from snooze.localcontroller.hypervisor.simulated_world import SimulatedHost, SimulatedVm
 from snooze.localcontroller.lease import GuardRuns, StartGuard
 from snooze.localcontroller.lease_file import LeaseFile, LeaseState
@@ -68,7 +68,7 @@ class GuardProcess:
             self._guard.look()
             await asyncio.sleep(POLL_S)
 
-    def _fence(self, note: Callable[[Doomed], None]) -> bool:
+    def _fence(self, note: Note) -> bool:
         """See ``fence_guard.fence``: whether nothing is on any more that has to be off."""
         hypervisor = self._process.machine.processes.get("hypervisor")
         ends = ON if hypervisor is not None and hypervisor.paused else BEGUN
