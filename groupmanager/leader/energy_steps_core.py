@@ -280,7 +280,8 @@ class PowerSteps:
         if not step.seen_off:
             self.unproven[host_id] = step.since_s + self.policy.down_timeout_s
         if step.obeyed:
-            host.reachable_s = -math.inf  # nothing was on it, and nothing can have come since
+            # Nothing was on it, and nothing can have come since: the next leader is to know, too.
+            host.reachable_s, host.in_record, host.away = -math.inf, False, True
         self._enter(host, HostPower.ASLEEP, step.decision.reason, now_ms)
         effects: list[EnergyEffect] = [
             RecordStep(host_id),

@@ -177,8 +177,11 @@ class HostEntry:
 
     @classmethod
     def of_record(cls, record: HostRecord, now_s: float, reachable_s: float) -> "HostEntry":
-        """The host as a new leader finds it; one that sleeps has nothing on it."""
-        is_asleep = record.state is HostPower.ASLEEP
+        """The host as a new leader finds it.
+
+        One that went to sleep by its own word is recorded as away; one that left without a word
+        may have stayed up, with what was being started on it.
+        """
         return cls(
             HostDescription(
                 record.host_id,
@@ -192,7 +195,7 @@ class HostEntry:
             record.epoch,
             joined=False,
             seen_s=now_s,
-            reachable_s=-math.inf if record.away or is_asleep else reachable_s,
+            reachable_s=-math.inf if record.away else reachable_s,
             in_record=not record.away,
             away=record.away,
             state=record.state,

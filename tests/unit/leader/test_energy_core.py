@@ -1,5 +1,7 @@
 """The rules of the energy saver, one by one."""
 
+import math
+
 import msgspec
 import pytest
 
@@ -23,6 +25,7 @@ from snooze.groupmanager.leader.energy_events import (
     WakeAnswered,
     WakeAsked,
 )
+from snooze.groupmanager.leader.registry import HostEntry
 from tests.unit.leader.energy_house import (
     START_S,
     House,
@@ -323,6 +326,19 @@ def test_an_order_that_was_not_answered_and_the_host_left_was_obeyed() -> None:
     house.leave("h1")
     house.run(3)
     assert house.state("h1") is ASLEEP
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_only_one_that_said_so_is_recorded_as_one_that_can_have_nothing(answers: bool) -> None:
+    house = house_of(2, action="suspend_to_ram")
+    house.lost = set() if answers else {"h1"}
+    house.tick()
+    house.leave("h1")
+    house.run(3)
+    record = house.registry.hosts["h1"].record()
+    assert (record.state, record.away) == (ASLEEP, answers)
+    again = HostEntry.of_record(record, 0.0, 60.0)
+    assert (again.reachable_s == -math.inf) is answers, "it may be up, with what came meanwhile"
 
 
 # ------------------------------------------------------------ rule 4: waking

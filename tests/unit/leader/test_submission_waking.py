@@ -145,8 +145,8 @@ def test_a_vm_pinned_to_a_sleeper_waits_although_there_is_room() -> None:
 
 
 def test_a_new_leader_does_not_take_a_sleeper_for_a_host_that_may_have_the_vm() -> None:
-    desk, host = full_desk()
-    again = HostEntry.of_record(host.record(), desk.now_s, desk.now_s + 60)
-    assert again.reachable_s == -float("inf")
-    woken = msgspec.structs.replace(host.record(), state=HostPower.WAKING)
-    assert HostEntry.of_record(woken, 0.0, 60.0).reachable_s == 60.0, "it may be up by now"
+    _, host = full_desk()
+    asleep = msgspec.structs.replace(host.record(), away=True)
+    assert HostEntry.of_record(asleep, 0.0, 60.0).reachable_s == -float("inf")
+    unsure = msgspec.structs.replace(asleep, away=False)
+    assert HostEntry.of_record(unsure, 0.0, 60.0).reachable_s == 60.0, "it may be up"
