@@ -111,8 +111,14 @@ def test_a_late_list_ends_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr("libvirt.open", lambda uri: Connection())
-    monkeypatch.setattr(fence_guard, "read_domain", lambda xml: SimpleNamespace(tag=tag))
+    def opened(_uri: str) -> Connection:
+        return Connection()
+
+    def facts(_xml: str) -> SimpleNamespace:
+        return SimpleNamespace(tag=tag)
+
+    monkeypatch.setattr("libvirt.open", opened)
+    monkeypatch.setattr(fence_guard, "read_domain", facts)
     assert fence_guard._by_libvirt("test:///default", lambda doomed: False)
     assert ended == []
     assert fence_guard._by_libvirt("test:///default", lambda doomed: True)
