@@ -53,7 +53,7 @@ from snooze.groupmanager.manager.autonomy_events import (
 from snooze.groupmanager.manager.autonomy_policy import AutonomyPolicy
 from snooze.groupmanager.manager.cluster_view import Samples
 from snooze.groupmanager.manager.deciding_core import Realm
-from snooze.groupmanager.manager.directives import Directives, put_report
+from snooze.groupmanager.manager.directives import Directives, promote, put_report
 from snooze.groupmanager.manager.host_table import HostEntry, HostTable, VmEntry
 from snooze.groupmanager.manager.manager_events import (
     AnswerLeader,
@@ -201,8 +201,11 @@ class ManagerCore:
         if host is None or host.epoch != event.epoch:
             return []
         left = event.left or self.sleeping.lost(event.host_id)
+        had = [(vm.key, vm.report.generation) for vm in self.table.vms_on(event.host_id)]
         effects = self._drop_host(event.host_id, event.reason)
         effects += self.sleeping.left(event.host_id)
+        for key, generation in had:  # it may have moved, and be told of there already
+            effects += promote(self.table, key, generation)
         notice = HostGoneNotice(event.host_id, event.epoch, event.reason, left, event.silent)
         return [TellLeader(notice), *effects]
 

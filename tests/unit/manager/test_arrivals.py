@@ -239,3 +239,13 @@ def test_a_vm_whose_arrival_is_told_before_its_leaving_is_not_lost(
     assert (desk.state("a"), desk.vm("a").host_id) == (VmState.RUNNING, "h2")
     assert desk.cores("h2") == 1.0
     assert desk.table.hosts["h2"].copies == {}
+
+
+def test_nor_is_one_whose_source_is_lost_before_it_tells() -> None:
+    desk = Desk(hosts=0)
+    desk.join("h1", report_of("a", VmState.MIGRATING))
+    desk.join("h2", arriving=[report_of("a")])
+    desk.notice("h2", report_of("a"))
+    (status,) = told(desk.lose("h1"))
+    assert (status.state, status.host_id) == (VmState.RUNNING, "h2")
+    assert desk.cores("h2") == 1.0, "nothing else is placed in its room"
