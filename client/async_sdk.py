@@ -39,14 +39,17 @@ from snooze.common.api import (
 )
 from snooze.common.clock import SYSTEM_CLOCK, Clock
 from snooze.common.errors import (
+    ErrorReport,
     ExecutionError,
     InvalidRequest,
+    NoCapacity,
     Problem,
     RemoteError,
     RemoteTimeout,
     SnoozeError,
 )
 from snooze.common.vm_lifecycle import SETTLED, VmCommand
+from snooze.common.vms import VmErrorCode
 
 T = TypeVar("T")
 OnProgress = Callable[[TaskView], None]
@@ -67,6 +70,19 @@ MIN_POLL_S: Final = 0.05
 
 SETTLING_POLL_S: Final = 1.0
 """The most time between two looks at a VM that is settling."""
+
+_VM_ERRORS: Final[dict[str, type[SnoozeError]]] = {
+    VmErrorCode.INVALID_TEMPLATE: InvalidRequest,
+    VmErrorCode.NAME_TAKEN: InvalidRequest,
+    VmErrorCode.INVALID_HOST: InvalidRequest,
+    VmErrorCode.NO_ADDRESS: NoCapacity,
+    VmErrorCode.NO_MANAGER: NoCapacity,
+    VmErrorCode.START_FAILED: ExecutionError,
+    VmErrorCode.WAKEUP_FAILED: ExecutionError,
+    VmErrorCode.TIMED_OUT: RemoteTimeout,
+    VmErrorCode.DESTROYED: ExecutionError,
+}
+"""Why a VM of a submission does not run, as an error; of any other code see ``ErrorReport``."""
 
 _RECONNECT_MIN_S: Final = 0.1
 _RECONNECT_MAX_S: Final = 5.0
@@ -451,13 +467,18 @@ def failure(task: TaskView) -> SnoozeError | None:
             error.problems = tuple(problems)
         return error
     if len(task.vms) == 1 and failed:
-        return failed[0][1].as_error()
+        return _vm_error(failed[0][1])
     message = f"{len(failed)} of {len(task.vms)} VMs failed in task {task.id} ({task.kind})"
     codes = {error.code for _, error in failed}
     if task.state is TaskState.FAILED and len(codes) == 1:
-        kind = type(failed[0][1].as_error())
+        kind = type(_vm_error(failed[0][1]))
         return kind(message, problems=problems)
     return ExecutionError(message, problems=problems)
+
+
+def _vm_error(report: ErrorReport) -> SnoozeError:
+    kind = _VM_ERRORS.get(report.code)
+    return report.as_error() if kind is None else kind(report.message, problems=report.problems)
 
 
 def segment(name: str) -> str:

@@ -256,6 +256,11 @@ def test_what_went_wrong_in_a_task() -> None:
     assert type(failure(task(TaskState.FAILED, full, full))) is NoCapacity
     assert type(failure(task(TaskState.FAILED, full, bad))) is ExecutionError
     assert type(failure(task(TaskState.PARTIAL, full, None))) is ExecutionError
+    image = ErrorReport("start_failed", "on h2: there is no image 'nope'")
+    assert type(failure(task(TaskState.FAILED, image))) is ExecutionError
+    assert type(failure(task(TaskState.FAILED, image, image))) is ExecutionError
+    assert type(failure(task(TaskState.FAILED, ErrorReport("no_manager", "none")))) is NoCapacity
+    assert type(failure(task(TaskState.FAILED, ErrorReport("of the future", "?")))) is RemoteError
     own = failure(task(TaskState.FAILED, full, bad, own=ErrorReport("not_leader", "deposed")))
     assert isinstance(own, NotLeader)
     assert len(own.problems) == 2
