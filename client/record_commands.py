@@ -62,7 +62,7 @@ def export(
             verified = await export_record(coordinator, file, root)
         _say(f"{verified.entries} records in {file}, epoch {verified.header.epoch}")
 
-    _run(run(), file)
+    _run(run(), file, hosts)
 
 
 def import_(
@@ -112,7 +112,7 @@ def import_(
         count = imported.verified.entries - len(imported.left_out)
         _say(f"{count} records of {file} are in the store, and were read back")
 
-    _run(run(), file)
+    _run(run(), file, hosts)
 
 
 def check(
@@ -133,7 +133,7 @@ def check(
         async with opened(hosts, root) as coordinator:
             return await check_record(coordinator)
 
-    report = _ended(run())
+    report = _ended(run(), hosts)
     _show(report, output)
     if report.findings:
         raise typer.Exit(EXIT_NO)
@@ -176,16 +176,16 @@ def _store(config: Path | None, zookeeper: str, prefix: str) -> tuple[str, str]:
     return zookeeper or ",".join(store.hosts), prefix or store.root
 
 
-def _run(work: Coroutine[object, object, None], file: Path) -> None:
+def _run(work: Coroutine[object, object, None], file: Path, hosts: str) -> None:
     """Run it; what the file system says becomes an error of ours."""
     try:
-        _ended(work)
+        _ended(work, hosts)
     except OSError as error:
         raise InvalidRequest(f"{file}: {error.strerror or error}") from error
 
 
-def _ended(work: Coroutine[object, object, _T]) -> _T:
-    """Run it. Raises: StoreSilent, whichever way the store did not answer."""
+def _ended(work: Coroutine[object, object, _T], hosts: str) -> _T:
+    """Run it. Raises: StoreSilent, whichever way the store at ``hosts`` did not answer."""
     import asyncio
 
     from snooze.client.errors import StoreSilent
@@ -193,7 +193,7 @@ def _ended(work: Coroutine[object, object, _T]) -> _T:
     try:
         return asyncio.run(work)
     except RemoteError as error:
-        raise StoreSilent(error.message) from error
+        raise StoreSilent(f"{hosts}: {error.message}") from error
 
 
 def _say(line: str) -> None:

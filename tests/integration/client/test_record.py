@@ -128,7 +128,7 @@ def test_what_cannot_be_done_is_said_in_one_line(server: ZooKeeperServer, tmp_pa
         (("import", str(nonsense), "--zookeeper", server.hosts), 2, "nothing of it was used"),
         (("import", str(tmp_path / "none"), "--zookeeper", server.hosts), 2, "No such file"),
         (("export", "/proc/none/file", "--zookeeper", server.hosts), 2, "No such file"),
-        (("check", "--zookeeper", "127.0.0.1:1"), 9, "no session with the store"),
+        (("check", "--zookeeper", "127.0.0.1:1"), 9, "127.0.0.1:1: no session with the store"),
     ):
         done = record(*words)
         assert done.returncode == code, (words, done.stdout, done.stderr)
