@@ -103,7 +103,7 @@ def from_templates(paths: Sequence[str], options: VmOptions) -> list[VmRequest]:
         raise InvalidRequest("these options do not go together", problems=problems)
     return [
         VmRequest(
-            libvirt_xml=read_text(path),
+            libvirt_xml=_template(path),
             rx_kib_s=_rate(options.rx, "--rx"),
             tx_kib_s=_rate(options.tx, "--tx"),
             host=options.host,
@@ -195,6 +195,14 @@ def read_text(path: str) -> str:
         raise InvalidRequest(f"{path} is not text in UTF-8") from error
 
 
+def _template(path: str) -> str:
+    """A libvirt template. Raises: InvalidRequest."""
+    text = read_text(path)
+    if not text.strip():
+        raise InvalidRequest(f"{path} is empty: it has to be a libvirt domain in XML")
+    return text
+
+
 def _of_file(vm: FileVm, folder: Path) -> list[VmRequest]:
     for one, other in (("memory", "memory_kib"), ("template", "libvirt_xml")):
         if getattr(vm, one) and getattr(vm, other):
@@ -207,7 +215,7 @@ def _of_file(vm: FileVm, folder: Path) -> list[VmRequest]:
         vcpus=vm.vcpus,
         memory_kib=memory_kib,
         image=vm.image,
-        libvirt_xml=read_text(str(folder / vm.template)) if vm.template else vm.libvirt_xml,
+        libvirt_xml=_template(str(folder / vm.template)) if vm.template else vm.libvirt_xml,
         rx_kib_s=_rate(vm.rx, "rx") or vm.rx_kib_s,
         tx_kib_s=_rate(vm.tx, "tx") or vm.tx_kib_s,
         host=vm.host,

@@ -108,6 +108,8 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     latin = tmp_path / "latin.xml"
     latin.write_bytes(b"<name>caf\xe9</name>")
     monkeypatch.setattr(cluster_file, "MAX_FILE_BYTES", 1024)
+    empty = tmp_path / "empty.xml"
+    empty.write_text(" \n")
     large = tmp_path / "large.xml"
     large.write_bytes(b" " * 1025)
     for path, message in (
@@ -115,6 +117,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tmp_path / "absent", "No such file"),
         (latin, "UTF-8"),
         (large, "larger"),
+        (empty, "empty.xml is empty"),
         ("a\0b", "cannot be read"),
     ):
         with pytest.raises(InvalidRequest, match=message):
