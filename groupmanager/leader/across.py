@@ -17,7 +17,6 @@ from snooze.common.errors import (
     StaleEpoch,
     TooBusy,
 )
-from snooze.common.records import HostPower
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.common.task_set import TaskSet
 from snooze.common.vm_lifecycle import VmCommand
@@ -165,9 +164,7 @@ class Across:
             raise NotFound(f"no host is called {id_or_name!r}")
         host_id, name = host.description.host_id, host.description.hostname
         if not host.joined:
-            is_up = host.state is HostPower.ACTIVE
-            text = "it is out of reach" if is_up else f"it is {host.state.value.replace('_', ' ')}"
-            return HostWhyView(host_id, name, (ObstacleView("away", text),))
+            return HostWhyView(host_id, name, (ObstacleView("away", f"it is {host.absence}"),))
         found: list[ObstacleView] = []
         if host.maintenance:
             found.append(ObstacleView("maintenance", "it is drained, or in maintenance"))

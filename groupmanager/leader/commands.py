@@ -142,7 +142,7 @@ class Commands:
         if host_id == vm.host_id:
             raise Conflict(f"VM {vm.name!r} is on {host.description.hostname} already")
         if not host.joined:
-            raise Conflict(f"host {host.description.hostname} is out of reach at present")
+            raise Conflict(f"host {host.description.hostname} is {host.absence} at present")
         return host_id
 
     async def _carry_out(self, task: Task, vm: VmEntry, order: VmOrder) -> None:

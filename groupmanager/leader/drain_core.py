@@ -220,12 +220,10 @@ class DrainCore:
             NotFound, Conflict: they cannot be drained.
         """
         host_ids = self._known(event.host_ids)
-        hosts = self.registry.hosts
-        away = [hosts[i].description.hostname for i in host_ids if not hosts[i].joined]
+        hosts = [self.registry.hosts[host_id] for host_id in host_ids]
+        away = [f"{h.description.hostname} is {h.absence}" for h in hosts if not h.joined]
         if away:
-            raise Conflict(
-                f"out of reach: {', '.join(away)}; only a host that answers can be drained"
-            )
+            raise Conflict(f"{', '.join(away)}: only a host that is up can be drained")
         if not event.plan_only and any(self.is_busy(host_id) for host_id in host_ids):
             raise Conflict("a drain of one of these hosts is under way; see `snooze tasks`")
         return host_ids

@@ -141,7 +141,7 @@ def drain_outcome(
     decided: Decided, moved: int, left: Sequence[VmEntry], stays: Mapping[str, str], why: str
 ) -> Decided:
     """What became of a drain; ``why`` it ended before all had left."""
-    text = f"{moved} VMs left"
+    text = f"{moved} of {moved + len(left)} VMs moved away"
     text += "".join(
         f"; {vm.name} stays: {stays.get(vm.vm_id) or why or 'it did not move'}" for vm in left[:10]
     )

@@ -208,6 +208,12 @@ class HostEntry:
             relieved_ms=record.relieved_ms,
         )
 
+    @property
+    def absence(self) -> str:
+        """How it is, in a word or two, while it has not joined."""
+        is_up = self.state is HostPower.ACTIVE
+        return "out of reach" if is_up else self.state.value.replace("_", " ")
+
     def record(self) -> HostRecord:
         """What the store is to keep of it."""
         description = self.description

@@ -16,6 +16,7 @@ from snooze.common.errors import (
     NotLeader,
     SnoozeError,
 )
+from snooze.common.records import HostPower
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand, VmState
 from snooze.common.wire import VmOrder, VmStatus
@@ -228,7 +229,10 @@ async def test_a_migration_needs_another_host(
 
 async def test_a_migration_to_a_host_out_of_reach_is_a_conflict(rig: Rig) -> None:
     rig.registry.hosts["h2"].joined = False
-    with pytest.raises(Conflict, match="out of reach"):
+    with pytest.raises(Conflict, match="h2 is out of reach at present"):
+        rig.commands.start("vm-a", VmCommand.MIGRATE, CommandRequest(host="h2"))
+    rig.registry.hosts["h2"].state = HostPower.ASLEEP
+    with pytest.raises(Conflict, match="h2 is asleep at present"):
         rig.commands.start("vm-a", VmCommand.MIGRATE, CommandRequest(host="h2"))
 
 

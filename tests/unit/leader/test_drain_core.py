@@ -255,7 +255,11 @@ def test_a_host_out_of_reach_is_refused(cluster: Cluster) -> None:
     cluster.registry.hosts["h1"].leave(0.0)
     answer = only(AnswerDrain, cluster.drain("h1"))
     assert answer.error is not None
-    assert "out of reach" in answer.error.message
+    assert answer.error.message == "name-h1 is out of reach: only a host that is up can be drained"
+    cluster.registry.hosts["h1"].state = HostPower.GOING_DOWN
+    answer = only(AnswerDrain, cluster.drain("h1", plan_only=True))
+    assert answer.error is not None
+    assert answer.error.message == "name-h1 is going down: only a host that is up can be drained"
     assert not cluster.registry.hosts["h1"].maintenance
 
 
@@ -360,7 +364,7 @@ def test_a_drain_is_a_decision_with_all_that_replays_it(cluster: Cluster) -> Non
         seen += effects
     ended = only(Decided, seen)
     assert (ended.key, ended.state) == (began.key, DecisionState.PARTLY)
-    assert "2 VMs left; name-c stays" in ended.outcome
+    assert "2 of 3 VMs moved away; name-c stays" in ended.outcome
 
 
 def test_what_no_host_takes_has_a_sleeper_woken_and_waits_for_it() -> None:
@@ -392,7 +396,7 @@ def test_a_drain_does_not_wait_for_ever_for_a_host_that_does_not_wake() -> None:
     cluster.begin("h1")
     assert none(Decided, cluster.tick(WAKES_S - 1))
     ended = only(Decided, cluster.tick(REPLAN_S))
-    assert ended.outcome == "0 VMs left; name-a stays: no host takes it"
+    assert ended.outcome == "0 of 1 VMs moved away; name-a stays: no host takes it"
 
 
 def test_a_vm_elsewhere_that_never_moves_by_itself_is_not_pushed_on() -> None:
