@@ -198,6 +198,8 @@ def _explain(decision: Decision, vm_id: str | None, *, as_json: bool) -> int:
         sys.stdout.write(json.dumps([each.data() for each in found], indent=1) + "\n")
     else:
         sys.stdout.writelines(explain.text(snapshot, each) + "\n" for each in found)
+        if not found:
+            sys.stdout.write("no VM waits for a host; --vm ID tells how hosts compare for one\n")
     return 0
 
 

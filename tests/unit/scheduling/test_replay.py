@@ -145,6 +145,12 @@ def test_explain_a_vm_that_runs(tmp_path: Path, capsys: pytest.CaptureFixture[st
     path = tmp_path / "running.json"
     path.write_text(dump.dump(Decision(DecisionKind.BALANCE, running, made.policy)))
     assert main(["explain", str(path), "--vm", "web"]) == 0
+    capsys.readouterr()
+    running = running.changed(placement=[1, 0, 0])
+    path.write_text(dump.dump(Decision(DecisionKind.BALANCE, running, made.policy)))
+    assert main(["explain", str(path)]) == 0
+    assert "no VM waits for a host" in capsys.readouterr().out
+    assert main(["explain", str(path), "--vm", "web"]) == 0
     assert "web -> rennes" in capsys.readouterr().out
     assert main(["replay", str(path)]) == 0
     assert "balance by evenly_distributed" in capsys.readouterr().out
