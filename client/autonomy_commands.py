@@ -131,7 +131,8 @@ def list_decisions(
     if output is Output.JSON:
         terminal.show_json(content)
     else:
-        terminal.show(_decisions_table(decode(content, list[DecisionView])))
+        none = "No decision is so." if len(params) > 1 else "Nothing was decided yet."
+        terminal.show(_decisions_table(decode(content, list[DecisionView]), none))
 
 
 def show(decision_id: IdArgument, output: OutputOption = Output.TABLE, url: UrlOption = "") -> None:
@@ -453,7 +454,7 @@ def _who() -> str:
 # ------------------------------------------------------------ for people
 
 
-def _decisions_table(views: "list[DecisionView]") -> "RenderableType":
+def _decisions_table(views: "list[DecisionView]", none: str) -> "RenderableType":
     from snooze.client import tables
 
     rows = [
@@ -466,9 +467,7 @@ def _decisions_table(views: "list[DecisionView]") -> "RenderableType":
         )
         for view in views
     ]
-    return tables.plain_table(
-        ("ID", "WHEN", "KIND", "STATE", "WHAT"), rows, "Nothing was decided yet."
-    )
+    return tables.plain_table(("ID", "WHEN", "KIND", "STATE", "~WHAT"), rows, none)
 
 
 def _decision_text(view: "DecisionView", managers: "Sequence[ManagerView]") -> "RenderableType":
@@ -499,7 +498,7 @@ def _autonomy_text(view: "AutonomyView") -> "RenderableType":
     from snooze.client import tables
 
     modes = [(kind, mode, view.why_off.get(kind, "")) for kind, mode in view.modes.items()]
-    parts: list[RenderableType] = [tables.plain_table(("KIND", "MODE NOW", "WHY"), modes, "")]
+    parts: list[RenderableType] = [tables.plain_table(("KIND", "MODE NOW", "~WHY"), modes, "")]
     rules = [
         (
             f"{rule.scope} {rule.name or rule.target}".strip(),
@@ -512,11 +511,11 @@ def _autonomy_text(view: "AutonomyView") -> "RenderableType":
         for rule in view.rules
     ]
     if rules:
-        titles = ("WHERE", "KIND", "SAID", "WHO", "WHY", "UNTIL")
+        titles = ("WHERE", "KIND", "SAID", "WHO", "~WHY", "UNTIL")
         parts.append(tables.plain_table(titles, rules, ""))
     windows = [(each.kind or "all", each.window, each.zone, each.who) for each in view.windows]
     if windows:
-        parts.append(tables.plain_table(("KIND", "ONLY IN", "ZONE", "WHO"), windows, ""))
+        parts.append(tables.plain_table(("KIND", "~ONLY IN", "ZONE", "WHO"), windows, ""))
     return Group(*parts)
 
 

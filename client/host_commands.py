@@ -68,7 +68,7 @@ def why(
         for each in view.obstacles
     ]
     none = f"Nothing stands against it: {view.hostname} is emptied at the next look."
-    terminal.show(tables.plain_table(("CODE", "WHY IT IS NOT EMPTIED", "UNTIL"), rows, none))
+    terminal.show(tables.plain_table(("CODE", "~WHY IT IS NOT EMPTIED", "UNTIL"), rows, none))
 
 
 def drain(
@@ -240,7 +240,7 @@ def _plan(view: "DrainView") -> "RenderableType":
     ]
     if view.stays:
         stays = [(stay.vm, stay.reason) for stay in view.stays]
-        parts.append(tables.plain_table(("STAYS", "BECAUSE"), stays, ""))
+        parts.append(tables.plain_table(("STAYS", "~BECAUSE"), stays, ""))
     empty = ", ".join(view.emptied) or "none"
     parts.append(
         tables.line(f"Empty afterwards: {empty}. About {view.seconds:.1f} s of migration in all.")

@@ -381,14 +381,14 @@ def _table(view: "LabView") -> "RenderableType":
         (
             machine.name,
             machine.role,
-            machine.address,
             machine.power,
             machine.cable,
             machine.service,
-            machine.bmc + BMC_SAYS.get(machine.bmc_state, ""),
             ", ".join(machine.guests),
+            machine.address,
+            machine.bmc + BMC_SAYS.get(machine.bmc_state, ""),
         )
         for machine in view.machines
     ]
-    columns = ("MACHINE", "ROLE", "ADDRESS", "POWER", "CABLE", "SERVICE", "BMC", "GUESTS")
+    columns = ("MACHINE", "ROLE", "POWER", "CABLE", "~SERVICE", "~GUESTS", "ADDRESS", "BMC")
     return plain_table(columns, rows, "no machines")

@@ -57,6 +57,7 @@ TASK_STYLES: Final[dict[TaskState, str]] = {
 UNDER_WAY: Final = "cyan"
 GAP: Final = 2
 MIN_FIRST_WIDTH: Final = 20
+MIN_WORDS_WIDTH: Final = 16
 
 
 def vms(views: Sequence[VmView]) -> RenderableType:
@@ -170,7 +171,7 @@ def host_details(host: HostView) -> RenderableType:
         )
         for disk in host.loose_disks
     ]
-    return plain_table(("", ""), rows, "")
+    return _facts([(name, _text(value)) for name, value in rows])
 
 
 def energy(view: EnergyView) -> list[RenderableType]:
@@ -389,14 +390,19 @@ def line(words: str) -> Text:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], empty: str) -> RenderableType:
-    """A table without lines; a column whose title begins with ``>`` is flush right."""
+    """A table without lines.
+
+    A column whose title begins with ``>`` is flush right; one with ``~`` has words, which go on in
+    the next line where the terminal is narrow.
+    """
     return _Rows(columns, rows) if rows else Text(empty)
 
 
 class _Rows:
     """A table that leaves out its last columns where the terminal is too narrow for them.
 
-    The first column folds rather than lose its end: what is cut short could not be used.
+    The first column, and words, fold rather than lose their end: what is cut short could not be
+    used.
     """
 
     def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
@@ -409,9 +415,9 @@ class _Rows:
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
         for number, title in enumerate(self._columns[:shown]):
             table.add_column(
-                title.removeprefix(">"),
+                title.lstrip(">~"),
                 justify="right" if title.startswith(">") else "left",
-                no_wrap=number > 0,
+                no_wrap=number > 0 and not title.startswith("~"),
                 overflow="fold",
             )
         for row in self._rows:
@@ -421,12 +427,13 @@ class _Rows:
     def _fitting(self, width: int) -> int:
         """How many columns fit beside a first one of at least ``MIN_FIRST_WIDTH``."""
         widths = [
-            max(cell_len(title.removeprefix(">")), *(cell_len(str(row[n])) for row in self._rows))
+            max(cell_len(title.lstrip(">~")), *(cell_len(str(row[n])) for row in self._rows))
             for n, title in enumerate(self._columns)
         ]
         taken = widths[0] if self._columns[0] == "ID" else min(widths[0], MIN_FIRST_WIDTH)
         for number, column in enumerate(widths[1:], 1):
-            taken += GAP + column
+            is_words = self._columns[number].startswith("~")
+            taken += GAP + (min(column, MIN_WORDS_WIDTH) if is_words else column)
             if taken > width:
                 return max(number, 2)
         return len(widths)
