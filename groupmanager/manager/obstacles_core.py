@@ -174,7 +174,7 @@ class Explaining(Deciding):
             return "its owner said that it stays (movable: false)"
         if self._migrations.moves(vm.key):
             return "it is being migrated"
-        if vm.state not in (VmState.RUNNING, VmState.PAUSED):
+        if vm.state is not VmState.RUNNING:
             return f"it is {vm.state.value}"
         return "an order to it is under way" if vm.ordered else ""
 

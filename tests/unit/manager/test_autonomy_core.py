@@ -17,7 +17,7 @@ from snooze.common.settings_autonomy import (
     ConsolidationSettings,
     RelocationSettings,
 )
-from snooze.common.vm_lifecycle import VmCommand
+from snooze.common.vm_lifecycle import VmCommand, VmState
 from snooze.common.vms import FailureAction, VmPolicy
 from snooze.common.wire import (
     DecisionMade,
@@ -349,6 +349,16 @@ def test_a_vm_or_target_that_is_paused_takes_no_part() -> None:
     desk.load |= {"burner": 1.0, "log": 1.0}
     desk.pass_time(300)
     assert {(move[1], move[3]) for move in desk.moves} == {("log", "h3")}
+
+
+def test_a_guest_that_is_paused_is_not_moved() -> None:
+    """qemu 7.2 crashes when a guest that arrived paused moves on before it has run."""
+    desk = hot_desk()
+    for name in desk.on("h1") - {"log"}:
+        desk.table.set_state(desk.vm(name), VmState.PAUSED)
+    desk.load |= {"burner": 1.0, "log": 1.0}
+    desk.pass_time(300)
+    assert {(move[1], move[2]) for move in desk.moves} == {("log", "h1")}
 
 
 def test_the_strictest_mode_of_all_that_take_part_holds() -> None:

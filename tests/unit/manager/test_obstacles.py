@@ -9,6 +9,7 @@ from snooze.common.autonomy import AutonomyRule, Scope
 from snooze.common.decisions import DecisionKind, DecisionMode
 from snooze.common.errors import ErrorReport
 from snooze.common.settings_autonomy import RelocationSettings
+from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmPolicy
 from snooze.common.wire import HostDirective, HostExplained, VmStuck
 from snooze.groupmanager.manager import look_core
@@ -82,6 +83,10 @@ def _fixed(desk: LoadDesk) -> None:
     )
 
 
+def _paused(desk: LoadDesk) -> None:
+    desk.table.set_state(desk.vm("a"), VmState.PAUSED)
+
+
 def _relieved(desk: LoadDesk) -> None:
     desk.feed(Directed([HostDirective("h1", 10, relieved_ago_s=60.0)]))
 
@@ -110,6 +115,7 @@ def _drained(desk: LoadDesk) -> None:
         (_advise_here, "mode", "underload is on advise for this host"),
         (_vm_off, "vm_stays", "VM name-a: a person said that it stays"),
         (_fixed, "vm_stays", "VM name-a: its owner said that it stays"),
+        (_paused, "vm_stays", "VM name-a: it is paused"),
         (_relieved, "held", "it took part in an overload"),
         (_failed, "vm_stays", "VM name-a: it could not be moved a moment ago"),
         (_silent, "samples", "late or missing"),
