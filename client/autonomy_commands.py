@@ -131,7 +131,7 @@ def list_decisions(
     if output is Output.JSON:
         terminal.show_json(content)
     else:
-        none = "No decision is so." if len(params) > 1 else "Nothing was decided yet."
+        none = "No such decision is known." if len(params) > 1 else "No decision is known."
         terminal.show(_decisions_table(decode(content, list[DecisionView]), none))
 
 
