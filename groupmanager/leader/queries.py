@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+import msgspec
+
 from snooze.common.api import (
     ClusterView,
     HierarchyHost,
@@ -16,7 +18,7 @@ from snooze.common.api import (
 from snooze.common.errors import NotFound
 from snooze.common.records import HostPower
 from snooze.common.resources import ZERO, Capacity
-from snooze.common.vm_lifecycle import HOLDS_CAPACITY
+from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
 from snooze.common.wire import DescribeHosts, HostDetail
 from snooze.groupmanager.leader.registry import HostEntry, VmEntry
 from snooze.groupmanager.leader.service import LeaderService
@@ -73,7 +75,12 @@ class Queries:
         )
         found = {detail.host.host_id: detail for d in details.values() for detail in d}
         xml = next((v.report.xml for detail in found.values() for v in detail.vms), "")
-        return self._vm_view(vm, _used(found), xml)
+        view = self._vm_view(vm, _used(found), xml)
+        host = self._registry.hosts.get(vm.host_id)
+        if vm.state is not VmState.UNREACHABLE or host is None:
+            return view
+        reason = self._leader.recovery.waits_for(host) or vm.reason
+        return msgspec.structs.replace(view, reason=reason)
 
     def _vm_view(self, vm: VmEntry, used: dict[tuple[str, str], Capacity], xml: str = "") -> VmView:
         host = self._registry.hosts.get(vm.host_id)
@@ -148,7 +155,7 @@ class Queries:
             vms=count,
             power=host.state.value,
             power_since_ms=host.state_since_ms,
-            note=host.note,
+            note=self._leader.recovery.waits_for(host) or host.note,
             loose_disks=self._leader.disks.of_host(description.host_id),
         )
 

@@ -130,6 +130,10 @@ class Recovery:
         """What is true of a host changed: tell its manager."""
         self._runner.feed(events.Redirect(host_id))
 
+    def waits_for(self, host: HostEntry) -> str:
+        """What is known of a lost host and would prove it down; empty if it is not watched."""
+        return self.core.waits_for(host, self._clock.monotonic_s())
+
     async def confirm_dead(self, id_or_name: str) -> HostEntry:
         """A person says that a host is off.
 

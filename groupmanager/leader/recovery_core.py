@@ -260,6 +260,22 @@ class RecoveryCore:
             fenced=host.down is not None,
         )
 
+    def waits_for(self, host: HostEntry, now_s: float) -> str:
+        """What is known of a lost host and would prove it down; empty if it is not watched."""
+        watch = self.watches.get(host.description.host_id)
+        if watch is None or host.joined or host.down is Down.EVERYTHING:
+            return ""
+        question = self._question(host, watch, now_s)
+        proofs: list[str] = []
+        if question.controlled:
+            proofs.append("its power controller to read off")
+        if question.own_lease_s > 0 and not question.fenced:
+            due_s = question.lease_s + question.own_lease_s + question.margin_s - question.away_s
+            proofs.append(f"its lease to run out ({max(0.0, due_s):.0f} s)")
+        proofs.append(f"a person: snooze host confirm-dead {question.host}")
+        known = watch.told or judge_fence(question).why
+        return f"{known}; its VMs wait for {', or '.join(proofs)}"
+
     def _power_answered(self, event: PowerAnswered, now_s: float) -> list[RecoveryEffect]:
         host, watch = self.registry.hosts.get(event.host_id), self.watches.get(event.host_id)
         if host is None or watch is None or watch.attempt != event.attempt or not watch.open:

@@ -82,6 +82,9 @@ class House:
     def host(self, host_id: str) -> HostEntry:
         return self.registry.hosts[host_id]
 
+    def waits_for(self, host_id: str) -> str:
+        return self.core.waits_for(self.host(host_id), self.now_s)
+
 
 def of(kind: type[E], effects: list[RecoveryEffect]) -> list[E]:
     return [effect for effect in effects if isinstance(effect, kind)]
@@ -182,6 +185,27 @@ def test_without_a_lease_and_a_controller_nothing_is_ever_proven() -> None:
     house = House(power=False)
     house.lose("h1")
     assert of(HostProven, house.wait(1e6)) == []
+    assert house.waits_for("h1").endswith(
+        "no power controller to ask; its VMs wait for a person: snooze host confirm-dead name-h1"
+    )
+
+
+def test_what_the_vms_of_a_lost_host_wait_for_is_said() -> None:
+    house = House(lease_s=30.0)
+    assert house.waits_for("h1") == ""
+    house.lose("h1")
+    house.wait(1.1)
+    house.answer("h1", PowerOutcome.SILENT, "no answer")
+    house.wait(8.9)
+    assert house.waits_for("h1") == (
+        "host name-h1 has a power controller that does not answer: that proves nothing (no answer)"
+        "; its VMs wait for its power controller to read off, or its lease to run out (60 s), or a "
+        "person: snooze host confirm-dead name-h1"
+    )
+    house.wait(61.0)
+    assert "lease" not in house.waits_for("h1"), "it did, for highly available VMs"
+    house.answer("h1", PowerOutcome.OFF)
+    assert house.waits_for("h1") == ""
 
 
 def test_a_new_leader_counts_from_its_own_beginning() -> None:
