@@ -245,5 +245,6 @@ def decode(data: bytes, kind: type[T]) -> T:
         for old in range(schema, SCHEMA):
             fields = _UPGRADES[old](fields)
         return msgspec.convert(fields, kind)
-    except (msgspec.MsgspecError, KeyError) as error:
+    except (ValueError, KeyError, RecursionError) as error:
+        # msgspec.DecodeError and UnicodeDecodeError are ValueErrors.
         raise ExecutionError(f"a {kind.__name__} cannot be read: {error}") from error

@@ -153,18 +153,14 @@ class GroupManager:
 
     async def close(self) -> None:
         """Stop: a leader writes what is queued and hands over, hosts are given back."""
-        leader, self._leading = self._leading, None
-        if leader is not None:
-            await leader.close(flush=True)
+        await self._end_leader(flush=True)
         if self._election is not None:
             await self._election.close()
         await self._close_rest()
 
     async def abandon(self) -> None:
         """Vanish without handing over, as a killed process does (demonstration, tests)."""
-        leader, self._leading = self._leading, None
-        if leader is not None:
-            await leader.close(flush=False)
+        await self._end_leader(flush=False)
         await self._close_rest()
 
     async def _close_rest(self) -> None:
@@ -243,6 +239,9 @@ class GroupManager:
             except SnoozeError as error:
                 logger.error("cannot take over: %s", error.message)
                 await asyncio.sleep(REGISTER_RETRY_S)
+            except Exception:  # a defect: who is elected and gives up would keep others from it
+                logger.exception("cannot take over")
+                await asyncio.sleep(REGISTER_RETRY_S)
             else:
                 logger.info("leading, epoch %d", epoch)
                 self._leading = leader
@@ -251,10 +250,18 @@ class GroupManager:
                 return
 
     async def _step_down(self) -> None:
+        if self._leading is not None:
+            logger.info("no longer leading, epoch %d", self._leading.epoch)
+        await self._end_leader(flush=False)
+
+    async def _end_leader(self, *, flush: bool) -> None:
+        """Stop leading, if we do; whatever goes wrong then, the election goes on."""
         leader, self._leading = self._leading, None
         if leader is not None:
-            logger.info("no longer leading, epoch %d", leader.epoch)
-            await leader.close(flush=False)
+            try:
+                await leader.close(flush=flush)
+            except Exception:
+                logger.exception("not stopped cleanly")
 
     def leader_died(self, leader: ManagerDescription) -> None:
         """Its process is gone: spare everyone the wait for the end of its session.
