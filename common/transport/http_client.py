@@ -190,6 +190,8 @@ class HttpClient:
                 f"{_origin(target)} did not answer {method} {target.path} within {timeout_s:g} s; "
                 "it may have happened"
             ) from None
+        except UnicodeError as error:  # a name that can be none: it is not looked up
+            raise not_sent(f"cannot connect to {_origin(target)}: {error}") from None
         except (aiohttp.ClientError, OSError) as error:
             raise RemoteError(
                 f"{_origin(target)} broke off during {method} {target.path} "

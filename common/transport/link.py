@@ -391,7 +391,7 @@ async def connect(
         raise RemoteTimeout(
             f"{host}:{port} did not welcome us within {bounds.handshake_timeout_s:g} s"
         ) from None
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: a name that can be none
         raise not_sent(f"cannot connect to {host}:{port}: {error}") from error
     except BaseException:
         if channel is not None:

@@ -92,7 +92,11 @@ class Proxy:
             ) as reply:
                 begun()
                 return await self._hand_back(request, reply)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        except (
+            aiohttp.ClientConnectorError,
+            aiohttp.ConnectionTimeoutError,
+            UnicodeError,  # a name that can be none
+        ) as error:
             raise not_sent(f"{target} cannot be reached: {error}") from None
         except TimeoutError:
             raise RemoteTimeout(f"{target} fell silent; it may have happened") from None

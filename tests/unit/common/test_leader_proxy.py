@@ -129,3 +129,12 @@ async def test_a_leader_that_is_only_slow_is_waited_for(world: World) -> None:
         group.create_task(later())
         async with session.post(f"{world.url}/v1/vms", data=b"body") as reply:
             assert await reply.text() == "the former leader"
+
+
+async def test_a_leader_whose_name_can_be_none_was_not_asked(world: World) -> None:
+    world.leader = Address("a..b", 1)
+    async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+        asked = group.create_task(session.get(f"{world.url}/x"))
+        await asyncio.sleep(0.1)
+        world.leader = world.next
+        assert await (await asked).text() == "the next leader"

@@ -211,3 +211,11 @@ async def test_a_post_that_broke_off_is_not_repeated(client: HttpClient, answer:
 async def test_a_client_that_is_not_started(url: str) -> None:
     with pytest.raises(RuntimeError, match="not started"):
         await HttpClient().send("GET", url, timeout_s=1)
+
+
+@pytest.mark.parametrize("name", ["a..b", "x" * 64 + ".example"])
+async def test_a_name_that_can_be_none_was_not_asked(client: HttpClient, name: str) -> None:
+    """One front door with a slip of the pen must not end the search for another."""
+    with pytest.raises(RemoteError, match="cannot connect") as refused:
+        await client.send("GET", f"http://{name}:1/", timeout_s=5)
+    assert not was_sent(refused.value)

@@ -352,6 +352,14 @@ async def test_a_notification_not_understood_is_counted(
 # The handshake
 
 
+@pytest.mark.parametrize("name", ["a..b", "x" * 64 + ".example"])
+async def test_a_name_that_can_be_none_is_out_of_reach(name: str) -> None:
+    """One group manager's setting must not end the loops of all others that look for it."""
+    with pytest.raises(RemoteError, match="cannot connect") as refused:
+        await connect(name, 1, Hello("test"), Welcome)
+    assert not was_sent(refused.value)
+
+
 @pytest.mark.parametrize(
     ("name", "error", "text"),
     [("refuse me", NotLeader, "ask somebody else"), ("break", SnoozeError, "ZeroDivisionError")],
