@@ -417,7 +417,9 @@ class AsyncSnooze:
             after = known[-1].seq if known else 0
         last_alive_s = self._clock.monotonic_s()
         pause_s = _RECONNECT_MIN_S
+        closings = self._transport.closings
         while True:
+            self._transport.require_open(closings)
             try:
                 # The epoch is read when the stream is open: a leader elected in between closes it.
                 async with self._transport.stream(

@@ -35,6 +35,7 @@ from snooze.client.errors import NoFrontDoor
 from snooze.common.api import ErrorBody
 from snooze.common.clock import SYSTEM_CLOCK, Clock
 from snooze.common.errors import (
+    ExecutionError,
     InvalidRequest,
     NotLeader,
     RemoteError,
@@ -62,6 +63,7 @@ NOT_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _READ_BYTES: Final = 64 * 1024
 _KEY: Final = re.compile(r"[\x21-\x7e]{0,200}")
+_NO_NAME: Final = "that can be no name of a machine"
 _FOR_NOW: Final = (TooBusy, NotLeader, StaleEpoch)
 
 
@@ -164,14 +166,20 @@ class Transport:
         self.timeout_s = timeout_s
         self.clock = clock
         self._tls = tls
+        self.closings = 0
+        """How often it was closed: whoever began before that is to end."""
         self._preferred = 0
         self._session: aiohttp.ClientSession | None = None
+        self._streams: set[aiohttp.ClientResponse] = set()
 
     async def close(self) -> None:
-        """Close all connections; a later call opens new ones."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        """Close all connections, and end calls and streams; a later call opens new ones."""
+        self.closings += 1
+        for response in self._streams:  # a session that is closed leaves who reads them waiting
+            response.close()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
     async def call(
         self,
@@ -206,7 +214,9 @@ class Transport:
         attempts = _Attempts(
             self.addresses, self.clock, self.timeout_s + hold_s, max(patience_s, 0.0)
         )
+        closings = self.closings
         while True:
+            self.require_open(closings)
             address = self.addresses[self._preferred % len(self.addresses)]
             # One address that hangs must leave time for the others.
             limit_s = min(attempts.remaining_s(), hold_s + max(self.timeout_s / MAX_LOST, 0.001))
@@ -216,6 +226,15 @@ class Transport:
             pause_s = attempts.pause_after(outcome, address)
             self._preferred = (self._preferred + 1) % len(self.addresses)
             await asyncio.sleep(pause_s)
+
+    def require_open(self, closings: int) -> None:
+        """Go on.
+
+        Raises:
+            ExecutionError: it was closed since; what was asked may have happened.
+        """
+        if self.closings != closings:
+            raise ExecutionError("this client was closed while it waited for an answer")
 
     @asynccontextmanager
     async def stream(
@@ -228,14 +247,18 @@ class Transport:
                 silent for ``IDLE_STREAM_S``.
         """
         response = await self._open_stream(path, params)
+        self._streams.add(response)
         try:
             yield _lines(response)
         finally:
+            self._streams.discard(response)
             response.close()
 
     async def _open_stream(self, path: str, params: Params | None) -> aiohttp.ClientResponse:
         unreachable: dict[str, str] = {}
+        closings = self.closings
         for _ in self.addresses:
+            self.require_open(closings)
             address = self.addresses[self._preferred % len(self.addresses)]
             try:
                 response = await self._open_session().request(
@@ -247,8 +270,8 @@ class Transport:
                     ),
                     allow_redirects=False,
                 )
-            except (aiohttp.ClientError, TimeoutError) as error:
-                unreachable[address] = _why(error)
+            except (aiohttp.ClientError, TimeoutError, UnicodeError) as error:
+                unreachable[address] = _NO_NAME if isinstance(error, UnicodeError) else _why(error)
                 self._preferred = (self._preferred + 1) % len(self.addresses)
                 continue
             if response.status == 200 and response.content_type == "text/event-stream":
@@ -278,6 +301,8 @@ class Transport:
                 refusal = _refusal(address, response, content)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             return _Failed(RemoteError(_why(error)), sent=False)
+        except UnicodeError:
+            return _Failed(RemoteError(_NO_NAME), sent=False)
         except TimeoutError:
             message = f"{address} took the request and did not answer within {limit_s:.3g} s"
             return _Failed(RemoteTimeout(message), sent=True)

@@ -1,3 +1,4 @@
+# pyright: reportPrivateUsage=false
 """The SDK against a server that fails to order."""
 
 import asyncio
@@ -336,3 +337,31 @@ def test_an_answer_is_decoded_or_refused(content: bytes) -> None:
     for kind in (list[VmView], TaskView, EventView):
         with contextlib.suppress(RemoteError):
             async_sdk.decode(content, kind)
+
+
+async def test_calls_and_streams_end_with_their_client(fake: FakeCluster) -> None:
+    """One that went on would open a session that nobody closes, which is a warning."""
+    client = AsyncSnooze(fake.url)
+    following = client.follow()
+    event = asyncio.ensure_future(anext(following))
+    while not any("/events" in path for _, path, _ in fake.requests):  # noqa: ASYNC110 (no event)
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    fake.fail_next(Failure.HANG)
+    call = asyncio.ensure_future(client.vms())
+    await asyncio.sleep(0.1)
+    await client.close()
+    for work in (event, call):
+        with pytest.raises(ExecutionError, match="closed"):
+            await work
+    assert client._transport._session is None
+
+
+async def test_an_address_that_can_be_none_is_passed_over(fake: FakeCluster) -> None:
+    async with AsyncSnooze(["http://a..b:1", fake.url]) as cluster:
+        assert await cluster.vms() == []
+    async with (
+        AsyncSnooze(["http://a..b:1", fake.url]) as cluster,
+        cluster._transport.stream("/v1/events", params={"after": 0}),
+    ):
+        assert cluster._transport._preferred == 1
