@@ -68,7 +68,8 @@ def _host_detail(
         )
         details.append(VmDetail(report, host_id, monitoring.of_vm(report.vm_id, request.entries)))
     return HostDetail(
-        host=host.description,
+        # The leader knows the images; those of all hosts could outgrow a message.
+        host=msgspec.structs.replace(host.description, images=()),
         status="leaving" if host.leaving is not None else "active",
         reserved=table.reserved_on(host_id),
         used=monitoring.host_used(host_id),

@@ -14,6 +14,7 @@ from snooze.common.transport.link import Link, LinkLimits, Service, connect, is_
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.wire import (
     HostGone,
+    HostImages,
     HostJoined,
     LeaderOrder,
     ManagerDescription,
@@ -29,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 1.0
+MAX_HELLO_IMAGES = 20_000
+"""Of all hosts together; their entries take up to 300 bytes each, and a frame has 16 MiB."""
+MAX_WAITING_BYTES = 2 * 1024 * 1024
+DRAIN_S = 0.05
 REFUSALS = 2
 """So many in a row from the machine of a leader that we had joined: its process is gone."""
 
@@ -182,11 +187,23 @@ class LeaderLink:
 
     def _hello(self) -> ManagerHello:
         table = self._table
-        return ManagerHello(
-            self.identity,
-            [table.state_of(host_id) for host_id in table.order],
-            moving=self._moving(),
-        )
+        hosts = [table.state_of(host_id) for host_id in table.order]
+        if sum(len(state.host.images) for state in hosts) > MAX_HELLO_IMAGES:
+            hosts = [
+                msgspec.structs.replace(state, host=msgspec.structs.replace(state.host, images=()))
+                for state in hosts
+            ]
+        return ManagerHello(self.identity, hosts, moving=self._moving())
+
+    async def _tell_images(self, link: Link, hello: ManagerHello) -> None:
+        """Those that the hello had no room for, host by host, as fast as the leader reads."""
+        for state in hello.hosts:
+            host = self._table.hosts.get(state.host.host_id)
+            if host is None or state.host.images or not host.description.images:
+                continue
+            while link.is_open and link.buffered_bytes > MAX_WAITING_BYTES:  # noqa: ASYNC110
+                await asyncio.sleep(DRAIN_S)
+            link.notify(HostImages(state.host.host_id, host.description.images))
 
     async def _stay(self, link: Link, hello: ManagerHello, welcome: ManagerWelcome) -> CloseCause:
         """Be with a leader until the link ends; returns why it did.
@@ -214,6 +231,7 @@ class LeaderLink:
             link.notify(VmsChanged(changed))
         self._joined()
         try:
+            await self._tell_images(link, hello)
             reason = await link.closed
             logger.info("the link to the leader closed: %s", reason)
             return reason.cause
