@@ -31,6 +31,7 @@ from snooze.common.snooze_api import (
     VirtualClusterSubmissionRequest,
     VirtualMachineLocation,
 )
+from snooze.common.transport.codec import MalformedMessage, decode
 from snooze.common.transport.health import add_health
 from snooze.common.transport.http_server import error_response
 from snooze.common.transport.legacy import (
@@ -143,8 +144,8 @@ class Front:
 
     async def _assign(self, request: web.Request, leader: LeaderService) -> web.Response:
         try:
-            message = msgspec.msgpack.decode(await request.read(), type=AssignmentRequest)
-        except msgspec.MsgspecError as error:
+            message = decode(AssignmentRequest, await request.read())
+        except (InvalidRequest, MalformedMessage) as error:
             raise InvalidRequest(f"no request for an assignment: {error}") from None
         assignment = await leader.assign(message)
         return web.Response(

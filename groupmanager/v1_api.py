@@ -176,7 +176,8 @@ async def follow(request: web.Request, leader: LeaderService, after: int) -> web
     """Server-sent events until the client goes, or the leader does."""
     if "Last-Event-ID" in request.headers:
         with_id = request.headers["Last-Event-ID"]
-        after = int(with_id) if with_id.isascii() and with_id.isdigit() else after
+        is_number = with_id.isascii() and with_id.isdigit() and len(with_id) < 20
+        after = int(with_id) if is_number else after
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
     )
