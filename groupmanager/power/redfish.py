@@ -21,6 +21,7 @@ from snooze.common.errors import (
     SnoozeError,
 )
 from snooze.common.power_options import RedfishOptions
+from snooze.common.transport.delivery import not_sent
 from snooze.common.transport.http_client import HttpClient, HttpClientLimits, HttpReply
 from snooze.groupmanager.power.port import PowerLimits, PowerState
 from snooze.groupmanager.power.redfish_messages import (
@@ -57,6 +58,7 @@ class RedfishController:
         self._options = options
         self._limits = limits
         self._client: HttpClient | None = None
+        self._closed = False
         self._opening = asyncio.Lock()
         self._system = ""
         self._token = ""
@@ -117,7 +119,8 @@ class RedfishController:
             return None
 
     async def close(self) -> None:
-        """See the port; ends the session, if there is one."""
+        """See the port; ends the session, if there is one, and what is under way."""
+        self._closed = True
         client, self._client = self._client, None
         if client is None:
             return
@@ -261,6 +264,8 @@ class RedfishController:
         async with self._opening:
             if self._client is None:
                 context = await asyncio.to_thread(_ssl_context, self._options)
+                if self._closed:
+                    raise not_sent(f"the controller of {self._options.url} was closed")
                 client = HttpClient(limits=_LIMITS, ssl_context=context)
                 await client.start()
                 self._client = client

@@ -1,11 +1,12 @@
 """From descriptions and the operator's overrides to controllers."""
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
-from snooze.common.errors import InvalidRequest, SettingsError
+from snooze.common.errors import InvalidRequest, RemoteError, SettingsError
 from snooze.common.records import HostRecord
 from snooze.common.resources import Capacity
 from snooze.common.settings_power import PowerControlSettings
@@ -152,3 +153,16 @@ class TestOverrides:
             PowerOverrides(overrides_file(tmp_path, TEXT, 0o644))
         with pytest.raises(SettingsError, match="cannot be read"):
             PowerOverrides(str(tmp_path / "none"))
+
+
+async def test_a_question_that_is_under_way_when_its_host_says_something_else_ends() -> None:
+    """It would open a connection that nobody closes, which is a warning."""
+    drivers = PowerDrivers()
+    asked = asyncio.ensure_future(
+        drivers.controller(described("REDFISH", "https://127.0.0.1:9")).state()
+    )
+    await asyncio.sleep(0)
+    drivers.controller(described("REDFISH", "https://127.0.0.1:10"))
+    with pytest.raises(RemoteError, match="closed"):
+        await asked
+    await drivers.close()
