@@ -47,7 +47,9 @@ class Proxy:
     async def start(self) -> None:
         """Open the pool of connections."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=512, keepalive_timeout=15.0),
+            # No bound of its own: there are as many as callers, whom the server bounds. With less,
+            # callers who wait for a task would keep all others from the leader.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15.0),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers={"User-Agent", "Accept", "Accept-Encoding", "Content-Type"},

@@ -1,3 +1,4 @@
+# pyright: reportPrivateUsage=false
 """Calls that a leader does not answer go to the next one, if a repeat does no harm."""
 
 import asyncio
@@ -138,3 +139,13 @@ async def test_a_leader_whose_name_can_be_none_was_not_asked(world: World) -> No
         await asyncio.sleep(0.1)
         world.leader = world.next
         assert await (await asked).text() == "the next leader"
+
+
+async def test_those_who_wait_keep_nobody_from_the_leader() -> None:
+    """Seen: with a bound of 512 connections as many calls that wait for a task held up all else."""
+    proxy = Proxy()
+    await proxy.start()
+    assert proxy._session is not None
+    assert proxy._session.connector is not None
+    assert proxy._session.connector.limit == 0
+    await proxy.close()
