@@ -325,16 +325,20 @@ class LeaderService:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            if self.settled:
-                await catch_up(self._followers)
-            if self.ready and self._is_leader():
-                self._membership.feed(membership.Ticked())
-                self._submissions.feed(submissions.Ticked(self._clock.wall_ms(), self.settled))
-                self.recovery.tick()
-                self.drains.tick(settled=self.settled)
-                self.across.tick(settled=self.settled)
-                self.energy.tick(settled=self.settled)
-                self.disks.tick(settled=self.settled)
+            try:
+                await self._tick_once()
+            except Exception:  # a defect: the next one comes, or nothing would be recovered
+                logger.exception("a tick broke")
+
+    async def _tick_once(self) -> None:
+        if self.settled:
+            await catch_up(self._followers)
+        if self.ready and self._is_leader():
+            self._membership.feed(membership.Ticked())
+            self._submissions.feed(submissions.Ticked(self._clock.wall_ms(), self.settled))
+            self.recovery.tick()
+            for part in (self.drains, self.across, self.energy, self.disks):
+                part.tick(settled=self.settled)
 
     # ------------------------------------------------------------ managers
 

@@ -14,6 +14,8 @@ from snooze.common.coordination.memory import MemoryCoordinator, MemoryStore
 from snooze.common.errors import ExecutionError
 from snooze.common.settings_groupmanager import GroupManagerSettings
 from snooze.groupmanager import service
+from snooze.groupmanager.leader import service as leader_service
+from snooze.groupmanager.leader.recovery import Recovery
 from snooze.groupmanager.leader.service import LeaderService
 from snooze.groupmanager.service import GroupManager
 
@@ -93,3 +95,21 @@ async def test_a_defect_at_the_end_does_not_keep_the_next_one_from_leading(
 def test_a_value_that_is_no_record_is_an_error_of_ours(body: bytes) -> None:
     with pytest.raises(ExecutionError, match="cannot be read"):
         records.decode(bytes([records.SCHEMA]) + body, records.HostRecord)
+
+
+async def test_a_tick_that_breaks_is_not_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader that leads and does not tick restarts nothing."""
+    monkeypatch.setattr(leader_service, "TICK_S", 0.01)
+    calls = 0
+
+    def broken(_recovery: Recovery) -> None:
+        nonlocal calls
+        calls += 1
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(Recovery, "tick", broken)
+    async with manager_of(MemoryStore(), "gm1", tmp_path), asyncio.timeout(10):
+        while calls < 3:  # noqa: ASYNC110 (no event)
+            await asyncio.sleep(0.01)
