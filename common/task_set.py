@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 
 logger = logging.getLogger(__name__)
 
@@ -33,3 +33,13 @@ class TaskSet:
             task.cancel()
         if others:
             await asyncio.wait(others)
+
+
+async def every(period_s: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do something once a period, until cancelled; a time at which it breaks is not the last."""
+    while True:
+        await asyncio.sleep(period_s)
+        try:
+            await work()
+        except Exception:
+            logger.exception("what is done every %g s broke", period_s)

@@ -24,7 +24,7 @@ from snooze.common.errors import (
 from snooze.common.logging_setup import caused_by
 from snooze.common.questions import Questions
 from snooze.common.settings_groupmanager import GroupManagerSettings
-from snooze.common.task_set import TaskSet
+from snooze.common.task_set import TaskSet, every
 from snooze.common.transport.link_server import Accepted as LinkAccepted
 from snooze.common.vm_lifecycle import VmCommand
 from snooze.common.vms import MigrationProgress
@@ -282,7 +282,7 @@ class LeaderService:
             f"epoch {self.epoch}",
         )
         self.energy.start()
-        self._tasks.spawn(self._tick())
+        self._tasks.spawn(every(TICK_S, self._tick))
         self._tasks.spawn(self._authority.keep())
         self._started_s = self._clock.monotonic_s()
         self.ready = True
@@ -323,14 +323,6 @@ class LeaderService:
         return self._clock.wall_ms()
 
     async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
-            try:
-                await self._tick_once()
-            except Exception:  # a defect: the next one comes, or nothing would be recovered
-                logger.exception("a tick broke")
-
-    async def _tick_once(self) -> None:
         if self.settled:
             await catch_up(self._followers)
         if self.ready and self._is_leader():
