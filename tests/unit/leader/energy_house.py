@@ -31,6 +31,7 @@ from snooze.groupmanager.leader.energy_events import (
     TellDecision,
     Ticked,
     WakeAnswered,
+    WakeAsked,
 )
 from snooze.groupmanager.leader.energy_rules import EnergyPolicy
 from snooze.groupmanager.leader.registry import HostEntry, Hosts, ManagerEntry, Registry, VmEntry
@@ -311,3 +312,18 @@ def house_of(count: int, **policy: object) -> House:
 def asleep(house: House) -> list[str]:
     """Which hosts sleep."""
     return [host_id for host_id, state in house.states().items() if state is HostPower.ASLEEP]
+
+
+def sleeping_house(count: int, **policy: object) -> House:
+    house = house_of(count, **policy)
+    house.tick()
+    assert len(asleep(house)) == count - house.policy.reserved_hosts
+    house.run(200)
+    return house
+
+
+def ask_wake(house: House, host_id: str) -> str:
+    house.requests += 1
+    house.feed(WakeAsked(house.requests, host_id, wall_ms(house.now_s)))
+    answer = house.answers[house.requests]
+    return answer.error.message if answer.error else answer.message

@@ -36,8 +36,7 @@ from tests.unit.leader.test_recovery_core import House as Ruin
 from tests.unit.leader.test_relief_core import House as Hot
 from tests.unit.leader.test_submission_restarts import Ward
 from tests.unit.manager import builders as manager
-from tests.unit.manager.load_desk import LoadDesk, settings_of
-from tests.unit.manager.test_autonomy_core import hot_desk, idle_desk
+from tests.unit.manager.load_desk import LoadDesk, hot_desk, idle_desk, settings_of
 
 MOST = 1 << 20
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import msgspec
@@ -21,7 +21,7 @@ from snooze.groupmanager.service import GroupManager
 
 
 @contextlib.asynccontextmanager
-async def manager_of(store: MemoryStore, name: str, folder: Path) -> AsyncIterator[GroupManager]:
+async def manager_of(store: MemoryStore, name: str, folder: Path) -> AsyncGenerator[GroupManager]:
     tables: dict[str, object] = {
         "node": {"state_directory": str(folder / name), "hostname": name},
         "network": {

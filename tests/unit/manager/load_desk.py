@@ -314,3 +314,31 @@ def _with_inputs(decision: Decision, inputs: bytes) -> Decision:
 
 def inputs_of(decision: Decision) -> str:
     return zlib.decompress(decision.inputs).decode()
+
+
+def hot_desk(**autonomy: object) -> LoadDesk:
+    """``h1`` runs four guests, one of which begins to burn; ``h2`` and ``h3`` have room."""
+    settings = AutonomySettings(interval_s=PERIOD_S, underload="off", **autonomy)  # type: ignore[arg-type]
+    desk = LoadDesk(3, settings_of(settings))
+    for name, use in {"web": 0.9, "db": 0.9, "log": 0.6, "burner": 0.1}.items():
+        desk.guest(name, "h1", use)
+    desk.guest("calm", "h2", 0.5)
+    desk.pass_time(120)
+    return desk
+
+
+def burn_too(desk: LoadDesk, host_id: str) -> None:
+    """Another host becomes too hot as well."""
+    for number in range(4):
+        desk.guest(f"too-{number}", host_id, 0.95)
+
+
+def idle_desk(**relocation: object) -> LoadDesk:
+    values = {"only_sleepable": False, "idle_s": 60.0, **relocation}
+    thresholds = RelocationSettings(**values)  # type: ignore[arg-type]
+    desk = LoadDesk(3, settings_of(relocation=thresholds))
+    desk.guest("a", "h1", 0.9)
+    desk.guest("b", "h1", 0.9)
+    desk.guest("c", "h2", 0.1)
+    desk.guest("d", "h2", 0.1)
+    return desk
