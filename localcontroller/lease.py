@@ -34,7 +34,7 @@ from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmReport
 from snooze.common.wire import LeaseGranted, RenewLease
 from snooze.localcontroller.hypervisor.port import Hypervisor
-from snooze.localcontroller.lease_file import LeaseFile
+from snooze.localcontroller.lease_file import LeaseFile, LeaseState
 
 logger = logging.getLogger(__name__)
 
@@ -155,10 +155,8 @@ class HostLease:
         }
         if on:  # they were started again since
             self._unnoted = {i: g for i, g in self._unnoted.items() if i not in on}
-            left = {vm_id: g for vm_id, g in state.fenced.items() if vm_id not in on}
-            self._state = msgspec.structs.replace(state, fenced=left)
             try:
-                self._file.write(self._state)
+                self._state = self._file.change(lambda state: _without_fenced(state, on))
             except ExecutionError as error:
                 logger.error("what was started again stays noted: %s", error.message)
         return [
@@ -186,16 +184,16 @@ class HostLease:
 
     def _extend(self, until_s: float) -> None:
         """A lease is held once the guard and the next agent know of it."""
-        former = self._file.read()
-        state = msgspec.structs.replace(former, until_s=until_s, grace_s=self._settings.grace_s)
+        grace_s = self._settings.grace_s
         try:
-            self._file.write(state)
+            self._state = self._file.change(
+                lambda state: msgspec.structs.replace(state, until_s=until_s, grace_s=grace_s)
+            )
         except ExecutionError as error:
             logger.error("a lease that cannot be noted is none: %s", error.message)
-            self._core.forgo(former.until_s)
+            self._core.forgo(self._file.read().until_s)
             return
-        self._state = state
-        self._core.grace_s = self._former_s = self._settings.grace_s
+        self._core.grace_s = self._former_s = grace_s
         self._granted.set()
 
     async def _ask(self, number: int, link: Link | None) -> None:
@@ -259,6 +257,11 @@ class HostLease:
             await self._hypervisor.power_off(report.vm_id)
         finally:
             self._ending.discard(report.vm_id)
+
+
+def _without_fenced(state: LeaseState, vm_ids: set[str]) -> LeaseState:
+    left = {vm_id: g for vm_id, g in state.fenced.items() if vm_id not in vm_ids}
+    return msgspec.structs.replace(state, fenced=left)
 
 
 def guard_starter(file: LeaseFile, uri: str, watchdog_device: str) -> StartGuard:

@@ -7,7 +7,10 @@ that the lease goes on, and switch healthy guests off.
 
 import contextlib
 import errno
+import fcntl
 import os
+import time
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +23,8 @@ MAX_FENCED: Final = 10_000
 _IN_PLACE_BYTES: Final = 4096
 """One page, which every file has whole that is not empty, and which is written at once."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+LOCK_TRIES: Final = 50
+"""A millisecond each. The other one needs less, but may be a process that stands still."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -106,9 +111,48 @@ class LeaseFile:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.pwrite(file.fileno(), data.ljust(size), 0)
 
-    def add_fenced(self, vms: dict[str, int]) -> LeaseState:
-        """Note VMs that are about to be switched off; the state with them."""
-        state = self.read()
-        state = msgspec.structs.replace(state, fenced={**state.fenced, **vms})
-        self.write(state)
+    def change(self, edit: Callable[[LeaseState], LeaseState]) -> LeaseState:
+        """Read it and write what ``edit`` makes of it; what was written.
+
+        Agent and guard do not overwrite each other's word: a lease that goes on, a guest fenced.
+
+        Raises:
+            ExecutionError: it cannot be written.
+        """
+        with self._alone():
+            state = edit(self.read())
+            self.write(state)
         return state
+
+    def add_fenced(self, vms: dict[str, int]) -> LeaseState:
+        """Note VMs that are about to be switched off; the state with them. Raises: ``change``."""
+        return self.change(
+            lambda state: msgspec.structs.replace(state, fenced={**state.fenced, **vms})
+        )
+
+    @contextlib.contextmanager
+    def _alone(self) -> Generator[None]:
+        """While nobody else changes the file, if that is to be had in ``LOCK_TRIES``."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            number = os.open(self.path.with_suffix(".lock"), flags, 0o600)
+        except OSError:  # a full disk, say: better without than not at all
+            yield
+            return
+        try:
+            for _ in range(LOCK_TRIES):
+                if _locks(number):
+                    break
+                time.sleep(0.001)
+            yield
+        finally:
+            os.close(number)
+
+
+def _locks(number: int) -> bool:
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

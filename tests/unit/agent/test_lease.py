@@ -3,10 +3,13 @@
 
 import asyncio
 import errno
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 
 from snooze.common.clock import ManualClock
@@ -17,6 +20,7 @@ from snooze.common.transport.link import Link
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmReport
 from snooze.common.wire import LeaseGranted
+from snooze.localcontroller import lease_file
 from snooze.localcontroller.hypervisor.simulated import SimulatedHypervisor
 from snooze.localcontroller.hypervisor.simulated_world import SimulatedSettings, SimulatedWorld
 from snooze.localcontroller.lease import HostLease
@@ -159,7 +163,7 @@ def test_a_lease_goes_on_although_the_disk_is_full(
     assert (file.read().until_s, file.read().fenced) == (9.0, {})
     file.add_fenced({A: 2})
     assert (file.read().until_s, file.read().fenced) == (9.0, {A: 2})
-    assert list(tmp_path.iterdir()) == [file.path]
+    assert {path.name for path in tmp_path.iterdir()} == {"lease.json", "lease.lock"}
     with pytest.raises(ExecutionError, match="No space left"):
         file.write(LeaseState(fenced={f"{number:032x}": 1 for number in range(1000)}))
     assert file.read().fenced == {A: 2}, "what does not fit is not begun"
@@ -214,3 +218,35 @@ async def test_a_guest_is_switched_off_though_that_cannot_be_noted(rig: Rig) -> 
     (report,) = lease.mark(await rig.hypervisor.inventory())
     assert report.fenced, "it is started again"
     await lease.close()
+
+
+def test_agent_and_guard_do_not_overwrite_each_others_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_file, "LOCK_TRIES", 60_000)
+    agent, guard = (LeaseFile(tmp_path / "lease.json") for _ in range(2))
+    agent.write(LeaseState(until_s=1.0))
+    read = threading.Event()
+
+    def renew(state: LeaseState) -> LeaseState:
+        read.set()
+        time.sleep(0.02)
+        return msgspec.structs.replace(state, until_s=9.0)
+
+    renewing = threading.Thread(target=lambda: agent.change(renew))
+    renewing.start()
+    read.wait()
+    guard.add_fenced({A: 1})
+    renewing.join()
+    state = guard.read()
+    assert (state.until_s, state.fenced) == (9.0, {A: 1})
+
+
+def test_one_that_stands_still_in_the_middle_holds_up_nobody(tmp_path: Path) -> None:
+    agent, guard = (LeaseFile(tmp_path / "lease.json") for _ in range(2))
+
+    def meanwhile(state: LeaseState) -> LeaseState:
+        assert agent.add_fenced({A: 1}).fenced == {A: 1}
+        return state
+
+    guard.change(meanwhile)
