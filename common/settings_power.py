@@ -145,6 +145,15 @@ class PowerControlSettings(Section, frozen=True, kw_only=True):
         ),
     ] = ""
 
+    run_commands_of_hosts: Annotated[
+        bool,
+        Doc(
+            "Whether commands that a host tells of itself (wakeup.driver COMMAND) are run, by the "
+            "leader and on its machine: then whoever controls a host controls the leader. Those of "
+            "power.overrides_file are run in any case."
+        ),
+    ] = False
+
     def complaints(self) -> Iterator[Complaint]:
         """Going off takes at least one question."""
         if self.off_timeout_s < self.call_timeout_s:

@@ -348,7 +348,7 @@ class EnergyCore:
                 if not is_wakeable(self.registry, host):
                     error = ErrorReport(
                         "conflict",
-                        "nothing can wake it: its settings name no power driver that can",
+                        "nothing can wake it: no power driver that can, and may, is named for it",
                     )
                     return [AnswerPerson(event.request_id, error=error)]
                 chosen = wake_asked(self._look(now_s, event.now_ms), host)

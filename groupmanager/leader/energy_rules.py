@@ -155,7 +155,7 @@ def forbids_sleep(registry: Registry, policy: EnergyPolicy, host: HostEntry) -> 
     if host.state is not HostPower.ACTIVE:
         return f"it is {host.state.value.replace('_', ' ')}"
     if not is_wakeable(registry, host):
-        return "nothing can wake it: its settings name no power driver that can"
+        return "nothing can wake it: no power driver that can, and may, is named for it"
     if not action_for(policy, host):
         wanted = policy.action or "at all"
         return f"it cannot go to sleep ({wanted})"

@@ -57,13 +57,18 @@ class PowerDrivers:
         *,
         ipmi_processes: int = 8,
         overrides: PowerOverrides | None = None,
+        run_commands_of_hosts: bool = False,
     ) -> None:
-        """``world``: the machines of driver ``test``, shared with whoever simulates hosts."""
+        """``world``: the machines of driver ``test``, shared with whoever simulates hosts.
+
+        ``run_commands_of_hosts``: whether a host may name what is run here (driver ``COMMAND``).
+        """
         self._limits = limits or PowerLimits()
         self._owns_world = world is None
         self.world = world or SimulatedPower()
         self._workers = IpmiWorkers(ipmi_processes)
         self._overrides = overrides
+        self._runs_commands = run_commands_of_hosts
         self._kept: dict[str, tuple[PowerDescription, str, PowerController]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -82,6 +87,7 @@ class PowerDrivers:
             world,
             ipmi_processes=settings.ipmi_processes,
             overrides=PowerOverrides(path) if path else None,
+            run_commands_of_hosts=settings.run_commands_of_hosts,
         )
 
     def describe(self, host: PoweredHost) -> PowerDescription:
@@ -93,7 +99,13 @@ class PowerDrivers:
     def can_wake(self, host: PoweredHost) -> bool:
         """Whether there is a way to switch the host on; nothing is sent."""
         described = self.describe(host)
-        return _can_wake(described.driver, described.options)
+        return self._may(host, described) and _can_wake(described.driver, described.options)
+
+    def _may(self, host: PoweredHost, described: PowerDescription) -> bool:
+        """Whether it is the operator's word, or no command: a host is not to run what it likes."""
+        if self._runs_commands or described.driver != "COMMAND":
+            return True
+        return described is not host.power
 
     def overrides_version(self) -> object:
         """Something else whenever the operator's overrides are others."""
@@ -103,9 +115,16 @@ class PowerDrivers:
         """The controller of a host's power; nothing is sent yet. Not to be closed by the caller.
 
         Raises:
-            InvalidRequest: the host has no power driver, or its options cannot be meant.
+            InvalidRequest: the host has no power driver, its options cannot be meant, or they are
+                commands, which are not run for hosts.
         """
         described = self.describe(host)
+        if not self._may(host, described):
+            raise InvalidRequest(
+                f"{host.hostname} names commands for its power, and what hosts name is not run "
+                "here: put them into power.overrides_file, or set power.run_commands_of_hosts "
+                "on the group managers"
+            )
         kept = self._kept.get(host.host_id)
         if kept is not None and kept[:2] == (described, host.hostname):
             return kept[2]

@@ -263,7 +263,8 @@ async def wake_on_lan(folder: Path) -> AsyncIterator[Bench]:
 
 
 async def command(folder: Path) -> AsyncIterator[Bench]:
-    drivers, hasty = PowerDrivers(LIMITS), PowerDrivers(HASTY)
+    drivers = PowerDrivers(LIMITS, run_commands_of_hosts=True)
+    hasty = PowerDrivers(HASTY, run_commands_of_hosts=True)
     machine = FileMachine(folder)
     here = shlex.quote(str(folder))
     script = f"#!/bin/sh\ncd {here}\necho $1 >>orders\n"

@@ -61,7 +61,11 @@ class PoweredRig(Rig):
     def manager_settings(self) -> dict[str, dict[str, object]]:
         return {
             "recovery": {"fence_after_s": 0.3, "patience_s": 20.0, "lease_s": 4.0},
-            "power": {"call_timeout_s": 2.0, "off_timeout_s": 5.0},
+            "power": {
+                "call_timeout_s": 2.0,
+                "off_timeout_s": 5.0,
+                "run_commands_of_hosts": True,
+            },
         }
 
     def all_events(self) -> list[EventView]:

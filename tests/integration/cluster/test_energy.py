@@ -106,7 +106,8 @@ class Rig:
             DaemonCluster(folder / "daemons", zookeeper.hosts, defaults=QUICK)
         )
         self.front = self.cluster.bootstrap("front")
-        self.managers = [self.cluster.manager(name) for name in ("gm1", "gm2")]
+        runs = {"power": {"run_commands_of_hosts": True}}
+        self.managers = [self.cluster.manager(name, runs) for name in ("gm1", "gm2")]
         for name in HOSTS:
             self.board.daemons[name] = self.cluster.host(
                 name,

@@ -11,6 +11,7 @@ from snooze.common.records import HostRecord
 from snooze.common.resources import Capacity
 from snooze.common.settings_power import PowerControlSettings
 from snooze.common.wire import Address, HostDescription, PowerDescription
+from snooze.groupmanager.power.command import CommandController
 from snooze.groupmanager.power.factory import PowerDrivers
 from snooze.groupmanager.power.ipmi import IpmiController
 from snooze.groupmanager.power.overrides import PowerOverrides
@@ -65,7 +66,22 @@ async def test_a_host_that_tells_no_driver_or_nonsense_is_refused() -> None:
     ],
 )
 def test_what_can_wake_a_host(driver: str, options: str, *, wakes: bool) -> None:
-    assert PowerDrivers().can_wake(described(driver, options)) is wakes
+    drivers = PowerDrivers(run_commands_of_hosts=True)
+    assert drivers.can_wake(described(driver, options)) is wakes
+
+
+async def test_commands_are_the_operators_word(tmp_path: Path) -> None:
+    host = described("COMMAND", "--on /bin/true")
+    drivers = PowerDrivers()
+    assert not drivers.can_wake(host)
+    with pytest.raises(InvalidRequest, match=r"power\.overrides_file"):
+        drivers.controller(host)
+    await drivers.close()
+    table = '[hosts.h1]\ndriver = "COMMAND"\noptions = "--on /bin/true"\n'
+    drivers = PowerDrivers(overrides=PowerOverrides(overrides_file(tmp_path, table)))
+    assert drivers.can_wake(host)
+    assert isinstance(drivers.controller(host), CommandController)
+    await drivers.close()
 
 
 async def test_a_simulated_machine_is_named_as_its_host() -> None:
