@@ -125,7 +125,7 @@ class ManagerCore:
     def handle(self, event: ManagerEvent, now_s: float) -> list[ManagerEffect]:
         """Take in one event."""
         effects = self._decide(event, now_s) + self.migrations.expire(now_s)
-        effects += self.sleeping.expire(now_s)
+        effects += self.sleeping.expire(now_s) + self._commands.expire(now_s)
         for host_id in sorted(self._leaving):
             effects += self._leave_if_quiet(host_id)
         if self.autonomy is not None:

@@ -1,12 +1,15 @@
 """A client's commands on a VM of this manager, as the leader passes them on.
 
 An order is checked against the VM's state first; one that has nothing to do is answered as done.
-After an order that may have happened or not, the host is asked what it has.
+After an order that may have happened or not, the host is asked what it has. So it is about a guest
+that was asked to shut down and has not within ``SHUTDOWN_S``: it is what its host says then.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from snooze.common.errors import Conflict, ErrorReport, NoCapacity, NotFound, SnoozeError
@@ -39,6 +42,9 @@ from snooze.groupmanager.manager.migration_core import Migrations
 from snooze.groupmanager.manager.ordering import GiveOrder, Outcome
 from snooze.groupmanager.manager.vm_changes import VmChanges
 
+SHUTDOWN_S: Final = 300.0
+"""A guest that has not shut down by then does not know its power button, or waits for somebody."""
+
 _AFTER_COMMAND: Final[Mapping[VmCommand, VmEvent]] = {
     VmCommand.SUSPEND: VmEvent.SUSPENDED,
     VmCommand.RESUME: VmEvent.RESUMED,
@@ -63,6 +69,20 @@ class VmCommands:
         self._order = order
         self._changes = changes
         self._migrations = migrations
+        self._stopping: dict[str, tuple[VmEntry, float]] = {}
+
+    def expire(self, now_s: float) -> list[ManagerEffect]:
+        """Guests that do not shut down are not waited for any longer."""
+        effects: list[ManagerEffect] = []
+        for key, (vm, since_s) in list(self._stopping.items()):
+            if self._table.vms.get(key) is not vm or vm.state is not VmState.STOPPING:
+                del self._stopping[key]
+            elif since_s == math.inf:
+                self._stopping[key] = (vm, now_s)
+            elif now_s - since_s > SHUTDOWN_S:
+                del self._stopping[key]
+                effects += self.look(vm, vm.cause, f"it did not shut down in {SHUTDOWN_S:.0f} s")
+        return effects
 
     def asked(self, event: OrderAsked) -> list[ManagerEffect]:
         """Carry out a command, or say why not."""
@@ -130,10 +150,15 @@ class VmCommands:
         if target is None:
             return []
         self._table.set_state(vm, target)
+        if target is VmState.STOPPING:
+            self._stopping[vm.key] = (vm, math.inf)
         return self._changes.report(vm, order.cause)
 
-    def look(self, vm: VmEntry, cause: str) -> list[ManagerEffect]:
-        """Ask the host what it has: what was ordered of the VM may have happened or not."""
+    def look(self, vm: VmEntry, cause: str, reason: str = "") -> list[ManagerEffect]:
+        """Ask the host what it has: what was ordered of the VM may have happened or not.
+
+        ``reason``: why it is as it is, if it runs.
+        """
         host_id = vm.host_id
 
         def looked(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
@@ -146,6 +171,8 @@ class VmCommands:
             report = next((r for r in outcome.vms if r.vm_id == vm.report.vm_id), None)
             if report is None:
                 return self._changes.vanished(vm, cause)
+            if reason and report.state is VmState.RUNNING:
+                report = msgspec.structs.replace(report, reason=reason)
             return self._changes.take_report(vm, report, cause)
 
         return self._order(

@@ -17,6 +17,7 @@ from snooze.groupmanager.manager.manager_events import (
     OrderHost,
     TellLeader,
 )
+from snooze.groupmanager.manager.vm_commands import SHUTDOWN_S
 from tests.unit.manager.builders import (
     REFUSED,
     SMALL,
@@ -108,6 +109,26 @@ def test_a_newer_state_than_the_answer_is_kept() -> None:
     desk.notice("h1", report_of("a", VmState.STOPPED))
     desk.answer(order, OrderDone(report_of("a", VmState.STOPPED)))
     assert desk.state("a") is VmState.STOPPED
+
+
+def test_a_guest_that_does_not_shut_down_is_not_waited_for_for_ever() -> None:
+    desk = Desk()
+    desk.run("a")
+    desk.run("b")
+    for vm_id in ("a", "b"):
+        order = only(OrderHost, desk.command(vm_id, VmCommand.SHUTDOWN))
+        desk.answer(order, OrderDone(report_of(vm_id)))
+    desk.notice("h1", report_of("b", VmState.STOPPED))
+    desk.now_s += SHUTDOWN_S
+    assert none(OrderHost, desk.notice("h1", report_of("a"))), "it may yet"
+    assert desk.state("a") is VmState.STOPPING
+    desk.now_s += 1.0
+    look = only(OrderHost, desk.notice("h1", report_of("a")))
+    (status,) = told(desk.inventory(look, report_of("a")))
+    assert (status.state, status.reason) == (VmState.RUNNING, "it did not shut down in 300 s")
+    assert none(OrderHost, desk.notice("h1", report_of("a")))
+    order = only(OrderHost, desk.command("a", VmCommand.SHUTDOWN))
+    assert isinstance(order.order, CommandVm), "it may be asked again"
 
 
 # ---------------------------------------------------------------- destroy
