@@ -7,6 +7,7 @@ the ``SimulatedHost``'s: they outlive agent and hypervisor, and are off after a 
 
 import asyncio
 import inspect
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -28,6 +29,9 @@ CALL_S = 0.0001
 
 CALL_TIMEOUT_S = 30.0
 """Source: ``hypervisor.call_timeout_s`` of the local controller's settings."""
+
+LATE = 0.3, 1.5
+"""How many changes of guests are told late, where some are, and by how many seconds at most."""
 
 LATENCIES = {
     "start": Latency(0.2, 0.3),
@@ -65,7 +69,10 @@ class WorldClock:
 class Guests(SimulatedWorld):
     """All simulated hosts; migrations go over the simulated network, disks can be full."""
 
-    def __init__(self, seed: int, schedule: Schedule, network: Network) -> None:
+    def __init__(
+        self, seed: int, schedule: Schedule, network: Network, *, late: bool = False
+    ) -> None:
+        """``late``: some changes of guests are told late."""
         settings = SimulatedSettings(
             capacity=Capacity(8.0, 16.0 * KIB_PER_GIB),
             latencies=dict(LATENCIES),
@@ -73,11 +80,19 @@ class Guests(SimulatedWorld):
         )
         super().__init__(seed, settings, WorldClock(schedule))
         self._network = network
+        self._late = random.Random(f"{seed}:late") if late else None
         self.full_disks: set[str] = set()
         self.failing: dict[str, float] = {}
         """Probability that a method fails on any host, while a fault lasts."""
         self.slow: dict[str, float] = {}
         """Seconds more that a method takes on every host, while a fault lasts."""
+
+    def lag_s(self) -> float:
+        """How long the next change of a guest takes until its agent hears of it."""
+        share, most_s = LATE
+        if self._late is None or self._late.random() >= share:
+            return CALL_S
+        return CALL_S + self._late.random() * most_s
 
     def find(self, name: str) -> SimulatedHost | None:
         """The host, if whoever asks reaches it now."""
@@ -107,14 +122,18 @@ class RemoteHypervisor:
     its outcome comes back to the caller's, if that still lives.
     """
 
-    def __init__(self, agent: Process, daemon: Process, inner: SimulatedHypervisor) -> None:
+    def __init__(
+        self, agent: Process, daemon: Process, guests: Guests, inner: SimulatedHypervisor
+    ) -> None:
+        self._guests = guests
+        self._heard_s = 0.0
         self._agent = agent
         self._daemon = daemon
         self._inner = inner
 
     def on_change(self, callback: Callable[[Any], None]) -> None:
         """See the port."""
-        self._inner.on_change(lambda change: self._come_back(lambda: callback(change)))
+        self._inner.on_change(lambda change: self._tell(lambda: callback(change)))
 
     def on_connection(self, callback: Callable[[Any], None]) -> None:
         """See the port."""
@@ -173,9 +192,15 @@ class RemoteHypervisor:
             if future.done() and not future.cancelled():
                 future.exception()
 
-    def _come_back(self, step: Callable[[], object]) -> None:
+    def _tell(self, step: Callable[[], object]) -> None:
+        """Of one host in order."""
+        now_s = self._agent.schedule.now_s
+        self._heard_s = max(self._heard_s, now_s + self._guests.lag_s())
+        self._come_back(step, self._heard_s - now_s)
+
+    def _come_back(self, step: Callable[[], object], after_s: float = CALL_S) -> None:
         schedule = self._agent.schedule
-        schedule.after(CALL_S, lambda: self._agent.run(lambda: (step(), None)[1]))
+        schedule.after(after_s, lambda: self._agent.run(lambda: (step(), None)[1]))
 
 
 def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
@@ -188,4 +213,4 @@ def hypervisor_of(
 ) -> tuple[Hypervisor, SimulatedHypervisor]:
     """The agent's hypervisor, and the driver behind it."""
     inner = SimulatedHypervisor(guests, hostname)
-    return cast(Hypervisor, RemoteHypervisor(agent, daemon, inner)), inner
+    return cast(Hypervisor, RemoteHypervisor(agent, daemon, guests, inner)), inner

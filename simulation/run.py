@@ -191,6 +191,7 @@ def recipe_of(seed: int) -> Recipe:
         leases=leases,
         terms_s=TERMS_S.get(leases, ()),
         sleeps=sleeps,
+        late_events=seed % 5 == 2,
     )
     length_s = (25.0, 25.0 if leases else 20.0, 30.0, 25.0)[size]
     if shape.sleeps:

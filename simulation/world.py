@@ -74,6 +74,8 @@ class Shape:
     """``recovery.lease_s`` of the managers, counted round: they need not agree."""
     sleeps: bool = False
     """Whether hosts can go to sleep; whether they are sent is the managers' settings' affair."""
+    late_events: bool = False
+    """Whether hypervisors tell late, now and then: a destination may be heard before its source."""
 
 
 @dataclass
@@ -105,7 +107,7 @@ class World:
         self.ensemble = Ensemble(self.network, servers)
         self.sleepers = Sleepers(self.network, self.tell, self.stop, self.power_off)
         self.bmcs = Bmcs(self.schedule, self._switch)
-        self.guests = Guests(seed, self.schedule, self.network)
+        self.guests = Guests(seed, self.schedule, self.network, late=shape.late_events)
         self.bootstraps = [
             self._machine(f"bs{i}", f"10.0.1.{i + 1}") for i in range(shape.bootstraps)
         ]
