@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snooze.common.errors import InvalidRequest
-from snooze.common.power_options import POWER_DRIVERS, CommandOptions, IpmiOptions, parse_power
+from snooze.common.power_options import (
+    POWER_DRIVERS,
+    CommandOptions,
+    IpmiOptions,
+    parse_power,
+    shown_options,
+)
 from snooze.common.redaction import redact_options
 from snooze.common.wire import PowerDescription
 
@@ -74,9 +80,11 @@ def test_a_password_in_a_command_is_hidden(
     meant = parse_power("COMMAND", options)
     assert isinstance(meant, CommandOptions)
     assert meant.on == ("/bin/wake", "-P", password, "h1")
-    for text in (repr(meant), redact_options(options), repr(PowerDescription("COMMAND", options))):
+    for text in (repr(meant), redact_options(options), shown_options("COMMAND", options)):
         assert "Zq" not in text
         assert "/bin/wake" in text
+    assert options not in repr(PowerDescription("COMMAND", options))
+    assert "Zq" not in repr(PowerDescription("COMMAND", options))
 
 
 @settings(deadline=None)
