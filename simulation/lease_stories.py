@@ -66,7 +66,11 @@ def other_terms(random: Random, shape: Shape, length_s: float) -> list[Deed]:
 
 
 def unheard_manager(random: Random, shape: Shape, length_s: float) -> list[Deed]:
-    """A manager and the leader do not hear one another; the manager's hosts hear it well."""
+    """A manager and the leader do not hear one another; the manager's hosts hear it well.
+
+    Half of the time those with a power controller lose power: what they could have is proven, and
+    VMs of the others, which are on as their manager sees it, start elsewhere by their lease alone.
+    """
     at_s, number = random.uniform(2.0, 6.0), random.randrange(8)
     for_s = round(length_s - at_s - random.uniform(0.0, 2.0), 3)
     at_s = round(at_s, 3)
@@ -74,6 +78,9 @@ def unheard_manager(random: Random, shape: Shape, length_s: float) -> list[Deed]
         Deed(at_s, "cut", ("manager", "leader"), for_s, number),
         Deed(at_s, "cut", ("leader", "manager"), for_s, number),
     ]
+    if number % 2 == 0 and shape.leases == "some":
+        for i in range(0, shape.hosts, 2):
+            deeds.append(Deed(at_s, "power_off", (f"host{i}",), for_s))
     hosts = range(1, shape.hosts, 2)
     return [*deeds, *(_submit_to(random, f"host{i}", 0.2, at_s - 0.5) for i in hosts)]
 

@@ -392,9 +392,9 @@ _ALL: tuple[Mutant, ...] = (
     Mutant(
         "granted-beyond-own",
         "a manager grants its hosts more than is left of its own lease",
-        12,
+        200,
         _replacing(Leases, "grant", _granted_whole),
-        seen_by=6,
+        seen_by=187,
     ),
     Mutant(
         "no-lease-needed",
@@ -406,14 +406,14 @@ _ALL: tuple[Mutant, ...] = (
     Mutant(
         "sleeps-with-guests",
         "a host is sent to sleep, and goes, whatever is on it",
-        20,
+        96,
         _replacing(
             Sleeping,
             "_hindrance",
             _nothing_hinders,
             (Orders, "prepare_to_go_down", _goes_down_anyway),
         ),
-        seen_by=63,
+        seen_by=129,
         first=FIRST_SLEEPY_SEED,
     ),
     Mutant(

@@ -66,10 +66,11 @@ def _asked(random: Random, shape: Shape, length_s: float) -> list[Deed]:
     if random.random() < 0.6:  # what is asked at the same time arrives in any order
         slow_s = round(random.uniform(0.1, 0.6), 2)
         deeds.append(Deed(round(at_s - 1.0, 3), "slow_net", for_s=3.0, amount=slow_s))
-    for number in random.sample(range(shape.hosts), 2):
+    for first, number in zip((True, False), random.sample(range(shape.hosts), 2), strict=True):
         host = f"host{number}"
         asked_s = round(at_s + random.uniform(0.0, 0.1), 3)
-        deeds.append(Deed(asked_s, "sleep", (host,), number=random.randrange(2)))
+        with_force = random.randrange(2) or int(first)
+        deeds.append(Deed(asked_s, "sleep", (host,), number=with_force))
         if random.random() < 0.6:
             asked_s = round(at_s + random.uniform(-0.8, 0.2), 3)
             deeds.append(Deed(asked_s, "submit", ("partial", host), number=2, amount=1.0))
