@@ -35,8 +35,9 @@ class WakeupSettings(Section, frozen=True, kw_only=True):
         Doc(
             'The arguments. IPMI: "-H 10.0.0.9 -U user -f /etc/snooze/bmc-password" (or -P '
             'PASSWORD); REDFISH: "https://10.0.0.9 -U user -f FILE"; WOL: MAC addresses; COMMAND: '
-            '--on, --off and --status, each with a "COMMAND". Files are read by the group '
-            "managers, at their end. Passwords are shown nowhere. Empty: this host is not woken.",
+            '--on, --off and --status, each with a "COMMAND", which the group managers run only if '
+            "power.run_commands_of_hosts is set there. Files are read by the group managers, at "
+            "their end. Passwords are shown nowhere. Empty: this host is not woken.",
             secret=True,
         ),
     ] = ""
