@@ -38,7 +38,7 @@ QUICK: dict[str, dict[str, object]] = {
     "heartbeat": {"interval_s": 0.3, "timeout_s": 1.5},
     "join": {"retry_min_s": 0.05, "retry_max_s": 0.5},
     "monitoring": {"interval_s": 0.5},
-    "addresses": {"subnets": ("192.168.200.0/22",), "quarantine_s": 0.0},
+    "addresses": {"subnets": ("192.168.200.0/24",), "quarantine_s": 0.0},
 }
 """Short time-outs, so that what has to be noticed is noticed soon."""
 
