@@ -85,9 +85,10 @@ def draw(seed: int, shape: Shape, length_s: float, trouble: float = 1.0) -> list
         deeds += _halts(halts, shape, length_s)
     if shape.leases:
         deeds += lease_troubles(Random(f"leases:{seed}"), shape, length_s)
-        deeds += dead_guard(leases, shape, length_s, deeds)
     if shape.sleeps:
         deeds += sleep_troubles(Random(f"sleep:{seed}"), shape, length_s)
+    if shape.leases:  # last: it looks at what else befalls its host
+        deeds += dead_guard(leases, shape, length_s, deeds)
     return sorted(deeds, key=lambda deed: deed.at_s)
 
 
