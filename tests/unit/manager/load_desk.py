@@ -66,6 +66,12 @@ PERIOD_S = 3.0
 MEMORY_KIB = 1024.0
 MONDAY_MS = 1767571200000  # 2026-01-05T00:00Z
 
+OVERLOAD, UNDERLOAD, CONSOLIDATION = (
+    DecisionKind.OVERLOAD,
+    DecisionKind.UNDERLOAD,
+    DecisionKind.CONSOLIDATION,
+)
+
 
 def settings_of(
     autonomy: AutonomySettings | None = None,

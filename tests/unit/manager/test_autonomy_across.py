@@ -19,8 +19,14 @@ from snooze.common.wire import (
     VmStuck,
 )
 from snooze.groupmanager.manager.manager_events import Directed, ManagerEffect, TellLeader
-from tests.unit.manager.load_desk import PERIOD_S, LoadDesk, hot_desk, settings_of
-from tests.unit.manager.test_autonomy_core import CONSOLIDATION, UNDERLOAD
+from tests.unit.manager.load_desk import (
+    CONSOLIDATION,
+    PERIOD_S,
+    UNDERLOAD,
+    LoadDesk,
+    hot_desk,
+    settings_of,
+)
 
 T = TypeVar("T")
 

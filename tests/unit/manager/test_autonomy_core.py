@@ -4,12 +4,11 @@ import itertools
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from snooze.common.autonomy import AutonomyRule, Scope
-from snooze.common.decisions import DecisionKind, DecisionMode, DecisionState
+from snooze.common.decisions import DecisionMode, DecisionState
 from snooze.common.errors import ErrorReport
 from snooze.common.settings_autonomy import (
     AutonomySettings,
@@ -31,20 +30,13 @@ from snooze.groupmanager.manager.autonomy_events import (
 from snooze.groupmanager.manager.manager_events import ManagerEffect
 from snooze.scheduling.__main__ import main as scheduling
 from tests.unit.manager.load_desk import (
+    OVERLOAD,
     PERIOD_S,
     LoadDesk,
     burn_too,
     hot_desk,
     inputs_of,
     settings_of,
-)
-
-T = TypeVar("T")
-
-OVERLOAD, UNDERLOAD, CONSOLIDATION = (
-    DecisionKind.OVERLOAD,
-    DecisionKind.UNDERLOAD,
-    DecisionKind.CONSOLIDATION,
 )
 
 

@@ -1,51 +1,38 @@
 """Underload and consolidation: when hosts are emptied, and what comes first."""
 
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from snooze.common.clock import SYSTEM_CLOCK
-from snooze.common.decisions import DecisionKind, DecisionState
+from snooze.common.decisions import DecisionState
 from snooze.common.errors import ErrorReport
 from snooze.common.settings_autonomy import (
     AutonomySettings,
     ConsolidationSettings,
+    Mode,
     RelocationSettings,
 )
 from snooze.common.vms import FailureAction, VmPolicy
-from snooze.common.wire import (
-    DecisionMade,
-)
+from snooze.common.wire import DecisionMade
 from snooze.groupmanager.manager.autonomy import plan_consolidation
-from snooze.groupmanager.manager.autonomy_events import (
-    AutonomyTicked,
-    ConsolidationPlanned,
-)
+from snooze.groupmanager.manager.autonomy_events import AutonomyTicked, ConsolidationPlanned
 from snooze.groupmanager.manager.plan_work import Step, StepState
 from snooze.groupmanager.planner import Planner
 from snooze.scheduling.__main__ import main as scheduling
 from snooze.scheduling.dump import consolidate_and_prepare
 from tests.unit.manager.load_desk import (
+    CONSOLIDATION,
     MONDAY_MS,
+    OVERLOAD,
     PERIOD_S,
+    UNDERLOAD,
     LoadDesk,
     hot_desk,
     idle_desk,
     inputs_of,
     settings_of,
 )
-
-T = TypeVar("T")
-
-OVERLOAD, UNDERLOAD, CONSOLIDATION = (
-    DecisionKind.OVERLOAD,
-    DecisionKind.UNDERLOAD,
-    DecisionKind.CONSOLIDATION,
-)
-
-
-# ------------------------------------------------------------ underload and consolidation
 
 
 def test_a_host_that_is_hardly_used_is_emptied() -> None:
@@ -255,27 +242,10 @@ def test_hosts_are_not_emptied_where_that_strands_highly_available_vms(*, keep_r
         assert desk.where("b") == "h1"
 
 
-def test_an_overload_goes_before_a_consolidation() -> None:
-    settings = AutonomySettings(interval_s=PERIOD_S, underload="off", max_concurrent=1)
-    desk = LoadDesk(4, settings_of(settings), move_s=60.0)
-    for number in range(4):
-        desk.guest(f"v{number}", "h1", 0.85)
-    for number in range(2):
-        desk.guest(f"w{number}", "h2", 0.1)
-        desk.guest(f"x{number}", "h3", 0.1)
-    desk.pass_time(30)
-    desk.load |= {f"v{number}": 1.0 for number in range(4)}
-    desk.pass_time(24)
-    desk.consolidate_now()
-    desk.pass_time(600)
-    [consolidation] = desk.decisions(CONSOLIDATION)
-    assert "an overloaded host goes first" in consolidation.outcome
-    assert desk.decisions(OVERLOAD, DecisionState.DONE)
-
-
-def test_an_overload_that_is_only_proposed_stops_nothing_before_it_is_approved() -> None:
+def hot_while_packed(overload: Mode = "auto") -> LoadDesk:
+    """A consolidation was asked for as ``h1`` grew hot."""
     settings = AutonomySettings(
-        interval_s=PERIOD_S, underload="off", max_concurrent=1, overload="advise"
+        interval_s=PERIOD_S, underload="off", max_concurrent=1, overload=overload
     )
     desk = LoadDesk(4, settings_of(settings), move_s=60.0)
     for number in range(4):
@@ -287,6 +257,19 @@ def test_an_overload_that_is_only_proposed_stops_nothing_before_it_is_approved()
     desk.load |= {f"v{number}": 1.0 for number in range(4)}
     desk.pass_time(24)
     desk.consolidate_now()
+    return desk
+
+
+def test_an_overload_goes_before_a_consolidation() -> None:
+    desk = hot_while_packed()
+    desk.pass_time(600)
+    [consolidation] = desk.decisions(CONSOLIDATION)
+    assert "an overloaded host goes first" in consolidation.outcome
+    assert desk.decisions(OVERLOAD, DecisionState.DONE)
+
+
+def test_an_overload_that_is_only_proposed_stops_nothing_before_it_is_approved() -> None:
+    desk = hot_while_packed(overload="advise")
     desk.pass_time(30)
     [proposal] = desk.decisions(OVERLOAD, DecisionState.PROPOSED)
     [consolidation] = desk.decisions(CONSOLIDATION)
