@@ -39,7 +39,6 @@ from tests.unit.manager.load_desk import (
     settings_of,
 )
 
-
 # ------------------------------------------------------------ overload
 
 
