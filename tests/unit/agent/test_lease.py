@@ -4,7 +4,6 @@
 import asyncio
 import errno
 import threading
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
@@ -223,21 +222,27 @@ async def test_a_guest_is_switched_off_though_that_cannot_be_noted(rig: Rig) -> 
 def test_agent_and_guard_do_not_overwrite_each_others_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease_file, "LOCK_TRIES", 60_000)
     agent, guard = (LeaseFile(tmp_path / "lease.json") for _ in range(2))
     agent.write(LeaseState(until_s=1.0))
-    read = threading.Event()
+    locks, refused = lease_file._locks, threading.Event()
+
+    def tried(number: int) -> bool:
+        has = locks(number)
+        if not has:
+            refused.set()
+        return has
+
+    monkeypatch.setattr(lease_file, "_locks", tried)
+    monkeypatch.setattr(lease_file, "LOCK_TRIES", 60_000)
+    fencing = threading.Thread(target=lambda: guard.add_fenced({A: 1}))
 
     def renew(state: LeaseState) -> LeaseState:
-        read.set()
-        time.sleep(0.02)
+        fencing.start()
+        assert refused.wait(30), "the guard waits for its turn"
         return msgspec.structs.replace(state, until_s=9.0)
 
-    renewing = threading.Thread(target=lambda: agent.change(renew))
-    renewing.start()
-    read.wait()
-    guard.add_fenced({A: 1})
-    renewing.join()
+    agent.change(renew)
+    fencing.join()
     state = guard.read()
     assert (state.until_s, state.fenced) == (9.0, {A: 1})
 
