@@ -30,11 +30,15 @@ class PlaceVms(msgspec.Struct, frozen=True, tag=True):
 
 
 class PlacedVm(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of one VM of a ``PlaceVms``: a host, or why not."""
+    """What became of one VM of a ``PlaceVms``: a host, or why not.
+
+    ``epoch``: the host's assignment in which it is started there (0: a manager that does not say).
+    """
 
     vm_id: str
     host_id: str = ""
     reason: str = ""
+    epoch: int = 0
 
 
 class PlacementAnswer(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

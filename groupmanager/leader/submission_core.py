@@ -34,6 +34,7 @@ from snooze.common.errors import ErrorReport, RemoteError, TooBusy
 from snooze.common.records import TaskVmRecord
 from snooze.common.vm_lifecycle import SETTLED, VmState
 from snooze.common.vms import VmErrorCode
+from snooze.common.wire import PlacedVm
 from snooze.groupmanager.leader.acceptance import accept, withdraw
 from snooze.groupmanager.leader.registry import HostEntry, Plan, VmEntry
 from snooze.groupmanager.leader.submission_events import (
@@ -185,7 +186,10 @@ class SubmissionCore(Reports):
             vm.doubt, vm.elsewhere_s = "", math.inf
             if vm.state is not VmState.PENDING:
                 continue
-            if placed.host_id:
+            if placed.host_id and self._has_joined_since(placed):
+                vm.manager_id = ""
+                self.note_progress(vm)
+            elif placed.host_id:
                 effects += self.placed_again(vm, event.answer.inputs)
                 vm.state, vm.host_id = VmState.STARTING, placed.host_id
                 vm.lacks_room, vm.waits_for, vm.reason = False, "", ""
@@ -198,6 +202,16 @@ class SubmissionCore(Reports):
                 again.append(vm)
         effects += [TaskMoved(task_id) for task_id in sorted(moved)]
         return effects + self.dispatch(again, now_s, event.now_ms)
+
+    def _has_joined_since(self, placed: PlacedVm) -> bool:
+        """Whether the host has a newer assignment than that of the start, and has told what it has.
+
+        It refuses that start, and it has not said that it has the VM: that would have ended our
+        doubt. An answer may come after what was said later, by the same manager even: a leader that
+        was frozen takes all of it in at once.
+        """
+        host = self.registry.hosts.get(placed.host_id)
+        return host is not None and host.joined and 0 < placed.epoch < host.epoch
 
     def _failed(self, event: PlacementFailed, now_s: float) -> list[SubmissionEffect]:
         again: list[VmEntry] = []

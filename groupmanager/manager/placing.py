@@ -84,7 +84,7 @@ class Placing:
                 self._table.set_aside(known)  # of an earlier life: the leader will say what of it
                 known = None
             if known is not None:
-                answers[request.spec.vm_id] = PlacedVm(request.spec.vm_id, known.host_id)
+                answers[request.spec.vm_id] = self._placed(request.spec, known.host_id)
             else:
                 new.append(request)
         for request in list(new):
@@ -115,10 +115,13 @@ class Placing:
                     )
                     continue
                 host_id = self._table.order[int(plan.placement[index])]
-                answers[spec.vm_id] = PlacedVm(spec.vm_id, host_id)
+                answers[spec.vm_id] = self._placed(spec, host_id)
                 orders += self._start(spec, host_id, event.message.cause)
         listed = [answers[request.spec.vm_id] for request in event.message.vms]
         return [AnswerLeader(event.request_id, PlacementAnswer(listed, inputs)), *orders]
+
+    def _placed(self, spec: VmSpec, host_id: str) -> PlacedVm:
+        return PlacedVm(spec.vm_id, host_id, epoch=self._table.hosts[host_id].epoch)
 
     def _snapshot(self, requests: list[PlacementRequest]) -> Snapshot:
         """The hosts as they are now and the VMs to place."""

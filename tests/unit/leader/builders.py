@@ -162,8 +162,10 @@ class Desk:
         if hosts:
             self.add_host(f"{manager_id}-host", manager_id)
 
-    def add_host(self, host_id: str, manager_id: str, *, joined: bool = True) -> HostEntry:
-        host = HostEntry(host_of(host_id), manager_id, 1, joined, self.now_s)
+    def add_host(
+        self, host_id: str, manager_id: str, *, joined: bool = True, epoch: int = 1
+    ) -> HostEntry:
+        host = HostEntry(host_of(host_id), manager_id, epoch, joined, self.now_s)
         self.registry.hosts[host_id] = host
         return host
 
@@ -179,10 +181,10 @@ class Desk:
         host.leave(self.now_s)
 
     def rejoin_host(
-        self, host_id: str, manager_id: str, *statuses: VmStatus
+        self, host_id: str, manager_id: str, *statuses: VmStatus, epoch: int = 1
     ) -> list[SubmissionEffect]:
         """A host joins a manager and says all it has."""
-        self.add_host(host_id, manager_id)
+        self.add_host(host_id, manager_id, epoch=epoch)
         return self.feed_inventory(host_id, manager_id, *statuses)
 
     def feed_inventory(
@@ -212,8 +214,14 @@ class Desk:
         effects = self.feed(RecordWritten(task_id, self.now_ms))
         return [effect for effect in effects if isinstance(effect, AskManager)]
 
-    def answered(self, manager_id: str, vm_id: str, host_id: str = "") -> list[SubmissionEffect]:
-        placed = PlacedVm(vm_id, host_id, "" if host_id else "no room here")
+    def answered(
+        self, manager_id: str, vm_id: str, host_id: str = "", epoch: int | None = None
+    ) -> list[SubmissionEffect]:
+        """A manager says where it starts a VM; ``epoch``: not in the host's present assignment."""
+        host = self.registry.hosts.get(host_id)
+        if epoch is None:
+            epoch = host.epoch if host is not None else 0
+        placed = PlacedVm(vm_id, host_id, "" if host_id else "no room here", epoch)
         return self.feed(PlacementAnswered(manager_id, PlacementAnswer([placed]), self.now_ms))
 
     def reported(self, manager_id: str, *statuses: VmStatus) -> list[SubmissionEffect]:

@@ -44,6 +44,51 @@ def doubtful() -> Desk:
     return desk
 
 
+# ---------------------------------------------------------------- an answer that comes late
+
+
+@pytest.mark.parametrize("manager_id", ["gm1", "gm2"])
+def test_a_start_on_a_host_that_has_joined_anew_since_is_no_start(manager_id: str) -> None:
+    """The host was handed on, or lost its link, with the order; the answer comes after its word."""
+    desk = doubtful()
+    desk.add_manager("gm2", hosts=False)
+    assert none(AskManager, desk.rejoin_host("gm1-host", manager_id, epoch=2))
+    desk.answered("gm1", "a", "gm1-host", epoch=1)
+    assert desk.state("a") is VmState.PENDING
+    assert desk.task().vms["a"].host_id == ""
+    asked = only(AskManager, desk.tick())
+    desk.answered(asked.manager_id, "a", "gm1-host", epoch=2)
+    assert desk.state("a") is VmState.STARTING
+    assert desk.registry.vms["a"].manager_id == asked.manager_id
+
+
+def test_one_that_the_host_had_heard_of_is_where_the_host_says() -> None:
+    desk = doubtful()
+    desk.add_manager("gm2", hosts=False)
+    desk.rejoin_host("gm1-host", "gm2", status_of("a", VmState.STARTING, "gm1-host"), epoch=2)
+    desk.answered("gm1", "a", "gm1-host", epoch=1)
+    assert desk.state("a") is VmState.STARTING
+    assert none(AskManager, desk.tick(5.0))
+
+
+def test_one_on_a_host_that_is_on_its_way_waits_for_its_word() -> None:
+    desk = doubtful()
+    desk.add_manager("gm2", hosts=False)
+    desk.lose_host("gm1-host")
+    desk.registry.hosts["gm1-host"].epoch = 2
+    desk.answered("gm1", "a", "gm1-host", epoch=1)
+    assert none(AskManager, desk.tick(1.0)), "it may start there"
+    desk.rejoin_host("gm1-host", "gm2", epoch=2)
+    assert only(AskManager, desk.tick())
+
+
+def test_a_manager_of_before_does_not_say_in_which_assignment() -> None:
+    desk = doubtful()
+    desk.rejoin_host("gm1-host", "gm1", epoch=2)
+    desk.answered("gm1", "a", "gm1-host", epoch=0)
+    assert desk.state("a") is VmState.STARTING
+
+
 # ---------------------------------------------------------------- no answer
 
 

@@ -182,6 +182,16 @@ def test_a_vm_asked_for_twice_is_started_once() -> None:
     assert orders == []
 
 
+def test_the_answer_names_the_assignment_in_which_it_is_started() -> None:
+    """The host may have another by the time the leader reads it."""
+    desk = Desk(hosts=0)
+    desk.join("h1", epoch=12)
+    first, [order] = desk.place(spec_of("a"))
+    again, _ = desk.place(spec_of("a"))
+    assert isinstance(order.order, StartVm)
+    assert [placed.epoch for placed in (*first, *again)] == [order.order.epoch] * 2 == [12, 12]
+
+
 def test_an_unanswered_start_is_ordered_again_and_then_the_host_has_to_say() -> None:
     desk = Desk()
     _, orders = desk.place(spec_of("a"))
