@@ -91,7 +91,7 @@ class WorkerPool:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
-        self._idle = 0
+        self._unfinished = 0
         self._lost = 0
         self._closed = False
 
@@ -147,7 +147,9 @@ class WorkerPool:
             if waiting >= self._max_waiting:
                 raise TooBusy(f"{what}: {waiting} calls are waiting already", retry_after_s=1.0)
             self._jobs.put(job)
-            if self._idle <= waiting and self._threads < self._size:
+            # Not by who is idle: a thread that has just taken a call would still count as such.
+            self._unfinished += 1
+            if self._threads < min(self._unfinished, self._size):
                 self._threads += 1
                 name = f"{self._name}-{self._threads}"
                 threading.Thread(target=self._work, name=name, daemon=True).start()
@@ -160,20 +162,20 @@ class WorkerPool:
         if self._initializer is not None:
             self._initializer()  # if it fails the thread ends, and says so by threading.excepthook
         while True:
-            with self._lock:
-                self._idle += 1
             try:
                 job = self._jobs.get(timeout=IDLE_S)
             except queue.Empty:
                 job = None
+            if job is None:
+                with self._lock:
+                    if self._closed or self._jobs.empty():
+                        self._threads -= 1
+                        return
+                continue
+            job()
+            del job  # or an idle thread keeps its last result alive
             with self._lock:
-                self._idle -= 1
-                if job is None and (self._closed or self._jobs.empty()):
-                    self._threads -= 1
-                    return
-            if job is not None:
-                job()
-                del job  # or an idle thread keeps its last result alive
+                self._unfinished -= 1
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, answer: asyncio.Future[T], done: Future[T]) -> None:

@@ -1,6 +1,7 @@
 """Bounded threads for calls that block, and may never come back."""
 
 import asyncio
+import queue
 import threading
 
 import pytest
@@ -43,6 +44,33 @@ async def test_calls_run_beside_each_other_but_not_more_than_threads() -> None:
     go.set()
     await asyncio.gather(*calls)
     assert most[1] == 3
+    pool.close()
+
+
+async def test_no_call_waits_behind_another_while_there_may_be_more_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not even behind one that a thread has taken this very moment."""
+    loop, taken, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    class Slow(queue.SimpleQueue[object]):
+        def get(self, block: bool = True, timeout: float | None = None) -> object:
+            job = super().get(block, timeout)
+            if not go_on.is_set():
+                loop.call_soon_threadsafe(taken.set)
+                go_on.wait(10.0)
+            return job
+
+    monkeypatch.setattr(queue, "SimpleQueue", Slow)
+    pool = WorkerPool("t", 2, 10)
+    second_ran = threading.Event()
+    first = asyncio.create_task(pool.run("x", lambda: second_ran.wait(5.0), 30))
+    await taken.wait()
+    second = asyncio.create_task(pool.run("x", second_ran.set, 30))
+    await asyncio.sleep(0)
+    go_on.set()
+    assert await first, "the second waited for the first"
+    await second
     pool.close()
 
 
