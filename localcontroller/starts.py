@@ -47,10 +47,15 @@ class Starts:
             self._again.discard(vm_id)
 
     def marked(self, reports: Sequence[VmReport]) -> list[VmReport]:
-        """What the hypervisor says, with VMs that are started again as starting."""
+        """What the hypervisor says; what it has as off and is being started is starting."""
         return [
-            msgspec.structs.replace(report, state=VmState.STARTING)
-            if report.vm_id in self._again and report.state in _OFF
+            msgspec.structs.replace(report, state=VmState.STARTING, reason="")
+            if report.state in _OFF and self._is_under_way(report)
             else report
             for report in reports
         ]
+
+    def _is_under_way(self, report: VmReport) -> bool:
+        new = self.new.get(report.vm_id)
+        is_new = new is not None and new.generation == report.generation
+        return is_new or report.vm_id in self._again

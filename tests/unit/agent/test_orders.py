@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from snooze.common.errors import (
@@ -16,7 +17,7 @@ from snooze.common.errors import (
 )
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand, VmState
-from snooze.common.vms import VmReport, VmSpec
+from snooze.common.vms import VmReport, VmSpec, being_started
 from snooze.common.wire import (
     Address,
     Assignment,
@@ -40,6 +41,7 @@ from tests.unit.agent.rig import (
     GatedHypervisor,
     Rig,
     command_of,
+    spec_of,
     start_of,
 )
 
@@ -151,6 +153,29 @@ async def test_a_start_under_way_is_part_of_the_inventory(rig: Rig) -> None:
     assert [(r.vm_id, r.state) for r in inventory.vms] == [(A, VmState.STARTING)]
     rig.go_on()
     await task
+
+
+@pytest.mark.parametrize(
+    ("generation", "told"), [(1, VmState.STARTING), (0, VmState.STOPPED)], ids=["it", "a copy"]
+)
+async def test_what_is_defined_and_not_on_yet_is_starting(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, generation: int, told: VmState
+) -> None:
+    """libvirt lists it as off; its submission would end with that. A copy of before is off."""
+    off = msgspec.structs.replace(
+        being_started(spec_of(A)), state=VmState.STOPPED, generation=generation
+    )
+    task = await rig.held("start", start_of())
+
+    async def listed(self: SimulatedHypervisor) -> list[VmReport]:
+        return [off]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GatedHypervisor, "inventory", listed)
+        assert [r.state for r in await rig.join(2)] == [told]
+    rig.go_on()
+    await task
+    assert rig.changes[-1] == (A, VmState.RUNNING, False)
 
 
 async def test_a_start_ordered_twice_is_under_way_until_the_second_has_ended(rig: Rig) -> None:
