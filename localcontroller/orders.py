@@ -266,14 +266,14 @@ class Orders:
         """
         with caused_by(order.cause):
             task: asyncio.Task[HostAnswer] = asyncio.ensure_future(self._do(order))
+            task.add_done_callback(self._finished)
         self._tasks.add(task)
-        task.add_done_callback(self._finished)
         return await asyncio.shield(task)
 
     def _finished(self, task: "asyncio.Task[HostAnswer]") -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()
+        if not task.cancelled() and isinstance(error := task.exception(), RemoteError):
+            logger.warning("what came of an order is not known: %s", error.message)
 
     async def prepare_to_go_down(self) -> None:
         """Take no VM in from now on, until ``stay_up``.

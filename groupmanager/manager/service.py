@@ -336,6 +336,15 @@ class ManagerService:
                 )
         except SnoozeError as error:
             unknown = isinstance(error, RemoteError) and was_sent(error)
+            logger.log(
+                logging.WARNING if unknown else logging.INFO,
+                "what came of an order is not known" if unknown else "an order was not carried out",
+                extra={
+                    "host": effect.host_id,
+                    "order": type(effect.order).__name__,
+                    "error": error.message,
+                },
+            )
             self._runner.feed(events.HostAnswered(effect.order_id, ErrorReport.of(error), unknown))
         else:
             self._runner.feed(events.HostAnswered(effect.order_id, answer))
