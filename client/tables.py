@@ -12,7 +12,6 @@ from rich.text import Text
 
 from snooze.client.terminal import plain
 from snooze.client.units import (
-    bytes_text,
     cores_text,
     energy_text,
     memory_text,
@@ -22,6 +21,7 @@ from snooze.client.units import (
     span_text,
     watts_text,
 )
+from snooze.common.amounts import bytes_text
 from snooze.common.api import (
     EnergyView,
     ErrorBody,

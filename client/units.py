@@ -6,11 +6,11 @@ Memory and rates are binary: ``2G`` is 2 GiB, ``12M`` a second is 12 MiB/s.
 import re
 from typing import Final
 
+from snooze.common.amounts import BYTE_UNITS, bytes_text
 from snooze.common.errors import InvalidRequest
 
 _KIB_OF: Final[dict[str, float]] = {"k": 1, "m": 1024, "g": 1024**2, "t": 1024**3}
 _QUANTITY = re.compile(r"\s*([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([kmgt]?)(?:i?b)?\s*", re.IGNORECASE)
-_BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def parse_memory_kib(text: str, *, where: str = "memory") -> int:
@@ -49,14 +49,6 @@ def memory_text(kib: float) -> str:
     return bytes_text(kib * 1024)
 
 
-def bytes_text(count: float) -> str:
-    """``300.0 MiB``: the largest unit that leaves a number of at least one."""
-    value, unit = float(count), 0
-    while abs(value) >= 1024 and unit < len(_BYTE_UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    return f"{value:.0f} B" if unit == 0 else f"{value:.1f} {_BYTE_UNITS[unit]}"
-
-
 def rate_text(kib_s: float) -> str:
     """``12.5 MiB/s``; a dash for none."""
     return f"{bytes_text(kib_s * 1024)}/s" if kib_s else "-"
@@ -68,7 +60,7 @@ def pair_text(part_kib: float, whole_kib: float) -> str:
         return "-"
     whole = bytes_text(whole_kib * 1024)
     number, unit = whole.split(" ")
-    factor = 1024.0 ** (_BYTE_UNITS.index(unit) - 1)
+    factor = 1024.0 ** (BYTE_UNITS.index(unit) - 1)
     return f"{part_kib / factor:.1f}/{number} {unit}"
 
 

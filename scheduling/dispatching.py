@@ -20,7 +20,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from snooze.common.resources import FloatArray
+from snooze.common.amounts import in_words
+from snooze.common.resources import Axis, FloatArray, R
 from snooze.scheduling.snapshot import MAX_VALUE, NONE, IntArray, Problem
 
 MAX_BUCKETS: Final = 64
@@ -188,7 +189,7 @@ def plan(
         if pins[vm] != NONE:
             order = [entry for entry in order if entry[0] == pins[vm]]
         if not order:
-            reasons.append(_why(vm, need, int(pins[vm]), len(views)))
+            reasons.append(_why(vm, need, int(pins[vm]), len(views), table))
             fallbacks.append(())
             continue
         manager, bucket = order[0]
@@ -216,7 +217,7 @@ def _pins(pin_manager: ArrayLike | None, vms: int, problems: list[Problem]) -> I
     return np.full(vms, np.iinfo(np.int64).max, dtype=np.int64)
 
 
-def _why(vm: int, need: FloatArray, pin: int, managers: int) -> Undispatched:
+def _why(vm: int, need: FloatArray, pin: int, managers: int, table: "_Table") -> Undispatched:
     if not _sound(need):
         return Undispatched(vm, DispatchCode.INVALID_VM, "its demand is no vector of sizes")
     if not managers:
@@ -224,8 +225,10 @@ def _why(vm: int, need: FloatArray, pin: int, managers: int) -> Undispatched:
     if pin != NONE and not 0 <= pin < managers:
         return Undispatched(vm, DispatchCode.NO_SUCH_MANAGER, "there is no such manager")
     if pin != NONE:
-        return Undispatched(vm, DispatchCode.NO_ROOM, "no host of the manager asked for has room")
-    return Undispatched(vm, DispatchCode.NO_ROOM, "no manager has a host with room for it")
+        lacks = f"no host of the manager asked for has room: {table.lacks(need, pin)}"
+    else:
+        lacks = f"no host has room for it: {table.lacks(need)}"
+    return Undispatched(vm, DispatchCode.NO_ROOM, lacks)
 
 
 @dataclass(slots=True)
@@ -273,6 +276,21 @@ class _Table:
         else:
             sequence = np.arange(len(owners))
         return [(int(owners[i]), int(ranked[first[i]])) for i in sequence]
+
+    def lacks(self, need: FloatArray, manager: int | None = None) -> str:
+        """What no host (of a manager) has, in words: what is needed beside the most there is."""
+        those = self.count > 0 if manager is None else (self.count > 0) & (self.manager == manager)
+        room = self.room[those]
+        if not len(room):
+            return "none has any"
+        if len(need) != R:
+            return "none has enough"
+        most = np.maximum(room.max(axis=0), 0.0)
+        short = [axis for axis in Axis if most[axis] < need[axis]]
+        if not short:
+            return f"it needs {in_words(need)}; none has all of that"
+        wanted, free = in_words(need, short), in_words(most, short)
+        return f"it needs {wanted}, and the most that is free on one is {free}"
 
     def reserve(self, bucket: int, need: FloatArray) -> None:
         """Take ``need`` from one host of the bucket; what is left of it is a bucket of its own."""

@@ -56,6 +56,49 @@ def test_fits_means_that_a_host_exists() -> None:
     assert answer.reasons[0].code is DispatchCode.NO_ROOM
 
 
+GIB = 1024.0 * 1024.0
+
+
+@pytest.mark.parametrize(
+    ("need", "pin", "told"),
+    [
+        (
+            [64.0, GIB, 0.0, 0.0],
+            -1,
+            "no host has room for it: "
+            "it needs 64 cores, and the most that is free on one is 8 cores",
+        ),
+        (
+            [64.0, 100.0 * GIB, 0.0, 9e6],
+            -1,
+            "no host has room for it: it needs 64 cores, 100.0 GiB, 8.6 GiB/s tx, "
+            "and the most that is free on one is 8 cores, 32.0 GiB, 0 B/s tx",
+        ),
+        (
+            [8.0, 32.0 * GIB, 0.0, 0.0],
+            -1,
+            "no host has room for it: it needs 8 cores, 32.0 GiB; none has all of that",
+        ),
+        (
+            [8.0, GIB, 0.0, 0.0],
+            1,
+            "no host of the manager asked for has room: "
+            "it needs 8 cores, and the most that is free on one is 1 core",
+        ),
+        ([1.0, 0.0, 0.0, 0.0], 2, "no host of the manager asked for has room: none has any"),
+    ],
+    ids=["one axis", "several", "no one has all", "pinned", "no room at all"],
+)
+def test_what_lacks_is_said(need: list[float], pin: int, told: str) -> None:
+    views = [
+        view("a", [8.0, 4.0 * GIB, 0.0, 0.0]),
+        view("b", [1.0, 32.0 * GIB, 0.0, 0.0]),
+        view("c", *np.zeros((0, 4))),
+    ]
+    [reason] = plan(views, [need], [pin]).reasons
+    assert reason.message == told
+
+
 def test_best_fit_keeps_large_hosts_for_large_vms() -> None:
     views = [view("large", [16.0, 64.0]), view("tight", [2.0, 4.0])]
     answer = plan(views, [[2.0, 4.0], [16.0, 64.0]])
