@@ -230,8 +230,8 @@ class Orders:
         with self._touched.during([*self._waiting, *self._moving]) as touched:
             reports = await self._look()
         after = {report.vm_id: report for report in reports}
-        if introduced is not None:
-            self._introduced = None
+        if introduced is self._introduced:
+            self._introduced = None  # not that of a link which has come meanwhile
         # Of a VM that was touched, the manager knows what it was told; the next look compares.
         told = {vm_id: vm for vm_id, vm in (self._known | before).items() if vm_id in touched}
         seen = {vm_id: vm for vm_id, vm in after.items() if vm_id not in touched}

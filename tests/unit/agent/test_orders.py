@@ -300,6 +300,23 @@ async def test_what_changes_between_the_inventory_and_the_link_is_found(rig: Rig
     assert rig.changes == [], "once"
 
 
+async def test_even_if_a_look_for_the_link_before_ends_after_the_inventory(rig: Rig) -> None:
+    await rig.join(2)
+    rig.hypervisor.held = frozenset({"inventory"})
+    looking = asyncio.ensure_future(rig.orders.reconcile())
+    await rig.gate.arrived.wait()
+    task = await rig.held("start", start_of(epoch=2))
+    assert [r.state for r in await rig.orders.inventory()] == [VmState.STARTING]
+    rig.go_on()
+    await looking
+    await task  # the next link is not there yet
+    await rig.quiet()
+    rig.told.clear()
+    rig.orders.epoch = 3
+    await rig.orders.reconcile()
+    assert rig.changes == [(A, VmState.RUNNING, False)]
+
+
 @pytest.mark.parametrize("starts", [True, False])
 async def test_a_vm_that_is_started_again_keeps_its_room_with_the_next_manager(
     rig: Rig, starts: bool
