@@ -76,7 +76,8 @@ from snooze.groupmanager.control import control_of
 from snooze.groupmanager.leader import energy_events as energy
 from snooze.groupmanager.leader.energy import policy_of
 from snooze.groupmanager.leader.energy_core import EnergyCore
-from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry, VmEntry
+from snooze.groupmanager.leader.manager_entry import ManagerEntry
+from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 from snooze.groupmanager.manager import manager_events as events
 from snooze.groupmanager.manager.autonomy_events import (
     AutonomyTicked,

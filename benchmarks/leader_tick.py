@@ -39,9 +39,10 @@ from snooze.groupmanager.leader.drain_core import DrainCore
 from snooze.groupmanager.leader.energy_core import EnergyCore
 from snooze.groupmanager.leader.energy_meter_core import EnergyMeter
 from snooze.groupmanager.leader.energy_rules import EnergyPolicy
+from snooze.groupmanager.leader.manager_entry import ManagerEntry
 from snooze.groupmanager.leader.membership_core import MembershipCore
 from snooze.groupmanager.leader.recovery_core import RecoveryCore
-from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry, VmEntry
+from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 from snooze.groupmanager.leader.submission_core import SubmissionCore
 
 TICKS: Final = 4

@@ -1,9 +1,9 @@
 """Amounts in words, for messages: ``4 cores, 8.0 GiB``."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
-from snooze.common.resources import Axis
+from snooze.common.resources import Axis, FloatArray
 
 BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -16,7 +16,7 @@ def bytes_text(count: float) -> str:
     return f"{value:.0f} B" if unit == 0 else f"{value:.1f} {BYTE_UNITS[unit]}"
 
 
-def in_words(vector: Sequence[float], axes: Iterable[Axis] = Axis) -> str:
+def in_words(vector: FloatArray, axes: Iterable[Axis] = Axis) -> str:
     """The axes of a capacity vector that are not zero, or those named: ``4 cores, 8.0 GiB``."""
     named = set(axes)
     shown = named if named != set(Axis) else {axis for axis in Axis if vector[axis]}

@@ -39,7 +39,8 @@ from snooze.common.wire import DescribeHosts, HostDetail, ManagerDescription
 from snooze.groupmanager import legacy_views as views
 from snooze.groupmanager.leader.energy_rules import SLEEPERS
 from snooze.groupmanager.leader.intake import Intake
-from snooze.groupmanager.leader.registry import ManagerEntry, VmEntry
+from snooze.groupmanager.leader.manager_entry import ManagerEntry
+from snooze.groupmanager.leader.registry import VmEntry
 from snooze.groupmanager.leader.service import LeaderService
 from snooze.groupmanager.leader.submit import submit
 

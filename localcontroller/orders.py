@@ -18,7 +18,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from dataclasses import dataclass
-from typing import Final, Protocol, assert_never
+from typing import Final, assert_never
 
 import msgspec
 
@@ -72,6 +72,7 @@ from snooze.localcontroller.hypervisor.port import (
     MigrationOptions,
     VmChange,
 )
+from snooze.localcontroller.lease_port import Lease
 from snooze.localcontroller.order_rules import brings_in, differs, network_of
 from snooze.localcontroller.starts import Starts
 from snooze.localcontroller.touched import Touched
@@ -86,18 +87,6 @@ _QUIET = {ChangeKind.MIGRATED_AWAY}
 """Changes that the steps of a migration already tell."""
 
 _OFF: Final = frozenset({VmState.STOPPED, VmState.FAILED, VmState.DESTROYED})
-
-
-class Lease(Protocol):
-    """What orders ask of the host's lease (``lease.py``)."""
-
-    async def require(self) -> None:
-        """Return while a lease is held. Raises: Conflict."""
-        ...
-
-    def mark(self, reports: list[VmReport]) -> list[VmReport]:
-        """Say which VMs are off because they were fenced."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,13 +237,22 @@ class Orders:
             if vm_id not in after and vm_id not in before:
                 self._tell(VmChanged(former, gone=True))
 
-    async def reconcile_vm(self, vm_id: str) -> None:
-        """Tell of one VM as it is now, whatever was told before."""
+    async def reconcile_vm(self, vm_id: str, *, is_said_gone: bool = False) -> None:
+        """Tell of one VM as it is now, whatever was told before.
+
+        ``is_said_gone``: by an event, which may be late and of an earlier life of it here.
+        """
         async with self._turn(vm_id):
-            for report in await self._hypervisor.inventory():
+            if is_said_gone and vm_id not in self._known:
+                return
+            for report in self._mark(await self._hypervisor.inventory()):
                 if report.vm_id == vm_id:
                     self._known[vm_id] = report
                     self._tell(VmChanged(report))
+                    return
+            gone = self._known.pop(vm_id, None) if is_said_gone else None
+            if gone is not None:
+                self._tell(VmChanged(gone, gone=True))
 
     # ------------------------------------------------------------ orders
 
@@ -555,9 +553,8 @@ class Orders:
             return
         known = self._known.get(vm_id)
         if change.kind is ChangeKind.GONE:
-            gone = self._known.pop(vm_id, None)
-            if gone is not None:
-                self._tell(VmChanged(gone, gone=True))
+            if known is not None:
+                self._soon(self.reconcile_vm(vm_id, is_said_gone=True))
             return
         if known is None:
             self._refresh()

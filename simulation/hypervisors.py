@@ -33,6 +33,9 @@ CALL_TIMEOUT_S = 30.0
 LATE = 0.3, 1.5
 """How many changes of guests are told late, where some are, and by how many seconds at most."""
 
+LATE_LISTS = 0.1, 3.0
+"""Likewise of lists of all guests: they are as old when they are read."""
+
 LATENCIES = {
     "start": Latency(0.2, 0.3),
     "start_again": Latency(0.2, 0.3),
@@ -72,7 +75,7 @@ class Guests(SimulatedWorld):
     def __init__(
         self, seed: int, schedule: Schedule, network: Network, *, late: bool = False
     ) -> None:
-        """``late``: some changes of guests are told late."""
+        """``late``: some changes of guests are told late, and some lists of them are old."""
         settings = SimulatedSettings(
             capacity=Capacity(8.0, 16.0 * KIB_PER_GIB),
             latencies=dict(LATENCIES),
@@ -81,6 +84,7 @@ class Guests(SimulatedWorld):
         super().__init__(seed, settings, WorldClock(schedule))
         self._network = network
         self._late = random.Random(f"{seed}:late") if late else None
+        self._lists = random.Random(f"{seed}:lists") if late else None
         self.full_disks: set[str] = set()
         self.failing: dict[str, float] = {}
         """Probability that a method fails on any host, while a fault lasts."""
@@ -93,6 +97,13 @@ class Guests(SimulatedWorld):
         if self._late is None or self._late.random() >= share:
             return CALL_S
         return CALL_S + self._late.random() * most_s
+
+    def answer_s(self, method: str) -> float:
+        """How long what a method found takes back to its agent."""
+        share, most_s = LATE_LISTS
+        if self._lists is None or method != "inventory" or self._lists.random() >= share:
+            return CALL_S
+        return CALL_S + self._lists.random() * most_s
 
     def find(self, name: str) -> SimulatedHost | None:
         """The host, if whoever asks reaches it now."""
@@ -173,7 +184,10 @@ class RemoteHypervisor:
                 told = error
                 self._come_back(lambda: None if future.done() else future.set_exception(told))
             else:
-                self._come_back(lambda: None if future.done() else future.set_result(result))
+                self._come_back(
+                    lambda: None if future.done() else future.set_result(result),
+                    self._guests.answer_s(method.__name__),
+                )
 
         def begin() -> None:
             under_way.append(self._daemon.loop.create_task(work()))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from snooze.common.vms import VmErrorCode
-from snooze.groupmanager.leader.registry import ManagerEntry, Plan, Registry, VmEntry
+from snooze.groupmanager.leader.manager_entry import ManagerEntry
+from snooze.groupmanager.leader.registry import Plan, Registry, VmEntry
 from snooze.scheduling import dispatching, rulings
 from snooze.scheduling.dispatch_question import (
     DispatchQuestion,

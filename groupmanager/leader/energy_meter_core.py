@@ -43,7 +43,8 @@ from snooze.groupmanager.leader.energy_meter_table import (
     MeterTable,
     PowerSource,
 )
-from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry
+from snooze.groupmanager.leader.manager_entry import ManagerEntry
+from snooze.groupmanager.leader.registry import HostEntry, Registry
 from snooze.groupmanager.leader.registry_loads import Ledger, first, loads_of
 from snooze.scheduling.anticipation import SLOT_S, DayHistory
 from snooze.scheduling.power_curves import GENERIC, asleep_w, curve_w

@@ -38,7 +38,8 @@ from snooze.common.wire import (
     ManagerSummary,
     assignment_epoch,
 )
-from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry
+from snooze.groupmanager.leader.manager_entry import ManagerEntry
+from snooze.groupmanager.leader.registry import HostEntry, Registry
 from snooze.groupmanager.leader.whereabouts import lose_with
 from snooze.scheduling.assignment import AssignmentPolicy, assign, rebalance
 
@@ -330,6 +331,7 @@ class MembershipCore:
             self.registry.hosts[host_id] = known
         known.join(state.host, manager_id, state.epoch, now_s)
         manager.hosts.add(host_id)
+        manager.untold = True
         self._promise(host_id, None)
         self.moving.pop(host_id, None)
         self.changed_s = now_s

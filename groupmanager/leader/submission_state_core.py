@@ -117,8 +117,8 @@ class SubmissionState:
         return self.fail(vm, code, message, now_s, now_ms)
 
     def _hosts_are_moving(self) -> bool:
-        """Whether hosts have just lost their manager: they may be below another one in a moment."""
-        return any(
+        """Whether hosts have no manager for the moment, or one that is yet to say what is free."""
+        return any(manager.untold for manager in self.registry.managers.values()) or any(
             host.state is HostPower.ACTIVE and not (host.given_up or host.fencing)
             for host in self.registry.hosts.unsettled.values()
         )

@@ -31,6 +31,7 @@ from snooze.common.wire import (
     TakeInventory,
     VmChanged,
 )
+from snooze.localcontroller.hypervisor.port import ChangeKind, VmChange
 from snooze.localcontroller.hypervisor.simulated import SimulatedHypervisor
 from snooze.localcontroller.hypervisor.simulated_world import SimulatedVm
 from snooze.localcontroller.orders import MAX_LOOKS
@@ -386,6 +387,21 @@ async def test_what_a_guest_does_by_itself_is_told(rig: Rig) -> None:
     notice = rig.told[0]
     assert isinstance(notice, VmChanged)
     assert notice.report.reason == "panic"
+
+
+async def test_what_an_event_says_is_gone_is_looked_for(rig: Rig) -> None:
+    """Seed 142: it was about a stale copy, and came when the VM had been started here again."""
+    await rig.start()
+    gone = VmChange(A, "name", ChangeKind.GONE, VmState.DESTROYED)
+    rig.orders.on_change(gone)
+    await rig.quiet()
+    assert rig.changes == [(A, VmState.RUNNING, False)]
+    rig.told.clear()
+    rig.hypervisor.host.drop(A)
+    rig.orders.on_change(gone)
+    await rig.quiet()
+    assert rig.changes == [(A, VmState.RUNNING, True)]
+    assert rig.orders.vm_ids == []
 
 
 async def test_a_domain_of_somebody_else_is_found(rig: Rig) -> None:

@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snooze.client.units import (
-    bytes_text,
     cores_text,
     memory_text,
     pair_text,
@@ -14,6 +13,7 @@ from snooze.client.units import (
     rate_text,
     span_text,
 )
+from snooze.common.amounts import bytes_text
 from snooze.common.errors import InvalidRequest
 
 

@@ -21,7 +21,8 @@ from snooze.common.wire import (
     VmStatus,
 )
 from snooze.groupmanager.leader.address_leases import AddressLeases
-from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry
+from snooze.groupmanager.leader.manager_entry import ManagerEntry
+from snooze.groupmanager.leader.registry import HostEntry, Registry
 from snooze.groupmanager.leader.submission_core import SubmissionCore
 from snooze.groupmanager.leader.submission_events import (
     AskManager,

@@ -34,7 +34,8 @@ from snooze.groupmanager.leader.energy_events import (
     WakeAsked,
 )
 from snooze.groupmanager.leader.energy_rules import EnergyPolicy
-from snooze.groupmanager.leader.registry import HostEntry, Hosts, ManagerEntry, Registry, VmEntry
+from snooze.groupmanager.leader.manager_entry import ManagerEntry
+from snooze.groupmanager.leader.registry import HostEntry, Hosts, Registry, VmEntry
 from snooze.scheduling import rulings
 from snooze.scheduling.energy_question import Choice
 from snooze.scheduling.takeover_question import Continuation

@@ -23,8 +23,9 @@ from snooze.groupmanager.leader.autonomy import LeaderAutonomy
 from snooze.groupmanager.leader.decision_log import DecisionLog
 from snooze.groupmanager.leader.events import EventLog
 from snooze.groupmanager.leader.journal import Journal
+from snooze.groupmanager.leader.manager_entry import ManagerEntry
 from snooze.groupmanager.leader.manager_links import ManagerLinks
-from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry, VmEntry
+from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 from snooze.groupmanager.leader.submission_events import Decided
 from tests.unit.leader.builders import host_of, manager_of
 

@@ -13,7 +13,8 @@ from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmPolicy
 from snooze.common.wire import BusyVm, HostToEmpty
 from snooze.groupmanager.leader.emptying_core import EmptyingCore, EmptyingEffect
-from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry, VmEntry
+from snooze.groupmanager.leader.manager_entry import ManagerEntry
+from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 from snooze.groupmanager.leader.relief_core import MoveAway
 from snooze.groupmanager.leader.submission_events import Decided
 from snooze.scheduling import rulings

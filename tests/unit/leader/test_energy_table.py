@@ -21,7 +21,8 @@ from snooze.groupmanager.leader.energy_rules import (
     lately,
 )
 from snooze.groupmanager.leader.energy_table import EnergyTable, WakeTimes, pays_s
-from snooze.groupmanager.leader.registry import Down, Hosts, ManagerEntry, VmEntry
+from snooze.groupmanager.leader.manager_entry import ManagerEntry
+from snooze.groupmanager.leader.registry import Down, Hosts, VmEntry
 from snooze.scheduling.power_curves import model_of
 from tests.unit.leader.energy_house import (
     MANAGER,

@@ -7,9 +7,10 @@ from snooze.common.records import VmRecord
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.wire import Held
 from snooze.groupmanager.leader.holds import Holds
+from snooze.groupmanager.leader.manager_entry import ManagerEntry
 from snooze.groupmanager.leader.recovery_core import RecoveryCore
 from snooze.groupmanager.leader.recovery_events import Direct, HostHeard
-from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry, VmEntry
+from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 from tests.unit.leader.builders import SMALL, host_of, manager_of
 
 

@@ -4,8 +4,9 @@ import msgspec
 
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.wire import AskMoving, ManagerRequest, ManagerWelcome
+from snooze.groupmanager.leader.manager_entry import ManagerEntry
 from snooze.groupmanager.leader.manager_links import ManagerLinks
-from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry, VmEntry
+from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 from tests.unit.leader.builders import SMALL, host_of, manager_of
 
 

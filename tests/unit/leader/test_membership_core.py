@@ -125,6 +125,17 @@ def test_summaries_are_kept_and_those_of_strangers_dropped() -> None:
     assert members.feed(SummaryArrived("nobody", summary_of(ROOM))) == []
 
 
+def test_a_summary_of_before_does_not_say_what_is_free_on_a_host_that_joined_since() -> None:
+    members = Members("gm1")
+    manager = members.registry.managers["gm1"]
+    members.feed(SummaryArrived("gm1", summary_of(ROOM)))
+    assert not manager.untold
+    members.host_joins("h1", "gm1", 11)
+    assert manager.untold
+    members.feed(SummaryArrived("gm1", summary_of(ROOM)))
+    assert not manager.untold
+
+
 def test_a_summary_that_does_not_fit_together_is_refused() -> None:
     members = Members("gm1")
     torn = summary_of(ROOM)

@@ -11,6 +11,7 @@ from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import FailureAction, VmPolicy
 from snooze.common.wire import PowerDescription, StaleCopy, VmStatus
+from snooze.groupmanager.leader.manager_entry import ManagerEntry
 from snooze.groupmanager.leader.membership_core import RecordHost
 from snooze.groupmanager.leader.recovery_core import SWITCHED_ON, RecoveryCore
 from snooze.groupmanager.leader.recovery_events import (
@@ -29,7 +30,7 @@ from snooze.groupmanager.leader.recovery_events import (
     SwitchOn,
     Ticked,
 )
-from snooze.groupmanager.leader.registry import Down, HostEntry, ManagerEntry, Registry, VmEntry
+from snooze.groupmanager.leader.registry import Down, HostEntry, Registry, VmEntry
 from snooze.groupmanager.leader.submission_events import Decided
 from tests.unit.leader.builders import SMALL, host_of, manager_of, must_replay
 

@@ -13,7 +13,8 @@ from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmPolicy
 from snooze.common.wire import BusyVm, HostOverloaded
 from snooze.groupmanager.leader.energy_events import WantRoom
-from snooze.groupmanager.leader.registry import HostEntry, ManagerEntry, Registry, VmEntry
+from snooze.groupmanager.leader.manager_entry import ManagerEntry
+from snooze.groupmanager.leader.registry import HostEntry, Registry, VmEntry
 from snooze.groupmanager.leader.relief_core import (
     REST_S,
     MoveAway,

@@ -19,7 +19,16 @@ from snooze.groupmanager.leader.submission_events import (
     TaskMoved,
     UpdateRecords,
 )
-from tests.unit.leader.builders import ROOM, SMALL, Desk, candidate, none, only, status_of
+from tests.unit.leader.builders import (
+    ROOM,
+    SMALL,
+    Desk,
+    candidate,
+    none,
+    only,
+    status_of,
+    summary_of,
+)
 
 SUBNET = "10.0.0.0/29"  # .2 to .5
 
@@ -511,3 +520,26 @@ def test_room_for_one_is_room_for_one() -> None:
     asked = desk.submit(*(f"vm{i}" for i in range(5)))
     assert len(asked[0].vms) == 4
     assert desk.error_of("vm4").code == VmErrorCode.NO_CAPACITY
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+def test_what_no_manager_is_known_to_have_room_for_waits_for_those_that_are_about_to_say(
+    has_room: bool,
+) -> None:
+    """After a leader was cut off its managers join again: with hosts first, then with room."""
+    desk = Desk()
+    desk.add_manager("gm1", hosts=False)
+    desk.add_manager("gm2", Capacity())
+    desk.registry.managers["gm1"].view = None
+    desk.tick()
+    desk.add_host("h1", "gm1")
+    desk.registry.managers["gm1"].untold = True
+    assert desk.submit("a") == []
+    assert desk.tick(0.25) == []
+    desk.registry.managers["gm1"].take_summary(summary_of(ROOM if has_room else Capacity()), 0.0)
+    effects = desk.tick(0.25)
+    if has_room:
+        assert only(AskManager, effects).manager_id == "gm1"
+    else:
+        assert none(AskManager, effects)
+        assert desk.error_of("a").code == VmErrorCode.NO_CAPACITY

@@ -10,7 +10,7 @@ from snooze.common.clock import Clock
 from snooze.common.resources import Capacity, R
 from snooze.common.usage import HostSamples, HostUsage, MachineUsage, VmUsage
 from snooze.common.wire import Address, HostDescription, ManagerDescription, ManagerSummary
-from snooze.groupmanager.leader.registry import ManagerEntry
+from snooze.groupmanager.leader.manager_entry import ManagerEntry
 from snooze.groupmanager.manager.host_table import HostEntry, HostTable
 from snooze.groupmanager.manager.leader_link import LeaderLink
 from snooze.groupmanager.manager.monitoring import Monitoring

@@ -93,7 +93,7 @@ def test_what_lacks_is_said(need: list[float], pin: int, told: str) -> None:
     views = [
         view("a", [8.0, 4.0 * GIB, 0.0, 0.0]),
         view("b", [1.0, 32.0 * GIB, 0.0, 0.0]),
-        view("c", *np.zeros((0, 4))),
+        view("c"),
     ]
     [reason] = plan(views, [need], [pin]).reasons
     assert reason.message == told
