@@ -18,7 +18,7 @@ import msgspec
 
 from snooze.common.coordination.port import Check, Session, SessionState
 from snooze.common.lease_core import LeaseCore
-from snooze.common.wire import LeaseGranted, PlaceVms, RelayedOrder, VmOrder
+from snooze.common.wire import LeaseGranted, PlaceVms, RelayedOrder, VmChanged, VmOrder
 from snooze.groupmanager.election import Election
 from snooze.groupmanager.leader import submission_core, submission_restarts_core
 from snooze.groupmanager.leader.authority import Authority
@@ -130,6 +130,15 @@ def _forgotten_with_link(core: SubmissionCore, host_id: str, host: Any, now_s: f
 
 def _room_not_kept(table: HostTable, host_id: str, demand: Any, sign: float) -> None:
     """Of what migrates, no room is kept at the destination."""
+
+
+async def _event_believed(orders: Orders, vm_id: str, *, is_said_gone: bool = False) -> None:
+    """What an event says is gone is told to be gone, however late that comes."""
+    gone = orders._known.pop(vm_id, None) if is_said_gone else None
+    if gone is not None:
+        orders._tell(VmChanged(gone, gone=True))
+    elif not is_said_gone:
+        await _reconcile_vm(orders, vm_id)
 
 
 def _no_balance(core: MembershipCore, now_s: float) -> list[Any]:
@@ -256,6 +265,7 @@ _session_changed = Election._session_changed
 _journal = Journal.__init__
 _question = RecoveryCore._question
 _power_answered = RecoveryCore._power_answered
+_reconcile_vm = Orders.reconcile_vm
 _submitted = SubmissionCore._submitted
 _watch_host = SubmissionCore._watch_host
 
@@ -423,6 +433,13 @@ _ALL: tuple[Mutant, ...] = (
         _replacing(PowerSteps, "_go_on", _not_gone_on_with),
         seen_by=56,
         first=FIRST_SLEEPY_SEED,
+    ),
+    Mutant(
+        "event-believed",
+        "a host does not look whether a VM is gone that an event says is gone",
+        142,
+        _replacing(Orders, "reconcile_vm", _event_believed),
+        seen_by=142,
     ),
     Mutant(
         "never-balanced",
