@@ -21,7 +21,6 @@ from snooze.client.units import (
     span_text,
     watts_text,
 )
-from snooze.common.amounts import bytes_text
 from snooze.common.api import (
     EnergyView,
     ErrorBody,
@@ -34,7 +33,7 @@ from snooze.common.api import (
     VmView,
 )
 from snooze.common.errors import ErrorReport, SnoozeError
-from snooze.common.resources import Capacity
+from snooze.common.resources import Capacity, bytes_text
 from snooze.common.vm_lifecycle import VmState
 
 Cell = str | Text

@@ -6,8 +6,8 @@ Memory and rates are binary: ``2G`` is 2 GiB, ``12M`` a second is 12 MiB/s.
 import re
 from typing import Final
 
-from snooze.common.amounts import BYTE_UNITS, bytes_text
 from snooze.common.errors import InvalidRequest
+from snooze.common.resources import BYTE_UNITS, bytes_text
 
 _KIB_OF: Final[dict[str, float]] = {"k": 1, "m": 1024, "g": 1024**2, "t": 1024**3}
 _QUANTITY = re.compile(r"\s*([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([kmgt]?)(?:i?b)?\s*", re.IGNORECASE)

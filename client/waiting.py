@@ -40,11 +40,11 @@ from snooze.client.async_sdk import (
 from snooze.client.terminal import error_console, plain
 from snooze.client.transport import is_passing
 from snooze.client.units import rate_text, span_text
-from snooze.common.amounts import bytes_text
 from snooze.common.api import TASK_ENDED, HostView, TaskState, TaskView, TaskVm
 from snooze.common.clock import SYSTEM_CLOCK
 from snooze.common.errors import ExecutionError, RemoteTimeout, SnoozeError
 from snooze.common.records import HostPower
+from snooze.common.resources import bytes_text
 from snooze.common.vm_lifecycle import SETTLED, VmCommand
 
 A = TypeVar("A")

@@ -44,6 +44,8 @@ R: Final = len(Axis)
 AXIS_NAMES: Final[tuple[str, ...]] = ("cpu", "memory", "rx", "tx")
 AXIS_UNITS: Final[tuple[str, ...]] = ("cores", "KiB", "KiB/s", "KiB/s")
 
+BYTE_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
 KIB_PER_MIB: Final = 1024
 KIB_PER_GIB: Final = 1024 * 1024
 
@@ -141,3 +143,24 @@ def stack(capacities: Iterable[Capacity]) -> FloatArray:
     """Rows of a ``float64[N, R]`` array, in the order given; ``[0, R]`` when empty."""
     rows = [capacity.as_tuple() for capacity in capacities]
     return np.array(rows, dtype=np.float64).reshape(len(rows), R)
+
+
+def bytes_text(count: float) -> str:
+    """``300.0 MiB``: the largest unit that leaves a number of at least one."""
+    value, unit = float(count), 0
+    while abs(value) >= 1024 and unit < len(BYTE_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{value:.0f} B" if unit == 0 else f"{value:.1f} {BYTE_UNITS[unit]}"
+
+
+def in_words(vector: FloatArray, axes: Iterable[Axis] | None = None) -> str:
+    """The axes of a capacity vector that are named, or not zero: ``4 cores, 8.0 GiB``."""
+    shown = [axis for axis in Axis if vector[axis]] if axes is None else axes
+    return ", ".join(_one(axis, vector[axis]) for axis in shown) or "nothing"
+
+
+def _one(axis: Axis, value: float) -> str:
+    if axis is Axis.CPU:
+        return f"{value:g} core{'' if value == 1 else 's'}"
+    amount = bytes_text(value * 1024)
+    return amount if axis is Axis.MEMORY else f"{amount}/s {axis.name.lower()}"

@@ -20,8 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from snooze.common.amounts import in_words
-from snooze.common.resources import Axis, FloatArray, R
+from snooze.common.resources import Axis, FloatArray, R, in_words
 from snooze.scheduling.snapshot import MAX_VALUE, NONE, IntArray, Problem
 
 MAX_BUCKETS: Final = 64

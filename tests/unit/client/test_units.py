@@ -13,8 +13,8 @@ from snooze.client.units import (
     rate_text,
     span_text,
 )
-from snooze.common.amounts import bytes_text
 from snooze.common.errors import InvalidRequest
+from snooze.common.resources import bytes_text
 
 
 @pytest.mark.parametrize(
