@@ -117,16 +117,14 @@ class Orders:
         self._tell = tell
         self.lease: Lease | None = None
         self.epoch = 0
-        self._known: dict[str, VmReport] = {}
-        self._unsure: dict[str, VmReport] = {}
+        self._known, self._unsure = dict[str, VmReport](), dict[str, VmReport]()
         self._introduced: tuple[int, dict[str, VmReport]] | None = None
         self._arriving: dict[str, _Arriving] = {}
         self._starts = Starts()
         self._locks: dict[str, asyncio.Lock] = {}
-        self._waiting: Counter[str] = Counter()
-        self._moving: Counter[str] = Counter()
+        self._waiting, self._moving = Counter[str](), Counter[str]()
         self._touched = Touched()
-        self._refreshing = False
+        self._refreshing = self._look_again = False
         self._loose: tuple[LooseDisk, ...] = ()
         self._goes_down = False
         self._tasks: set[asyncio.Task[object]] = set()
@@ -222,7 +220,8 @@ class Orders:
         if introduced is self._introduced:
             self._introduced = None  # not that of a link which has come meanwhile
         # Of a VM that was touched, the manager knows what it was told; the next look compares.
-        told = {vm_id: vm for vm_id, vm in (self._known | before).items() if vm_id in touched}
+        heard = before | self._known if introduced is None else self._known | before
+        told = {vm_id: vm for vm_id, vm in heard.items() if vm_id in touched}
         seen = {vm_id: vm for vm_id, vm in after.items() if vm_id not in touched}
         self._known = {k: vm for k, vm in (seen | told).items() if k not in self._arriving}
         for vm_id, report in after.items():
@@ -570,11 +569,13 @@ class Orders:
         (report,) = self._mark([report])
         self._known[vm_id] = report
         self._tell(VmChanged(report))
-        if not report.managed and change.state in (VmState.STOPPED, VmState.FAILED):
-            self._refresh()  # a transient domain, which ours are not, ends without another word
+        if change.state in (VmState.STOPPED, VmState.FAILED):
+            # A transient domain ends without another word, and a late event is of an earlier run.
+            self._refresh()
 
     def _refresh(self) -> None:
-        """Look at everything, once, soon: there is a domain that we do not know."""
+        """Look at everything, once, soon: an event is not all that there is to know."""
+        self._look_again = self._refreshing
         if not self._refreshing:
             self._refreshing = True
             self._soon(self._refreshed())
@@ -584,6 +585,8 @@ class Orders:
             await self.reconcile()
         finally:
             self._refreshing = False
+            if self._look_again:
+                self._refresh()
 
     def _soon(self, work: Coroutine[object, object, None]) -> None:
         async def look() -> None:

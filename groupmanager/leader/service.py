@@ -346,18 +346,17 @@ class LeaderService:
     def _manager_joined(self, hello: ManagerHello) -> None:
         manager_id = hello.manager.manager_id
         self._membership.feed(membership.ManagerJoined(hello.manager, hello.hosts))
-        now_ms = self._clock.wall_ms()
+        now_ms, moving = self._clock.wall_ms(), frozenset(hello.moving)
         # What is anywhere comes first: a VM that moved while nothing was heard of this manager is
         # with one host of it and missing on another, whichever is told first.
         moved = [vm for state in hello.hosts for vm in state.vms if is_news(self.registry, vm)]
         self._submissions.feed(submissions.VmsReported(manager_id, moved, now_ms))
         for state in hello.hosts:
             host_id = state.host.host_id
-            self._submissions.feed(submissions.VmsReported(manager_id, state.vms, now_ms, host_id))
+            reported = submissions.VmsReported(manager_id, state.vms, now_ms, host_id, moving)
+            self._submissions.feed(reported)
             self.energy.host_seen(host_id)
-        self._submissions.feed(
-            submissions.ManagerHeard(manager_id, now_ms, frozenset(hello.moving))
-        )
+        self._submissions.feed(submissions.ManagerHeard(manager_id, now_ms, moving))
         self.recovery.heard(manager_id, [state.host.host_id for state in hello.hosts])
         self._tasks.spawn(self.autonomy.joined(manager_id))
 

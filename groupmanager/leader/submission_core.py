@@ -340,8 +340,10 @@ class SubmissionCore(Reports):
         for vm in strays:
             if vm.host_id:
                 self.strays.discard(vm.vm_id)
-            elif vm.doubt in self.registry.managers or (
-                vm.elsewhere_s == LONG_AGO and not self.settled
+            elif (
+                vm.doubt in self.registry.managers
+                or (vm.elsewhere_s == LONG_AGO and not self.settled)
+                or self._may_be_unheard(vm, now_s)
             ):
                 continue
             elif may_be_on(vm, hosts_away):
@@ -357,6 +359,14 @@ class SubmissionCore(Reports):
         if removed:
             effects.append(UpdateRecords(removed_vms=removed))
         return effects + self.dispatch(again, now_s, now_ms)
+
+    def _may_be_unheard(self, vm: VmEntry, now_s: float) -> bool:
+        """Whether a host in reach may be yet to say that the VM has arrived on it.
+
+        What has been started anew nobody has moved.
+        """
+        settling = vm.state is not VmState.PENDING and now_s - vm.waits_s <= LOST_AFTER_S
+        return settling and not self.is_awaited(vm)
 
     def _was_started(self, vm: VmEntry) -> bool:
         """Whether the VM is to run: its submission waits for it, or it ran and is to go on."""

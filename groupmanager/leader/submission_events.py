@@ -82,12 +82,16 @@ class PlacementFailed:
 
 @dataclass(frozen=True, slots=True)
 class VmsReported:
-    """A manager reports VMs. With ``host_id``, these are all the VMs of that host."""
+    """A manager reports VMs. With ``host_id``, these are all the VMs of that host.
+
+    ``moving``: as in ``ManagerHeard``; one of these that the host does not have may have moved.
+    """
 
     manager_id: str
     statuses: Sequence[VmStatus]
     now_ms: int
     host_id: str = ""
+    moving: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,6 +248,9 @@ class Reports(Restarts):
 
     def _is_elsewhere(self, vm: VmEntry, event: VmsReported) -> bool:
         """Whether a VM that its host does not have may be on another one."""
+        if vm.key in event.moving:
+            vm.elsewhere_s = LONG_AGO
+            return True
         if vm.elsewhere_s == math.inf:
             return self._may_have_moved(vm, event)
         if vm.manager_id != event.manager_id or vm.moving or vm.was is VmState.MIGRATING:

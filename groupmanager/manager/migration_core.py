@@ -176,8 +176,12 @@ class Migrations:
 
     @property
     def moving(self) -> tuple[str, ...]:
-        """The VMs whose migration we see to."""
-        return tuple(sorted(self._open))
+        """The VMs whose migration we see to, and those that may have arrived for all we know.
+
+        Of the latter no leader may have heard: the one to whom it was told may be gone.
+        """
+        owed = {key for key in self._owed if key not in self._table.vms}
+        return tuple(sorted(self._open.keys() | owed))
 
     def touch(self, host_id: str) -> bool:
         """Whether a migration starts or ends at the host."""

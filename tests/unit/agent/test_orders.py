@@ -404,6 +404,25 @@ async def test_what_an_event_says_is_gone_is_looked_for(rig: Rig) -> None:
     assert rig.orders.vm_ids == []
 
 
+@pytest.mark.parametrize("is_looking", [False, True])
+async def test_an_end_that_is_told_late_is_taken_back(rig: Rig, is_looking: bool) -> None:
+    """It was the guest's that was fenced: it had been started again, and its room was given away.
+
+    ``is_looking``: it comes while all is looked at already; that look cannot tell.
+    """
+    await rig.start()
+    if is_looking:
+        rig.hypervisor.held = frozenset({"inventory"})
+        rig.gate.arrived.clear()
+        rig.orders.on_change(VmChange(B, "name", ChangeKind.STARTED, VmState.RUNNING))
+        await rig.gate.arrived.wait()
+    rig.orders.on_change(VmChange(A, "name", ChangeKind.STOPPED, VmState.STOPPED))
+    rig.go_on()
+    await rig.quiet()
+    await rig.quiet()
+    assert rig.changes == [(A, VmState.STOPPED, False), (A, VmState.RUNNING, False)]
+
+
 async def test_a_domain_of_somebody_else_is_found(rig: Rig) -> None:
     spec = VmSpec("x", "theirs", SMALL)
     vm = SimulatedVm(spec, VmState.RUNNING, "<domain/>", 0.0, managed=False)

@@ -9,7 +9,7 @@ from snooze.common.errors import ErrorReport
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmErrorCode
 from snooze.groupmanager.leader.membership_core import Announce
-from snooze.groupmanager.leader.registry import HostEntry, Hosts, Registry, VmEntry
+from snooze.groupmanager.leader.registry import Down, HostEntry, Hosts, Plan, Registry, VmEntry
 from snooze.groupmanager.leader.submission_core import GIVEN_UP_AT_ONCE
 from snooze.groupmanager.leader.submission_events import (
     AskManager,
@@ -418,6 +418,22 @@ def test_a_migration_that_is_over_leaves_no_doubt() -> None:
     desk.reported("gm1", status_of("a", VmState.RUNNING, "gm1-host"))
     desk.lose_host("gm1-host")
     assert only(UpdateRecords, desk.rejoin_host("gm1-host", "gm1")).removed_vms == ["a"]
+
+
+def test_nor_is_it_started_elsewhere_before_the_hosts_in_reach_have_looked() -> None:
+    """Its destination may be late to tell; that a host which may have it is down proves nothing."""
+    desk = migrating()
+    desk.now_s += 1.0
+    other = desk.add_host("other", "gm2")
+    desk.lose_host("other")
+    desk.reported("gm1", status_of("a", VmState.UNREACHABLE, ""))
+    other.given_up, other.down = True, Down.EVERYTHING
+    vm = desk.registry.vms["a"]
+    desk.tick(LOST_AFTER_S)
+    assert vm.plan is Plan.NONE
+    assert vm.state is VmState.UNREACHABLE
+    desk.tick(0.1)
+    assert vm.plan is not Plan.NONE
 
 
 # ---------------------------------------------------------------- which host may have it

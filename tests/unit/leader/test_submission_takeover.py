@@ -20,6 +20,7 @@ from snooze.groupmanager.leader.submission_events import (
     StateLoaded,
     SubmissionEffect,
     UpdateRecords,
+    VmsReported,
 )
 from tests.unit.leader.builders import SMALL, Desk, candidate, none, only, status_of
 
@@ -138,6 +139,28 @@ def test_a_vm_that_a_dead_host_may_have_is_remembered_when_it_is_gone() -> None:
     assert desk.registry.graves == {"a": 1}
     desk.rejoin_host("dead", "gm1", status_of("a", VmState.STOPPED, "dead"))
     assert "a" not in desk.registry.vms
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_what_a_manager_may_have_moved_is_not_gone_because_its_host_has_it_no_more(
+    moves: bool,
+) -> None:
+    """Its destination is another manager's, and late to tell; the former leader is dead."""
+    desk, _ = heir(vm_record("a", state=VmState.RUNNING, host_id="gm1-host"))
+    desk.add_manager("gm1", hosts=False)
+    desk.add_host("gm1-host", "gm1")
+    vm = desk.registry.vms["a"]
+    vm.manager_id = "gm1"
+    moving = frozenset({"a"}) if moves else frozenset[str]()
+    desk.feed(VmsReported("gm1", [], desk.now_ms, "gm1-host", moving))
+    if not moves:
+        assert "a" not in desk.registry.vms
+        return
+    assert vm.state is VmState.UNREACHABLE
+    desk.tick(10.0)
+    desk.add_manager("gm2")
+    desk.reported("gm2", status_of("a", VmState.RUNNING, "gm2-host"))
+    assert (vm.state, vm.host_id) == (VmState.RUNNING, "gm2-host")
 
 
 # ---------------------------------------------------------------- what it takes over

@@ -92,3 +92,23 @@ def test_a_definition_that_is_all_there_is_of_a_vm_is_finished_and_never_taken_b
     desk.answer(again, OrderDone(report_of("a")))
     desk.now_s += 500.0
     assert not [e for e in desk.lose("no such host") if isinstance(e, OrderHost)]
+
+
+def test_the_next_leader_hears_of_a_guest_that_may_have_arrived() -> None:
+    """Its source has let it go, and no leader could be told so, nor its destination be asked."""
+    desk = Desk(hosts=1)
+    desk.run("a")
+    effects = desk.command("a", VmCommand.MIGRATE, destination="elsewhere")
+    effects = desk.answer(only(OrderHost, effects), OfferIssued(report_of("a"), b"offer"))
+    ticket = MigrationTicket("a", "qemu:///system", live=True)
+    effects = desk.answer(only(OrderHost, effects), TicketIssued(ticket))
+    assert desk.core.migrations.moving == ("a",)
+    effects = desk.answer(only(OrderHost, effects), OrderDone())  # it has moved
+    effects = desk.answer(only(OrderHost, effects), NO_LEADER)  # its arrival is not finished
+    effects = desk.answer(aborts(effects)[0], NO_LEADER)
+    desk.inventory(only(OrderHost, effects))
+    assert desk.core.table.find("a") is None
+    assert desk.core.migrations.moving == ("a",)
+    later(desk, 0.0)
+    desk.answer(later(desk, 1.5)[0], OrderDone(report_of("a")))
+    assert desk.core.migrations.moving == ()
