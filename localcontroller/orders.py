@@ -124,7 +124,7 @@ class Orders:
         self._locks: dict[str, asyncio.Lock] = {}
         self._waiting, self._moving = Counter[str](), Counter[str]()
         self._touched = Touched()
-        self._refreshing = self._look_again = False
+        self._refreshing = False
         self._loose: tuple[LooseDisk, ...] = ()
         self._goes_down = False
         self._tasks: set[asyncio.Task[object]] = set()
@@ -236,20 +236,23 @@ class Orders:
             if vm_id not in after and vm_id not in before:
                 self._tell(VmChanged(former, gone=True))
 
-    async def reconcile_vm(self, vm_id: str, *, is_said_gone: bool = False) -> None:
+    async def reconcile_vm(self, vm_id: str, *, has_ended: bool = False) -> None:
         """Tell of one VM as it is now, whatever was told before.
 
-        ``is_said_gone``: by an event, which may be late and of an earlier life of it here.
+        ``has_ended``: an event says so, which may be late, and of an earlier life of it here.
         """
         async with self._turn(vm_id):
-            if is_said_gone and vm_id not in self._known:
+            if has_ended and vm_id not in self._known:
                 return
-            for report in self._mark(await self._hypervisor.inventory()):
-                if report.vm_id == vm_id:
+            for found in self._mark(await self._hypervisor.inventory()):
+                if found.vm_id == vm_id:
+                    # What ends while we look on was not interrupted, whatever the hypervisor says.
+                    interrupted = found.interrupted and not has_ended
+                    report = msgspec.structs.replace(found, interrupted=interrupted)
                     self._known[vm_id] = report
                     self._tell(VmChanged(report))
                     return
-            gone = self._known.pop(vm_id, None) if is_said_gone else None
+            gone = self._known.pop(vm_id, None) if has_ended else None
             if gone is not None:
                 self._tell(VmChanged(gone, gone=True))
 
@@ -551,12 +554,13 @@ class Orders:
         ):
             return
         known = self._known.get(vm_id)
-        if change.kind is ChangeKind.GONE:
-            if known is not None:
-                self._soon(self.reconcile_vm(vm_id, is_said_gone=True))
-            return
+        gone = change.kind is ChangeKind.GONE
         if known is None:
-            self._refresh()
+            if not gone:
+                self._refresh()
+            return
+        if gone or (change.state in _OFF and self._starts.ended_lately(vm_id)):
+            self._soon(self.reconcile_vm(vm_id, has_ended=True))
             return
         report = msgspec.structs.replace(
             known,
@@ -569,13 +573,11 @@ class Orders:
         (report,) = self._mark([report])
         self._known[vm_id] = report
         self._tell(VmChanged(report))
-        if change.state in (VmState.STOPPED, VmState.FAILED):
-            # A transient domain ends without another word, and a late event is of an earlier run.
-            self._refresh()
+        if not report.managed and change.state in (VmState.STOPPED, VmState.FAILED):
+            self._refresh()  # a transient domain, which ours are not, ends without another word
 
     def _refresh(self) -> None:
-        """Look at everything, once, soon: an event is not all that there is to know."""
-        self._look_again = self._refreshing
+        """Look at everything, once, soon: there is a domain that we do not know."""
         if not self._refreshing:
             self._refreshing = True
             self._soon(self._refreshed())
@@ -585,8 +587,6 @@ class Orders:
             await self.reconcile()
         finally:
             self._refreshing = False
-            if self._look_again:
-                self._refresh()
 
     def _soon(self, work: Coroutine[object, object, None]) -> None:
         async def look() -> None:

@@ -1,8 +1,10 @@
 """VMs whose start is under way: until it has ended, a manager keeps their room."""
 
+import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Generator, Sequence
+from typing import Final
 
 import msgspec
 
@@ -10,6 +12,8 @@ from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmReport, VmSpec, being_started
 
 _OFF = frozenset({VmState.STOPPED, VmState.FAILED})
+LATELY_S: Final = 30.0
+"""No event is so late; hosts look at everything as often."""
 
 
 class Starts:
@@ -23,6 +27,7 @@ class Starts:
         self.new: dict[str, VmReport] = {}
         self._orders: Counter[str] = Counter()
         self._again: set[str] = set()
+        self._ended_s: dict[str, float] = {}
 
     @contextlib.contextmanager
     def noting(self, spec: VmSpec) -> Generator[VmReport]:
@@ -33,6 +38,7 @@ class Starts:
         try:
             yield pending
         finally:
+            self._note_end(vm_id)
             self._orders[vm_id] -= 1
             if not self._orders[vm_id]:
                 del self._orders[vm_id], self.new[vm_id]
@@ -44,7 +50,20 @@ class Starts:
         try:
             yield
         finally:
+            self._note_end(vm_id)
             self._again.discard(vm_id)
+
+    def _note_end(self, vm_id: str) -> None:
+        now_s = asyncio.get_running_loop().time()
+        self._ended_s.pop(vm_id, None)
+        self._ended_s[vm_id] = now_s
+        while now_s - next(iter(self._ended_s.values())) > LATELY_S:
+            del self._ended_s[next(iter(self._ended_s))]
+
+    def ended_lately(self, vm_id: str) -> bool:
+        """Whether an event may be about what the VM was before it was started here."""
+        ended_s = self._ended_s.get(vm_id)
+        return ended_s is not None and asyncio.get_running_loop().time() - ended_s <= LATELY_S
 
     def marked(self, reports: Sequence[VmReport]) -> list[VmReport]:
         """What the hypervisor says; what it has as off and is being started is starting."""

@@ -132,12 +132,12 @@ def _room_not_kept(table: HostTable, host_id: str, demand: Any, sign: float) -> 
     """Of what migrates, no room is kept at the destination."""
 
 
-async def _event_believed(orders: Orders, vm_id: str, *, is_said_gone: bool = False) -> None:
+async def _event_believed(orders: Orders, vm_id: str, *, has_ended: bool = False) -> None:
     """What an event says is gone is told to be gone, however late that comes."""
-    gone = orders._known.pop(vm_id, None) if is_said_gone else None
+    gone = orders._known.pop(vm_id, None) if has_ended else None
     if gone is not None:
         orders._tell(VmChanged(gone, gone=True))
-    elif not is_said_gone:
+    elif not has_ended:
         await _reconcile_vm(orders, vm_id)
 
 

@@ -111,4 +111,4 @@ def test_the_next_leader_hears_of_a_guest_that_may_have_arrived() -> None:
     assert desk.core.migrations.moving == ("a",)
     later(desk, 0.0)
     desk.answer(later(desk, 1.5)[0], OrderDone(report_of("a")))
-    assert desk.core.migrations.moving == ()
+    assert not desk.core.migrations.moving
