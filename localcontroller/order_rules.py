@@ -1,6 +1,5 @@
 """What orders mean for a host, and which changes of a VM are worth a word; plain functions."""
 
-from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand
 from snooze.common.vms import VmReport
 from snooze.common.wire import CommandVm, FinishIncoming, HostOrder, PrepareIncoming, StartVm
@@ -25,8 +24,3 @@ def brings_in(order: HostOrder) -> bool:
             return order.command is VmCommand.START
         case _:
             return False
-
-
-def network_of(measured: Capacity, asked: Capacity) -> Capacity:
-    """The size that the hypervisor reports, with the network that was asked for."""
-    return Capacity(measured.cpu_cores, measured.memory_kib, asked.rx_kib_s, asked.tx_kib_s)

@@ -73,7 +73,7 @@ from snooze.localcontroller.hypervisor.port import (
     VmChange,
 )
 from snooze.localcontroller.lease_port import Lease
-from snooze.localcontroller.order_rules import brings_in, differs, network_of
+from snooze.localcontroller.order_rules import brings_in, differs
 from snooze.localcontroller.starts import Starts
 from snooze.localcontroller.touched import Touched
 
@@ -456,13 +456,9 @@ class Orders:
         self._loose = disks
 
     async def _resize(self, order: ResizeVm) -> HostAnswer:
-        demand = order.demand
-        report = await self._hypervisor.resize(
-            order.vm_id, max(1, round(demand.cpu_cores)), round(demand.memory_kib)
-        )
-        if report.demand != demand:
-            report = msgspec.structs.replace(report, demand=network_of(report.demand, demand))
-        return self._note(report, order.epoch)
+        cores = float(max(1, round(order.demand.cpu_cores)))
+        demand = msgspec.structs.replace(order.demand, cpu_cores=cores)
+        return self._note(await self._hypervisor.resize(order.vm_id, demand), order.epoch)
 
     # ------------------------------------------------------------ migration
 

@@ -302,6 +302,16 @@ def is_code(error: libvirt.libvirtError, *codes: int) -> bool:
     return error.get_error_code() in codes
 
 
+def has_job(domain: libvirt.virDomain) -> bool:
+    """Whether something is done with a domain now: it is saved, say, or it comes or goes."""
+    try:
+        return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+    except libvirt.libvirtError as error:
+        if is_code(error, libvirt.VIR_ERR_OPERATION_UNSUPPORTED):
+            return True  # a guest that comes: of that its source alone says more
+        raise
+
+
 def _if_supported(call: Callable[[], object]) -> None:
     try:
         call()

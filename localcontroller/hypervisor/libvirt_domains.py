@@ -36,7 +36,7 @@ from snooze.localcontroller.domain_xml import (
     padded_mac,
     read_domain,
 )
-from snooze.localcontroller.hypervisor.libvirt_connection import is_code, translate
+from snooze.localcontroller.hypervisor.libvirt_connection import has_job, is_code, translate
 from snooze.localcontroller.hypervisor.libvirt_options import LibvirtOptions
 from snooze.localcontroller.hypervisor.port import (
     METADATA_NAMESPACE,
@@ -186,7 +186,7 @@ def report(domain: libvirt.virDomain) -> VmReport | None:
     found = as_report(facts, state, xml, reason, interrupted=interrupted)
     if state is VmState.PAUSED and facts.tag is not None:
         halted = facts.tag.held or why == _PAUSED_MIGRATION
-        if halted and domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
+        if halted and not has_job(domain):
             return msgspec.structs.replace(found, halted=True)
     return found
 
@@ -494,8 +494,9 @@ def discard(
     return None
 
 
-def resize(connection: libvirt.virConnect, vm_id: str, vcpus: int, memory_kib: int) -> VmReport:
+def resize(connection: libvirt.virConnect, vm_id: str, demand: Capacity) -> VmReport:
     """See the port."""
+    vcpus, memory_kib = round(demand.cpu_cores), round(demand.memory_kib)
     domain, present = managed(connection, vm_id)
     facts = read_domain(present.xml)
     if not (1 <= vcpus <= facts.max_vcpus and 1 <= memory_kib <= facts.max_memory_kib):
@@ -512,10 +513,9 @@ def resize(connection: libvirt.virConnect, vm_id: str, vcpus: int, memory_kib: i
         if memory_kib != facts.memory_kib:
             domain.setMemoryFlags(memory_kib, flag)
     if facts.tag is not None:
-        old = facts.tag.demand
-        demand = Capacity(float(vcpus), float(memory_kib), old.rx_kib_s, old.tx_kib_s)
+        whole = Capacity(float(vcpus), float(memory_kib), demand.rx_kib_s, demand.tx_kib_s)
         for flag in flags:
-            write_tag(domain, replace(facts.tag, demand=demand), flag)
+            write_tag(domain, replace(facts.tag, demand=whole), flag)
     return present_report(domain)
 
 

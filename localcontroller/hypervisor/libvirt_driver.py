@@ -254,12 +254,12 @@ class LibvirtHypervisor:
             lambda c: libvirt_domains.discard(c, vm_id, generation, only_off=only_off),
         )
 
-    async def resize(self, vm_id: str, vcpus: int, memory_kib: int) -> VmReport:
+    async def resize(self, vm_id: str, demand: Capacity) -> VmReport:
         """See the port."""
         return await self._order(
             vm_id,
             f"resize VM {vm_id}",
-            lambda connection: libvirt_domains.resize(connection, vm_id, vcpus, memory_kib),
+            lambda connection: libvirt_domains.resize(connection, vm_id, demand),
         )
 
     async def offer(self, vm_id: str, options: MigrationOptions) -> MigrationOffer:

@@ -323,8 +323,10 @@ class Hypervisor(Protocol):
         """
         ...
 
-    async def resize(self, vm_id: str, vcpus: int, memory_kib: int) -> VmReport:
-        """Give it this many vCPUs and this much memory, live and for its next start.
+    async def resize(self, vm_id: str, demand: Capacity) -> VmReport:
+        """Give it so many whole vCPUs and so much memory, live and for its next start.
+
+        What it may use of the network is noted with it.
 
         Raises:
             InvalidRequest: more than the maximum with which it was started.

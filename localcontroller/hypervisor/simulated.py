@@ -246,9 +246,10 @@ class SimulatedHypervisor(HostListener):
         self._answer("discard", vm)
         return None
 
-    async def resize(self, vm_id: str, vcpus: int, memory_kib: int) -> VmReport:
+    async def resize(self, vm_id: str, demand: Capacity) -> VmReport:
         """See the port."""
         vm = self._managed(vm_id)
+        vcpus, memory_kib = round(demand.cpu_cores), round(demand.memory_kib)
         if vcpus < 1 or memory_kib < 1 or vcpus > vm.max_vcpus or memory_kib > vm.max_memory_kib:
             raise InvalidRequest(
                 f"VM {vm.spec.name!r} can have 1 to {vm.max_vcpus} vCPUs and 1 to "
@@ -256,9 +257,8 @@ class SimulatedHypervisor(HostListener):
             )
         await self.world.work(self.host, "resize")
         self._check_connected()
-        old = vm.spec
-        demand = Capacity(vcpus, memory_kib, old.demand.rx_kib_s, old.demand.tx_kib_s)
-        vm.spec = msgspec.structs.replace(old, demand=demand)
+        whole = Capacity(vcpus, memory_kib, demand.rx_kib_s, demand.tx_kib_s)
+        vm.spec = msgspec.structs.replace(vm.spec, demand=whole)
         return self._answer("resize", vm)
 
     async def offer(self, vm_id: str, options: MigrationOptions) -> MigrationOffer:

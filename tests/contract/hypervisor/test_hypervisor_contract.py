@@ -14,6 +14,7 @@ from snooze.common.errors import (
     NotFound,
     RemoteError,
 )
+from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import MigrationProgress, VmReport, VmSpec
 from snooze.localcontroller.hypervisor.port import (
@@ -135,7 +136,7 @@ async def test_orders_on_an_unknown_vm_say_so(bench: "Bench") -> None:
         with pytest.raises(NotFound):
             await order(nobody)
     with pytest.raises(NotFound):
-        await host.resize(nobody, 1, 1024)
+        await host.resize(nobody, Capacity(1.0, 1024.0))
     with pytest.raises(NotFound):
         await host.offer(nobody, QUICK)
     await host.destroy(nobody)
@@ -204,12 +205,13 @@ async def test_resize_changes_what_a_vm_has_and_holds(bench: "Bench") -> None:
     spec = bench.make_spec()
     await bench.first.start(spec)
     less, more = spec.memory_kib // 2, spec.vcpus * 2
-    await bench.first.resize(spec.vm_id, more, less)
-    report = await bench.first.resize(spec.vm_id, more, less)
-    assert report.demand.as_tuple() == (more, less, *spec.demand.as_tuple()[2:])
+    size = Capacity(float(more), float(less), 7.0, 8.0)
+    await bench.first.resize(spec.vm_id, size)
+    report = await bench.first.resize(spec.vm_id, size)
+    assert report.demand == size
     for vcpus, memory_kib in ((more + 1, less), (more, spec.memory_kib * 2), (0, less), (1, 0)):
         with pytest.raises(InvalidRequest):
-            await bench.first.resize(spec.vm_id, vcpus, memory_kib)
+            await bench.first.resize(spec.vm_id, Capacity(float(vcpus), float(memory_kib)))
     [present] = [r for r in await bench.first.inventory() if r.vm_id == spec.vm_id]
     assert present.demand == report.demand
 

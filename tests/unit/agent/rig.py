@@ -79,9 +79,9 @@ class GatedHypervisor(SimulatedHypervisor):
         await self._at("destroy")
         await super().destroy(vm_id)
 
-    async def resize(self, vm_id: str, vcpus: int, memory_kib: int) -> VmReport:
+    async def resize(self, vm_id: str, demand: Capacity) -> VmReport:
         await self._at("resize")
-        return await super().resize(vm_id, vcpus, memory_kib)
+        return await super().resize(vm_id, demand)
 
     async def prepare_incoming(self, offer: MigrationOffer) -> MigrationTicket:
         await self._at("prepare_incoming")

@@ -92,6 +92,9 @@ async def test_a_resize_keeps_the_network_asked_for(rig: Rig) -> None:
     report = (await rig.run(ResizeVm(1, "task", A, size))).report
     assert report is not None
     assert report.demand == size
+    rig.told.clear()
+    await rig.orders.reconcile()
+    assert rig.changes == [], "the hypervisor has noted it: it said 0 at the next look"
 
 
 @pytest.mark.parametrize("command", [VmCommand.RESIZE, VmCommand.MIGRATE])
