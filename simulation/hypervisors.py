@@ -34,7 +34,10 @@ LATE = 0.3, 1.5
 """How many changes of guests are told late, where some are, and by how many seconds at most."""
 
 LATE_LISTS = 0.1, 3.0
-"""Likewise of lists of all guests: they are as old when they are read."""
+"""Likewise of lists of all guests, in half of these worlds: they are as old when they are read."""
+
+OLD_LISTS = 2
+"""The last digit of the seeds of that half."""
 
 LATENCIES = {
     "start": Latency(0.2, 0.3),
@@ -84,7 +87,7 @@ class Guests(SimulatedWorld):
         super().__init__(seed, settings, WorldClock(schedule))
         self._network = network
         self._late = random.Random(f"{seed}:late") if late else None
-        self._lists = random.Random(f"{seed}:lists") if late else None
+        self._lists = random.Random(f"{seed}:lists") if late and seed % 10 == OLD_LISTS else None
         self.full_disks: set[str] = set()
         self.failing: dict[str, float] = {}
         """Probability that a method fails on any host, while a fault lasts."""
