@@ -54,7 +54,10 @@ class HostState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ManagerHello(msgspec.Struct, frozen=True, tag="manager"):
-    """First frame of a manager link; ``moving``: the VMs whose migration it sees to."""
+    """First frame of a manager link.
+
+    ``moving``: the VMs whose migration it sees to, or that may have arrived for all it knows.
+    """
 
     manager: ManagerDescription
     hosts: list[HostState]

@@ -98,7 +98,7 @@ class VmsReported:
 class ManagerHeard:
     """A manager joined, and all it has was reported: what it does not have, it did not place.
 
-    ``moving``: the VMs whose migration it sees to; no other is.
+    ``moving``: as in ``ManagerHello``; no other VM of it is.
     """
 
     manager_id: str

@@ -43,6 +43,16 @@ def left_behind() -> Desk:
     return desk
 
 
+def ordered_to_move(*, live: bool) -> tuple[Desk, list[ManagerEffect]]:
+    """The destination is ready, and the source is ordered to send its guest."""
+    desk = Desk(hosts=1)
+    desk.run("a")
+    effects = desk.command("a", VmCommand.MIGRATE, destination="elsewhere")
+    effects = desk.answer(only(OrderHost, effects), OfferIssued(report_of("a"), b"offer"))
+    ticket = MigrationTicket("a", "qemu:///system", live=live)
+    return desk, desk.answer(only(OrderHost, effects), TicketIssued(ticket))
+
+
 def test_it_is_tried_again_until_it_is_answered() -> None:
     """Found by ``snooze-sim replay 52``: room was kept for over an hour, and a host not given."""
     desk = left_behind()
@@ -68,12 +78,7 @@ def test_a_definition_that_is_all_there_is_of_a_vm_is_finished_and_never_taken_b
     is_heard: bool,
 ) -> None:
     """Found by an integration test: the leader died between a cold move and its finish."""
-    desk = Desk(hosts=1)
-    desk.run("a")
-    effects = desk.command("a", VmCommand.MIGRATE, destination="elsewhere")
-    effects = desk.answer(only(OrderHost, effects), OfferIssued(report_of("a"), b"offer"))
-    ticket = MigrationTicket("a", "test:///default", live=False)
-    effects = desk.answer(only(OrderHost, effects), TicketIssued(ticket))
+    desk, effects = ordered_to_move(live=False)
     move = only(OrderHost, effects)
     assert isinstance(move.order, MigrateOut)
     if is_heard:
@@ -96,12 +101,7 @@ def test_a_definition_that_is_all_there_is_of_a_vm_is_finished_and_never_taken_b
 
 def test_the_next_leader_hears_of_a_guest_that_may_have_arrived() -> None:
     """Its source has let it go, and no leader could be told so, nor its destination be asked."""
-    desk = Desk(hosts=1)
-    desk.run("a")
-    effects = desk.command("a", VmCommand.MIGRATE, destination="elsewhere")
-    effects = desk.answer(only(OrderHost, effects), OfferIssued(report_of("a"), b"offer"))
-    ticket = MigrationTicket("a", "qemu:///system", live=True)
-    effects = desk.answer(only(OrderHost, effects), TicketIssued(ticket))
+    desk, effects = ordered_to_move(live=True)
     assert desk.core.migrations.moving == ("a",)
     effects = desk.answer(only(OrderHost, effects), OrderDone())  # it has moved
     effects = desk.answer(only(OrderHost, effects), NO_LEADER)  # its arrival is not finished
