@@ -183,6 +183,7 @@ def fits_alone(vm: VmEntry, host: HostEntry) -> bool:
 def waiting_vms(registry: Registry, most: int, now_s: float, now_ms: int) -> list[VmEntry]:
     """The VMs that no host in reach has room for, by id, at most so many.
 
+    Those that none was found for come last, so that each has its turn.
     Those whose host has just come up are being placed on it; so are those that wait for none yet,
     if one has just come up that may take them.
     """
@@ -194,13 +195,13 @@ def waiting_vms(registry: Registry, most: int, now_s: float, now_ms: int) -> lis
     fresh = [host for host in lately(registry, now_s, now_ms) if just_woken(host, now_ms)]
 
     def is_being_placed(vm: VmEntry) -> bool:
-        host = registry.hosts.get(vm.waits_for)
+        host = registry.hosts.get(vm.waits_for or "")
         if host is not None:
             return just_joined(host, now_s)
         return any(may_be_on(vm, each) and fits_alone(vm, each) for each in fresh)
 
     waiting = [vm for vm in found if not is_being_placed(vm)]
-    return sorted(waiting, key=lambda vm: vm.vm_id)[:most]
+    return sorted(waiting, key=lambda vm: (vm.waits_for == "", vm.vm_id))[:most]
 
 
 def lately(registry: Registry, now_s: float, now_ms: int) -> list[HostEntry]:

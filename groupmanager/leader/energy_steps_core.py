@@ -366,7 +366,7 @@ class PowerSteps:
         host.tries = tries
         for vm in self.registry.vms.lacking.values():
             if vm.waits_for == host_id:
-                vm.waits_for, vm.wake_failed = "", True
+                vm.waits_for, vm.wake_failed = None, True
         return [
             RecordStep(host_id),
             *ended(step.decision, DecisionState.FAILED, why, now_ms),

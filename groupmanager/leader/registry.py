@@ -181,9 +181,10 @@ class VmEntry:
     ``doubt`` names the manager that was asked to place it and may or may not have done so.
     ``tried`` are the managers that refused it. ``waits_s``: since when it is not settled.
     ``lacks_room``: no host in reach can hold it, one that could be woken can; ``waits_for``: the
-    host that is to come for it; ``wake_failed``: one that it waited for did not; ``ask_again_s``:
-    when managers that refused it are asked again; ``for_now_s``: until when a refusal that is not
-    for long (no session, just left) does not end it.
+    host that is to come for it (empty: none, unset: it is yet to be chosen); ``wake_failed``: one
+    that it waited for did not; ``ask_again_s``: when managers that refused it are asked again;
+    ``for_now_s``: until when a refusal that is not for long (no session, just left) does not end
+    it.
     ``elsewhere_s``: since when it may be on a host other than ``host_id`` (infinite: it cannot);
     a host that has been away since before then does not have it, and a joined one would say so.
     ``was``: its last state that is more than "out of sight". ``moving``: its manager moves it, and
@@ -216,7 +217,7 @@ class VmEntry:
     doubt: str = ""
     waits_s: float = 0.0
     lacks_room: bool = False
-    waits_for: str = ""
+    waits_for: str | None = None
     wake_failed: bool = False
     ask_again_s: float = 0.0
     for_now_s: float = -math.inf

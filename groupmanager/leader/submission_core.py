@@ -192,7 +192,7 @@ class SubmissionCore(Reports):
             elif placed.host_id:
                 effects += self.placed_again(vm, event.answer.inputs)
                 vm.state, vm.host_id = VmState.STARTING, placed.host_id
-                vm.lacks_room, vm.waits_for, vm.reason = False, "", ""
+                vm.lacks_room, vm.waits_for, vm.reason = False, None, ""
                 vm.was = vm.was if vm.plan is not Plan.NONE else VmState.STARTING
                 moved.add(vm.task_id)
                 self.note_progress(vm)

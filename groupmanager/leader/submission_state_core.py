@@ -127,9 +127,10 @@ class SubmissionState:
         """The VM waits for a host that sleeps; the energy core chooses which and has it woken.
 
         It is tried again at each tick, so that room that comes up elsewhere is taken, too; managers
-        that refused it are asked again once a second, or when its host has just come.
+        that refused it are asked again once a second, or when its host has just come. What counts
+        is the time in which none is to come, not the time until one was looked for.
         """
-        host = self.registry.hosts.get(vm.waits_for)
+        host = self.registry.hosts.get(vm.waits_for or "")
         if now_s >= vm.ask_again_s or (host is not None and just_joined(host, now_s)):
             vm.tried.clear()
             vm.ask_again_s = now_s + ASK_AGAIN_S
@@ -139,6 +140,7 @@ class SubmissionState:
             vm.waits_s = now_s
         else:
             vm.reason = "waits for a host to wake"
+            vm.waits_s = now_s if vm.waits_for is None else vm.waits_s
         task = self.tasks.get(vm.task_id)
         if task is None or task.vms[vm.vm_id].note == vm.reason:
             return []

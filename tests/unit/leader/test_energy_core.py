@@ -5,11 +5,12 @@ import math
 import msgspec
 import pytest
 
-from snooze.common.decisions import DecisionKind, DecisionState
+from snooze.common.decisions import DecisionKind, DecisionMode, DecisionState
 from snooze.common.errors import ErrorReport
 from snooze.common.records import HostPower
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmState
+from snooze.groupmanager.leader.energy_choice import MAX_WAITING
 from snooze.groupmanager.leader.energy_events import (
     EnergyEffect,
     LookAtPower,
@@ -340,6 +341,17 @@ def test_only_one_that_said_so_is_recorded_as_one_that_can_have_nothing(answers:
 
 
 # ------------------------------------------------------------ rule 4: waking
+
+
+def test_vms_for_which_none_may_be_woken_are_told_so_each_in_its_turn() -> None:
+    house = sleeping_house(2)
+    first, *_, last = [house.want(f"{k:03}", pin="h1") for k in range(MAX_WAITING + 1)]
+    house.core.mode_of = lambda kind, host_id: DecisionMode.OFF
+    waits: list[str | None] = []
+    for _ in range(3):
+        waits += [first.waits_for, last.waits_for]
+        house.run(1)
+    assert waits == [None, None, "", None, "", ""]
 
 
 def test_a_vm_that_waits_wakes_one_host_and_is_told_which() -> None:

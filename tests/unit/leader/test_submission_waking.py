@@ -109,6 +109,17 @@ def test_waiting_for_a_waking_host_does_not_count_as_starting() -> None:
     assert desk.error_of("a").code == VmErrorCode.TIMED_OUT
 
 
+def test_a_vm_is_not_given_up_before_a_host_was_looked_for() -> None:
+    desk, _ = full_desk()
+    desk.submit("a")
+    for _ in range(400):
+        desk.tick(2)
+    assert desk.task().state is TaskState.RUNNING, "its turn is still to come"
+    desk.registry.vms["a"].waits_for = ""
+    desk.tick(301)
+    assert desk.error_of("a").code == VmErrorCode.TIMED_OUT
+
+
 def test_without_a_sleeper_that_could_hold_it_it_fails_at_once() -> None:
     desk, host = full_desk()
     host.description = msgspec.structs.replace(host.description, capacity=Capacity(0.5, 65536.0))
