@@ -50,7 +50,7 @@ QUICK: dict[str, object] = {
     "heartbeat": {"interval_s": 0.5, "timeout_s": 3.0},
     "monitoring": {"interval_s": 0.5},
     "recovery": {"reserve": "none"},
-    "submission": {"start_timeout_s": 1.0},
+    "submission": {"start_timeout_s": 2.0},
 }
 
 

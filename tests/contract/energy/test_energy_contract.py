@@ -11,7 +11,7 @@ from snooze.common.errors import Conflict
 if TYPE_CHECKING:
     from tests.contract.energy.conftest import House
 
-HELD_S = 1.5
+HELD_S = 3.0
 """Longer than ``submission.start_timeout_s``: waiting for a host does not count."""
 
 
