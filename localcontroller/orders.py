@@ -169,12 +169,11 @@ class Orders:
         return reports + self._pending({report.vm_id for report in reports})
 
     async def _look(self) -> list[VmReport]:
-        """Every domain, such that a VM that is not among them was not started meanwhile."""
+        """Every domain, such that no VM that is off, or is not among them, was started meanwhile."""
         for _ in range(MAX_LOOKS):
-            before = set(self._starts.new)
-            reports = self._mark(await self._hypervisor.inventory())
-            present = {report.vm_id for report in reports}
-            if before <= present | self._starts.new.keys():
+            with self._starts.ending() as ended:
+                reports = self._mark(await self._hypervisor.inventory())
+            if ended <= {report.vm_id for report in reports if report.state not in _OFF}:
                 return reports
         raise RemoteError("the hypervisor's inventory is overtaken by starts; try again")
 

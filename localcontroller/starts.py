@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager
 from typing import Final
 
 import msgspec
 
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmReport, VmSpec, being_started
+from snooze.localcontroller.touched import Touched
 
 _OFF = frozenset({VmState.STOPPED, VmState.FAILED})
 LATELY_S: Final = 30.0
@@ -28,6 +30,11 @@ class Starts:
         self._orders: Counter[str] = Counter()
         self._again: set[str] = set()
         self._ended_s: dict[str, float] = {}
+        self._ending = Touched()
+
+    def ending(self) -> AbstractContextManager[set[str]]:
+        """The VMs whose start ends, however, while somebody looks."""
+        return self._ending.during(())
 
     @contextlib.contextmanager
     def noting(self, spec: VmSpec) -> Generator[VmReport]:
@@ -54,6 +61,7 @@ class Starts:
             self._again.discard(vm_id)
 
     def _note_end(self, vm_id: str) -> None:
+        self._ending.note(vm_id)
         now_s = asyncio.get_running_loop().time()
         self._ended_s.pop(vm_id, None)
         self._ended_s[vm_id] = now_s

@@ -294,12 +294,10 @@ def choose_wake(question: WakeQuestion) -> Choice:
     waits = [""] * len(waiting)
     if waiting:
         demand = np.array([each.demand for each in waiting]).reshape(-1, R)
-        allowed = np.array(
-            [
-                [each.hosts is None or sleepers[row].id in each.hosts for row in order]
-                for each in waiting
-            ]
-        )
+        allowed = np.ones((len(waiting), len(sleepers)), dtype=np.bool_)
+        for index, each in enumerate(waiting):
+            if each.hosts is not None:
+                allowed[index] = [sleepers[row].id in each.hosts for row in order]
         plan = plan_wakes(demand, allowed, room[order], on_way[order], cost[order])
         positions: list[int] = plan.host_of.tolist()
         for index, position in enumerate(positions):

@@ -42,51 +42,74 @@ def plan_wakes(
         coming: ``[H]``, it is on its way up already.
         cost_w: ``[H]``, watts that waking it adds; a host with an infinite one is woken last.
     """
-    vms, hosts = allowed.shape
-    host_of = np.full(vms, -1, dtype=np.int64)
+    host_of = np.full(len(demand), -1, dtype=np.int64)
     left = np.array(room, dtype=np.float64)
     largest = np.maximum(left.max(axis=0, initial=0.0), 1e-12)
     share = (demand / largest).max(axis=1, initial=0.0)
     order = [int(vm) for vm in np.argsort(-share, kind="stable")]
-    for row in np.flatnonzero(coming):
-        _fill(int(row), order, demand, allowed, left, host_of)
+    waiting = order
+    for host in _useful(np.flatnonzero(coming), demand, allowed, left):
+        waiting = _fill(host, waiting, demand, allowed, left, host_of)
     wake: list[int] = []
-    asleep = [host for host in range(hosts) if not coming[host]]
-    while asleep:
-        waiting = [vm for vm in order if host_of[vm] < 0]
-        best, best_cost = -1, np.inf
-        seen: set[bytes] = set()
-        for host in asleep:
-            kind = left[host].tobytes() + allowed[:, host].tobytes() + cost_w[host].tobytes()
-            if kind in seen:
-                continue
-            seen.add(kind)
+    alike: dict[bytes, list[int]] = {}
+    for host in _useful(np.flatnonzero(~coming), demand, allowed, left):
+        kind = left[host].tobytes() + allowed[:, host].tobytes() + cost_w[host].tobytes()
+        alike.setdefault(kind, []).append(host)
+    while waiting:
+        best, best_cost = b"", np.inf
+        for kind, (host, *_) in sorted(alike.items(), key=lambda item: item[1][0]):
             held = sum(share[vm] for vm in _held(host, waiting, demand, allowed, left))
             if held <= 0:
                 continue
             cost = float(cost_w[host]) / float(held)
-            if best < 0 or cost < best_cost:
-                best, best_cost = host, cost
-        if best < 0:
+            if not best or cost < best_cost:
+                best, best_cost = kind, cost
+        if not best:
             break
-        _fill(best, waiting, demand, allowed, left, host_of)
-        asleep.remove(best)
-        wake.append(best)
+        host = alike[best].pop(0)
+        if not alike[best]:
+            del alike[best]
+        waiting = _fill(host, waiting, demand, allowed, left, host_of)
+        wake.append(host)
     return WakePlan(host_of, tuple(wake))
+
+
+def _useful(
+    hosts: IntArray, demand: FloatArray, allowed: BoolArray, left: FloatArray
+) -> list[int]:
+    """Those of the hosts that could hold any of the VMs."""
+    room = left[hosts]
+    room += TOLERANCE * np.maximum(1.0, room)
+    fits = allowed[:, hosts].copy()
+    for axis in range(demand.shape[1]):
+        fits &= demand[:, axis, np.newaxis] <= room[:, axis]
+    found: list[int] = hosts[fits.any(axis=0)].tolist()
+    return found
 
 
 def _held(
     host: int, vms: list[int], demand: FloatArray, allowed: BoolArray, left: FloatArray
 ) -> list[int]:
     """The VMs that the host would hold, taken in this order."""
-    room = left[host].copy()
-    slack = TOLERANCE * np.maximum(1.0, room)
+    slack = TOLERANCE * np.maximum(1.0, left[host])
+    wanted = demand[vms]
+    fits_alone = allowed[vms, host] & (wanted <= left[host] + slack).all(axis=1)
+    candidates = np.flatnonzero(fits_alone)
+    if not candidates.size:
+        return []
+    room: list[float] = left[host].tolist()
+    slacks: list[float] = slack.tolist()
+    needs: list[list[float]] = wanted[candidates].tolist()
     held: list[int] = []
-    for vm in vms:
-        if allowed[vm, host] and bool((demand[vm] <= room + slack).all()):
-            room -= demand[vm]
-            held.append(vm)
+    for index, need in zip(candidates.tolist(), needs, strict=True):
+        if all(map(_fits, need, room, slacks)):
+            room = [has - takes for has, takes in zip(room, need, strict=True)]
+            held.append(vms[index])
     return held
+
+
+def _fits(need: float, room: float, slack: float) -> bool:
+    return need <= room + slack
 
 
 def _fill(
@@ -96,11 +119,12 @@ def _fill(
     allowed: BoolArray,
     left: FloatArray,
     host_of: IntArray,
-) -> None:
-    waiting = [vm for vm in vms if host_of[vm] < 0]
-    for vm in _held(host, waiting, demand, allowed, left):
+) -> list[int]:
+    """Have the host hold what it can; the VMs that it cannot."""
+    for vm in _held(host, vms, demand, allowed, left):
         host_of[vm] = host
         left[host] -= demand[vm]
+    return [vm for vm in vms if host_of[vm] < 0]
 
 
 def cover(missing: FloatArray, room: FloatArray, cost_w: FloatArray) -> tuple[int, ...]:

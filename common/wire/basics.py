@@ -95,7 +95,10 @@ class ManagerDescription(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class VmStatus(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A VM as the leader needs to know it."""
+    """A VM as the leader needs to know it.
+
+    ``failed_on``: where its start failed; it is on no host then (``host_id`` is empty).
+    """
 
     vm_id: str
     name: str
@@ -114,6 +117,7 @@ class VmStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     fenced: bool = False
     interrupted: bool = False
     halted: bool = False
+    failed_on: str = ""
 
 
 class RenewLease(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

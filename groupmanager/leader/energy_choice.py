@@ -4,7 +4,7 @@
 kept with the decisions that come of it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -234,14 +234,18 @@ def choose_wakers(
 ) -> Chosen:
     """Hosts that VMs wait for (each is told which), and those that the reserve lacks.
 
-    ``ha``: what HA lacks of the hosts that are up; empty: nothing. ``is_willing``: whether a host
-    may be woken; ``coming``: those on their way; ``wanted``: room besides. Of hosts of one kind
-    those that have slept longest are looked at, as many as can be needed at once.
+    A VM whose host is on its way keeps it. ``ha``: what HA lacks of the hosts that are up; empty:
+    nothing. ``is_willing``: whether a host may be woken; ``coming``: those on their way;
+    ``wanted``: room besides. Of hosts of one kind those that have slept longest are looked at, as
+    many as can be needed at once.
     """
     registry, policy = look.registry, look.policy
-    vms = waiting_vms(registry, MAX_WAITING, look.now_s, look.now_ms)
+    waiting = waiting_vms(registry, look.now_s, look.now_ms)
+    served = [vm for vm in waiting if vm.waits_for in coming]
+    vms = [vm for vm in waiting if vm.waits_for not in coming][:MAX_WAITING]
+    promised = _promised(served)
     reserve = reserve_of(policy, look.up, look.expected) if policy.enabled else None
-    if not vms and not wanted and not ha and _is_kept(look, reserve, coming):
+    if not vms and not wanted and not ha and _is_kept(look, reserve, coming, promised):
         return Chosen(())
     hosts = _wakeable(look, is_willing, coming, vms)
     if not hosts:
@@ -250,7 +254,7 @@ def choose_wakers(
         return Chosen(())
     needs = [_waiting(vm, hosts) for vm in vms]
     needs += [Waiting(each.name, amounts(each.demand)) for each in wanted]
-    sleepers = _sleepers(look, hosts, room_of(hosts, look.limit), coming)
+    sleepers = _sleepers(look, hosts, _room_left(look, hosts, promised), coming)
     question = WakeQuestion(sleepers, tuple(needs), policy.min_off_s, reserve, ha)
     choice = choose_wake(question)
     for vm, host_id in zip(vms, choice.waits, strict=False):
@@ -260,11 +264,34 @@ def choose_wakers(
     return _chosen(registry, rulings.WAKE, question, choice)
 
 
-def _is_kept(look: Look, reserve: Reserve | None, coming: set[str]) -> bool:
+def _promised(served: Iterable[VmEntry]) -> dict[str, FloatArray]:
+    """``[R]`` of each host that is on its way: what the VMs that wait for it take."""
+    promised: dict[str, FloatArray] = {}
+    for vm in served:
+        host_id, need = vm.waits_for or "", vm.demand.as_array()
+        promised[host_id] = promised[host_id] + need if host_id in promised else need
+    return promised
+
+
+def _room_left(
+    look: Look, hosts: Sequence[HostEntry], promised: Mapping[str, FloatArray]
+) -> FloatArray:
+    """``[H, R]``, what each host can take besides what VMs wait for it with."""
+    room = room_of(hosts, look.limit)
+    for row, host in enumerate(hosts):
+        if (taken := promised.get(_id(host))) is not None:
+            room[row] = np.maximum(room[row] - taken, 0.0)
+    return room
+
+
+def _is_kept(
+    look: Look, reserve: Reserve | None, coming: set[str], promised: Mapping[str, FloatArray]
+) -> bool:
     """Whether the reserve holds, with what is on its way."""
     if reserve is None:
         return True
-    on_way = room_of([look.registry.hosts[host_id] for host_id in coming], look.limit)
+    hosts = [look.registry.hosts[host_id] for host_id in coming]
+    on_way = _room_left(look, hosts, promised)
     enough = reserve.up + len(coming) >= reserve.hosts
     return enough and not (reserve.missing(on_way.sum(axis=0)) > SLACK).any()
 

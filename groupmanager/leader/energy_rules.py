@@ -180,8 +180,8 @@ def fits_alone(vm: VmEntry, host: HostEntry) -> bool:
     return not host.maintenance and fits(vm, host.description.capacity.as_array())
 
 
-def waiting_vms(registry: Registry, most: int, now_s: float, now_ms: int) -> list[VmEntry]:
-    """The VMs that no host in reach has room for, by id, at most so many.
+def waiting_vms(registry: Registry, now_s: float, now_ms: int) -> list[VmEntry]:
+    """The VMs that no host in reach has room for, by id.
 
     Those that none was found for come last, so that each has its turn.
     Those whose host has just come up are being placed on it; so are those that wait for none yet,
@@ -201,7 +201,7 @@ def waiting_vms(registry: Registry, most: int, now_s: float, now_ms: int) -> lis
         return any(may_be_on(vm, each) and fits_alone(vm, each) for each in fresh)
 
     waiting = [vm for vm in found if not is_being_placed(vm)]
-    return sorted(waiting, key=lambda vm: (vm.waits_for == "", vm.vm_id))[:most]
+    return sorted(waiting, key=lambda vm: (vm.waits_for == "", vm.vm_id))
 
 
 def lately(registry: Registry, now_s: float, now_ms: int) -> list[HostEntry]:

@@ -50,6 +50,8 @@ class Reports(Restarts):
         now_s: float,
     ) -> list[SubmissionEffect]:
         vm = self.registry.entry_of(status)
+        if status.failed_on:
+            self._forget_copy(status.failed_on, status.vm_id)
         if vm is None:
             if status.state is VmState.DESTROYED:
                 self._forget_copy(status.host_id, status.vm_id)

@@ -82,7 +82,9 @@ class VmEntry:
         managed = self.report.managed
         return self.report.vm_id if managed else f"{self.report.vm_id}@{self.host_id}"
 
-    def status(self, error_code: str = "", host_id: str | None = None) -> VmStatus:
+    def status(
+        self, error_code: str = "", host_id: str | None = None, failed_on: str = ""
+    ) -> VmStatus:
         """What the leader is told."""
         report = self.report
         return VmStatus(
@@ -103,6 +105,7 @@ class VmEntry:
             fenced=report.fenced,
             interrupted=report.interrupted,
             halted=report.halted and self.state is VmState.PAUSED,
+            failed_on=failed_on,
         )
 
 

@@ -23,7 +23,7 @@ class VmChanges:
         hostname = self._table.hosts[vm.host_id].description.hostname
         self._table.remove_vm(vm)
         vm.state, vm.cause, vm.reason = VmState.FAILED, cause, f"on {hostname}: {message}"
-        status = vm.status(VmErrorCode.START_FAILED, host_id="")
+        status = vm.status(VmErrorCode.START_FAILED, host_id="", failed_on=vm.host_id)
         return [TellLeader(VmsChanged([status]))]
 
     def take_report(self, vm: VmEntry, report: VmReport, cause: str) -> list[ManagerEffect]:

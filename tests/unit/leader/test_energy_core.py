@@ -1,6 +1,7 @@
 """The rules of the energy saver, one by one."""
 
 import math
+from collections import Counter
 
 import msgspec
 import pytest
@@ -384,6 +385,30 @@ def test_vms_that_fit_one_host_wake_one() -> None:
     house.want("e")
     house.run(2)
     assert len(house.ordered(OrderWake)) == 2
+
+
+def test_of_more_than_are_looked_at_at_once_nobody_waits_until_others_are_up() -> None:
+    house = house_of(101)
+    house.run(100)
+    assert len(asleep(house)) == 100
+    vms = [house.want(f"{k:03}") for k in range(MAX_WAITING + 100)]
+    house.run(2)
+    assert len(house.ordered(OrderWake)) == 89, "of 4 cores each; one is up, and full"
+    house.run(20)
+    assert len(house.ordered(OrderWake)) == 89
+    assert set(Counter(vm.waits_for for vm in vms).values()) == {4}
+
+
+def test_what_waits_for_a_host_that_does_not_wake_is_given_another() -> None:
+    house = sleeping_house(3)
+    vm = house.want("a", cores=2.0)
+    house.run(1)
+    dead = house.ordered(OrderWake)[0]
+    house.machines[dead], house.deaf = False, {dead}
+    house.booting.clear()
+    house.run(300)
+    assert house.state(dead) is FAILED
+    assert vm.waits_for not in {dead, "", None}
 
 
 def test_the_cheapest_sufficient_host_is_woken() -> None:

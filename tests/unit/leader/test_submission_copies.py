@@ -1,5 +1,6 @@
 """Copies of VMs that come back with their hosts: which of two domains is the VM."""
 
+import msgspec
 import pytest
 
 from snooze.common.vm_lifecycle import VmState
@@ -26,6 +27,22 @@ def test_a_generation_that_was_given_up_does_not_beat_the_older_one_that_runs(
     vm = desk.core.registry.vms["vm"]
     assert (vm.host_id, vm.state, vm.generation) == ("h2", state, 1)
     assert "vm" in desk.core.registry.copies["h1"]
+
+
+def test_a_copy_whose_start_failed_is_none_any_more() -> None:
+    """It was taken for the VM when the host of that died, and awaited for ever (seed 710070)."""
+    desk = Desk()
+    desk.add_manager("gm1")
+    desk.add_host("h1", "gm1")
+    desk.add_host("h2", "gm1")
+    desk.reported("gm1", status_of("vm", VmState.RUNNING, "h2", generation=2))
+    desk.reported("gm1", status_of("vm", VmState.STARTING, "h1", generation=1))
+    assert "vm" in desk.core.registry.copies["h1"]
+    failed = status_of("vm", VmState.FAILED, "", generation=1, error_code="start_failed")
+    desk.reported("gm1", msgspec.structs.replace(failed, failed_on="h1"))
+    assert desk.core.registry.copies == {}
+    vm = desk.core.registry.vms["vm"]
+    assert (vm.host_id, vm.state, vm.generation) == ("h2", VmState.RUNNING, 2)
 
 
 def test_a_copy_does_not_take_over_from_one_that_is_being_started_again() -> None:

@@ -116,7 +116,7 @@ def test_a_refused_start_gives_its_room_back_and_says_why() -> None:
     status = told(desk.answer(orders[0], REFUSED))[0]
     assert (status.state, status.host_id) == (VmState.FAILED, "")
     assert status.reason == "on name-h1: no disk"
-    assert status.error_code == VmErrorCode.START_FAILED
+    assert (status.error_code, status.failed_on) == (VmErrorCode.START_FAILED, "h1")
     assert desk.cores("h1") == 0.0
     assert not desk.table.vms
 
