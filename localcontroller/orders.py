@@ -169,7 +169,7 @@ class Orders:
         return reports + self._pending({report.vm_id for report in reports})
 
     async def _look(self) -> list[VmReport]:
-        """Every domain, such that no VM that is off, or is not among them, was started meanwhile."""
+        """Every domain; none that is off, or not among them, was started while we looked."""
         for _ in range(MAX_LOOKS):
             with self._starts.ending() as ended:
                 reports = self._mark(await self._hypervisor.inventory())

@@ -74,9 +74,7 @@ def plan_wakes(
     return WakePlan(host_of, tuple(wake))
 
 
-def _useful(
-    hosts: IntArray, demand: FloatArray, allowed: BoolArray, left: FloatArray
-) -> list[int]:
+def _useful(hosts: IntArray, demand: FloatArray, allowed: BoolArray, left: FloatArray) -> list[int]:
     """Those of the hosts that could hold any of the VMs."""
     room = left[hosts]
     room += TOLERANCE * np.maximum(1.0, room)

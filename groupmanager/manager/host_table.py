@@ -63,8 +63,8 @@ class VmEntry:
     """A VM on a host of this manager.
 
     ``demand`` is what is reserved for it while its state holds capacity. ``cause`` is the task
-    behind its last change. ``ordered``: its start is an open order of ours; ``overheard``: how the
-    host told of it meanwhile.
+    behind its last change. ``ordered``: its start, the first or another, is an open order of ours;
+    ``overheard``: how the host told of it meanwhile.
     """
 
     report: VmReport

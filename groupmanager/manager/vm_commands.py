@@ -192,23 +192,26 @@ class VmCommands:
             )
         before = vm.state
         self._table.set_state(vm, VmState.STARTING)
+        vm.ordered, vm.overheard = True, None
 
         def done(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
+            vm.ordered = False
             if self._table.vms.get(vm.key) is not vm:
                 error = ErrorReport.of(Conflict("the VM vanished while it was being started"))
                 return [AnswerLeader(request_id, error)]
             if isinstance(outcome, ErrorReport) and unknown:
                 return [*self.look(vm, order.cause), AnswerLeader(request_id, outcome)]
             if isinstance(outcome, ErrorReport):
-                if vm.state is VmState.STARTING:
-                    self._table.set_state(vm, before)
-                return [*self._changes.report(vm, order.cause), AnswerLeader(request_id, outcome)]
-            report = (outcome.report if isinstance(outcome, OrderDone) else None) or vm.report
-            if vm.state in {VmState.STARTING, report.state}:
-                told = self._changes.take_report(vm, report, order.cause)
+                self._table.set_state(vm, before)
+                told = self._changes.report(vm, order.cause)
             else:
-                told = self.look(vm, order.cause)  # it said something else meanwhile
-            return [*told, AnswerLeader(request_id, VmOrderDone(vm.status()))]
+                report = (outcome.report if isinstance(outcome, OrderDone) else None) or vm.report
+                told = self._changes.take_report(vm, report, order.cause)
+            # What the host said of it meanwhile may be newer than its answer.
+            if vm.overheard not in {None, vm.state}:
+                told += self.look(vm, order.cause)
+            refused = outcome if isinstance(outcome, ErrorReport) else None
+            return [*told, AnswerLeader(request_id, refused or VmOrderDone(vm.status()))]
 
         return self._changes.report(vm, order.cause) + self._order(
             vm.host_id,
