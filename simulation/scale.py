@@ -19,6 +19,7 @@ import msgspec
 
 from snooze.common.api import TaskState
 from snooze.common.resources import KIB_PER_GIB, Capacity
+from snooze.groupmanager.leader.energy import READINGS_PER_S
 from snooze.simulation.bmcs import Bmcs
 from snooze.simulation.clients import Clients
 from snooze.simulation.fleet import SAMPLES_S, Fleet
@@ -29,13 +30,16 @@ from snooze.simulation.world import Shape, World, ruled
 
 FORM_S = 300.0
 SETTLE_S = 90.0
-"""Until every host has sent its first sample, and its manager has told of it."""
+"""Until every host has sent its first sample, and its manager has told of it; and longer, until
+every BMC was asked once."""
 STEADY_S = 60.0
 """How long nothing happens but heartbeats and samples; then load and faults begin."""
 CONVERGE_S = 600.0
 CHANGE_S = 120.0
 CHANGE_STEP_S = 0.1
 """How closely is looked at what follows the death of a leader."""
+DRAWS_W = 150.0
+"""What every host's BMC measures."""
 OLD_VM = Capacity(1.0, 4.0 * KIB_PER_GIB)
 
 
@@ -140,6 +144,8 @@ class Scale:
         meter = Meter(world.schedule)
         fleet = Fleet(world, size.hosts, size.seed)
         world.bmcs = Bmcs(world.schedule, fleet.switch)
+        for name in fleet.hosts:
+            world.bmcs.machine(name).draws_w = DRAWS_W
         fleet.fill(size.vms, OLD_VM)
         clients = Clients(world)
         world.start()
@@ -159,7 +165,7 @@ class Scale:
             formed_s = self._until(world, watch, whole, FORM_S)
             forming = watch.work()
             self.tell(f"formed after {formed_s:.0f} s: {self._said(forming)}")
-            self._pass(world, watch, SETTLE_S)
+            self._pass(world, watch, max(SETTLE_S, 1.1 * size.hosts / READINGS_PER_S))
             watch.work()
             self._pass(world, watch, STEADY_S)
             steady = watch.work()
