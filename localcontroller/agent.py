@@ -12,7 +12,7 @@ from snooze.common.addresses import parse_host_port
 from snooze.common.api import ImageView
 from snooze.common.clock import Clock
 from snooze.common.core_runner import CoreRunner
-from snooze.common.errors import RemoteError, SnoozeError
+from snooze.common.errors import Conflict, RemoteError, SnoozeError
 from snooze.common.settings_localcontroller import JoinSettings
 from snooze.common.task_set import TaskSet
 from snooze.common.transport.channel import CloseCause, CloseReason
@@ -251,6 +251,8 @@ class Agent:
         """
         self.core.admit(order.epoch)
         if isinstance(order, MoveToManager):
+            if self._orders.goes_down:
+                raise Conflict("this host is going down")
             self._sent_to = order.assignment
             # The answer has to be out before the link is closed.
             asyncio.get_running_loop().call_later(LEAVE_PAUSE_S, self._leave)
@@ -259,13 +261,20 @@ class Agent:
             action = self._power.check(order.action)
             await self._orders.prepare_to_go_down()
             asyncio.get_running_loop().call_later(
-                LEAVE_PAUSE_S, lambda: self._tasks.spawn(self._go_down(action))
+                LEAVE_PAUSE_S, lambda: self._tasks.spawn(self._go_down(action, order.epoch))
             )
             return OrderDone()
         return await self._orders.carry_out(order)
 
-    async def _go_down(self, action: PowerAction) -> None:
-        """Go down; who orders it learns from the link's end, and its reason, what became of it."""
+    async def _go_down(self, action: PowerAction, epoch: int) -> None:
+        """Go down; who orders it learns from the link's end, and its reason, what became of it.
+
+        Not if this host has been assigned anew meanwhile: the next manager was told that it is up.
+        """
+        if epoch != self.core.epoch:
+            logger.warning("not going down: this host was assigned anew")
+            self._orders.stay_up()
+            return
         logger.warning("going down", extra={"action": action.value})
         before = SleepWatch(self._clock)  # it may sleep before the command has told that it will
         try:

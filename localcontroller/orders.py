@@ -102,6 +102,7 @@ class Orders:
 
     ``tell`` passes a notice to the manager, if there is one. ``epoch`` is that of the present
     assignment: the outcome of an order with another one is told to the manager unasked.
+    ``goes_down``: from ``prepare_to_go_down`` until ``stay_up``.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Orders:
         self._touched = Touched()
         self._refreshing = False
         self._loose: tuple[LooseDisk, ...] = ()
-        self._goes_down = False
+        self.goes_down = False
         self._tasks: set[asyncio.Task[object]] = set()
 
     # ------------------------------------------------------------ what is here
@@ -281,7 +282,7 @@ class Orders:
             Conflict: a VM is on here, ours or not, or orders are under way; nothing changed.
             RemoteError: the hypervisor does not answer; nothing changed.
         """
-        self._goes_down = True
+        self.goes_down = True
         try:
             if self._tasks or self._starts.new or self._arriving:
                 raise Conflict("this host has orders under way")
@@ -289,12 +290,12 @@ class Orders:
             if on:
                 raise Conflict(f"{len(on)} VMs are on here, {on[0]!r} is one")
         except BaseException:
-            self._goes_down = False
+            self.goes_down = False
             raise
 
     def stay_up(self) -> None:
         """Take VMs in again."""
-        self._goes_down = False
+        self.goes_down = False
 
     async def close(self, timeout_s: float) -> None:
         """Let orders under way end, for a bounded time; then let go of them."""
@@ -307,7 +308,7 @@ class Orders:
 
     async def _do(self, order: HostOrder) -> HostAnswer:
         logger.debug("order", extra={"order": type(order).__name__})
-        if self._goes_down and brings_in(order):
+        if self.goes_down and brings_in(order):
             raise Conflict("this host is going down")
         match order:
             case StartVm():

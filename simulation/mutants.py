@@ -248,9 +248,9 @@ def _nothing_hinders(_sleeping: Sleeping, _host: Any) -> str:
     return ""
 
 
-async def _goes_down_anyway(orders: Orders) -> None:
+async def goes_down_anyway(orders: Orders) -> None:
     """A host goes down whatever is on it."""
-    orders._goes_down = True
+    orders.goes_down = True
 
 
 def _not_gone_on_with(_steps: PowerSteps, _host: Any, _now_s: float, _now_ms: int) -> list[Any]:
@@ -421,7 +421,7 @@ _ALL: tuple[Mutant, ...] = (
             Sleeping,
             "_hindrance",
             _nothing_hinders,
-            (Orders, "prepare_to_go_down", _goes_down_anyway),
+            (Orders, "prepare_to_go_down", goes_down_anyway),
         ),
         seen_by=129,
         first=FIRST_SLEEPY_SEED,

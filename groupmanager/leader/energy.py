@@ -134,6 +134,7 @@ class Energy:
         self._expected_s = -EXPECT_S
         self._metered_s = 0.0
         self._recorded_s = clock.monotonic_s()
+        self._settled = asyncio.Event()
         self._tasks = TaskSet()
 
     # ------------------------------------------------------------ life
@@ -166,6 +167,8 @@ class Energy:
         now_s = self._clock.monotonic_s()
         hosts = len(self._registry.hosts)
         self._runner.feed(events.Ticked(self._clock.wall_ms(), settled))
+        if settled:
+            self._settled.set()
         if settled and now_s - self._metered_s >= max(METER_S, hosts / METER_HOSTS_PER_S):
             self._metered_s = now_s
             self.meter.step(now_s, self._clock.wall_ms())
@@ -406,7 +409,11 @@ class Energy:
     # ------------------------------------------------------------ metering
 
     async def _read_meters(self) -> None:
-        """Ask every BMC for watts in turn; one that measures none is not asked again."""
+        """Ask every BMC for watts in turn; one that measures none is not asked again.
+
+        Not before the meter knows the hosts: the first word would have it look at all at once.
+        """
+        await self._settled.wait()
         silent: dict[str, PowerDescription] = {}
         next_s = 0.0
 

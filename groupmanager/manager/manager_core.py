@@ -229,6 +229,8 @@ class ManagerCore:
         host = self.table.hosts[host_id]
         if host.leaving is None or host.orders or self.migrations.touch(host_id):
             return []
+        if host.sleeping:  # it may have said already that it goes down
+            return []
         assignment = host.leaving
 
         def gone(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:

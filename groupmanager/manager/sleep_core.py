@@ -4,7 +4,8 @@ Rules:
 
 1. A host on which there is anything is refused: a domain of any kind, an order, a migration or
    what is left of one that failed, a handover to another manager.
-2. It takes no VM from the moment it is asked for, until it is refused or has left.
+2. It takes no VM from the moment it is asked for, until it is refused or has left; nor is it
+   handed to another manager meanwhile, which would be told of a host that is up.
 3. It is answered when its link closed after it obeyed. A host that does not leave within
    ``LEAVE_S`` serves on; that it may still go is said (an unknown outcome).
 4. A repeat while it is under way is answered together with the first.

@@ -26,10 +26,12 @@ from snooze.common.wire import (
     HostRequest,
     HostWelcome,
     ManagerDescription,
+    MoveToManager,
     OrderDone,
     PowerDown,
     StartVm,
 )
+from snooze.localcontroller import agent
 from snooze.localcontroller.power import PowerAction
 from snooze.localcontroller.service import LocalController
 
@@ -207,6 +209,36 @@ async def test_one_that_cannot_says_why_and_serves_on(
     assert "it cannot shutdown" in manager.reasons[0]
     assert "inhibited by a person" in manager.reasons[0]
     await manager.order(again, StartVm(2, "c", spec()))
+
+
+async def test_one_that_goes_down_is_handed_to_no_other_manager(
+    manager: Manager, start: Start
+) -> None:
+    host = await start(driver="test", actions=("shutdown",))
+    link = await manager.next_link()
+    await manager.order(link, PowerDown(1, "c", "shutdown"))
+    other = ManagerDescription("gm2", "gm2", Address("h", 1), Address("h", 2))
+    with pytest.raises(Conflict, match="going down"):
+        await manager.order(link, MoveToManager(1, "c", Assignment(other, 5)))
+    async with asyncio.timeout(PATIENCE_S):
+        await link.closed
+    assert host.fallen == [PowerAction.SHUTDOWN]
+
+
+async def test_one_that_was_assigned_anew_before_it_went_down_stays_up(
+    manager: Manager, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next manager was told that it is up (found in virtual time, seed 720202)."""
+    monkeypatch.setattr(agent, "LEAVE_PAUSE_S", 1.0)
+    host = await start(driver="test", actions=("shutdown",))
+    link = await manager.next_link()
+    await manager.order(link, PowerDown(1, "c", "shutdown"))
+    link.close("the manager went")
+    again = await manager.next_link()
+    await manager.order(again, StartVm(2, "c", spec()))
+    await asyncio.sleep(1.2)
+    assert host.fallen == []
+    assert not again.closed.done()
 
 
 async def test_what_it_refuses_changes_nothing(manager: Manager, start: Start) -> None:

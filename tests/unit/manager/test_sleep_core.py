@@ -4,7 +4,14 @@ import msgspec
 
 from snooze.common.errors import ErrorReport
 from snooze.common.vm_lifecycle import VmCommand
-from snooze.common.wire import Accepted, HostGone, OrderDone, PowerDown, SleepHost
+from snooze.common.wire import (
+    Accepted,
+    HostGone,
+    MoveToManager,
+    OrderDone,
+    PowerDown,
+    SleepHost,
+)
 from snooze.groupmanager.manager.manager_events import (
     AnswerLeader,
     ManagerEffect,
@@ -79,6 +86,17 @@ def test_a_host_that_goes_to_another_manager_is_refused() -> None:
     desk = Desk()
     desk.release("h1")
     assert error_of(ask(desk)).code == "conflict"
+
+
+def test_one_that_is_sent_to_sleep_goes_to_no_other_manager_meanwhile() -> None:
+    """It had said that it goes down, and joined the other one as a host that is up (720202)."""
+    desk = Desk()
+    order = going(desk)
+    desk.answer(order, OrderDone())
+    assert none(OrderHost, desk.release("h1"))
+    desk.now_s += LEAVE_S + 1.0
+    move = only(OrderHost, desk.release("h1"))
+    assert isinstance(move.order, MoveToManager), "it did not go down: now it may"
 
 
 def test_an_unknown_host_is_refused() -> None:
