@@ -248,7 +248,7 @@ def _nothing_hinders(_sleeping: Sleeping, _host: Any) -> str:
     return ""
 
 
-async def goes_down_anyway(orders: Orders) -> None:
+async def _goes_down_anyway(orders: Orders) -> None:
     """A host goes down whatever is on it."""
     orders.goes_down = True
 
@@ -421,7 +421,7 @@ _ALL: tuple[Mutant, ...] = (
             Sleeping,
             "_hindrance",
             _nothing_hinders,
-            (Orders, "prepare_to_go_down", goes_down_anyway),
+            (Orders, "prepare_to_go_down", _goes_down_anyway),
         ),
         seen_by=129,
         first=FIRST_SLEEPY_SEED,
