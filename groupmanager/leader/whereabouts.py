@@ -58,7 +58,11 @@ def _possible(vm: VmEntry, hosts: Sequence[HostEntry]) -> Iterator[HostEntry]:
 
 
 def acquit(registry: Registry, now_s: float) -> None:
-    """Mark the hosts given up that cannot have any VM but those that are known to be on them."""
+    """Mark the hosts given up that cannot have any VM but those that are recorded on them.
+
+    The next leader does not look for any other on such a host. One that is thought to be there, and
+    recorded elsewhere, would be restarted beside itself (seed 820132).
+    """
     given_up = [
         host
         for host in registry.hosts.unsettled.values()
@@ -70,8 +74,12 @@ def acquit(registry: Registry, now_s: float) -> None:
     for host in given_up:
         host_id = host.description.host_id
         host.acquitted = all(
-            vm.host_id == host_id or vm.elsewhere_s > host.reachable_s for vm in unsure
+            _is_recorded_on(vm, host_id) or vm.elsewhere_s > host.reachable_s for vm in unsure
         )
+
+
+def _is_recorded_on(vm: VmEntry, host_id: str) -> bool:
+    return vm.host_id == host_id and vm.recorded is not None and vm.recorded[1] == host_id
 
 
 def is_news(registry: Registry, status: VmStatus) -> bool:

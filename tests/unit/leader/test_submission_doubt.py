@@ -472,14 +472,22 @@ def test_the_latest_seen_of_those_given_up_is_the_suspect() -> None:
 
 
 @pytest.mark.parametrize(
-    ("elsewhere_s", "on", "is_acquitted"),
-    [(5.0, "", False), (5.0, "h", True), (9.0, "", True), (math.inf, "", True)],
+    ("elsewhere_s", "on", "recorded_on", "is_acquitted"),
+    [
+        (5.0, "", "", False),
+        (5.0, "h", "h", True),
+        (5.0, "h", "other", False),
+        (9.0, "", "", True),
+        (math.inf, "", "", True),
+    ],
 )
 def test_a_host_given_up_is_acquitted_of_what_it_cannot_have(
-    elsewhere_s: float, on: str, is_acquitted: bool
+    elsewhere_s: float, on: str, recorded_on: str, is_acquitted: bool
 ) -> None:
     registry = Registry(hosts=Hosts({"h": host("h", 7.0)}))
-    registry.add_vm(vm_since(elsewhere_s, on))
+    vm = vm_since(elsewhere_s, on)
+    vm.recorded = (vm.state, recorded_on, vm.generation)
+    registry.add_vm(vm)
     acquit(registry, 7.0)
     assert not registry.hosts["h"].acquitted, "a start may just be ordered"
     acquit(registry, 7.1)
