@@ -14,9 +14,10 @@ Rules:
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -82,7 +83,7 @@ logger = logging.getLogger(__name__)
 Tell = Callable[[HostNotice], None]
 
 MAX_LOOKS: Final = 5
-
+LOOK_AGAIN_S: Final = 2.0
 _QUIET = {ChangeKind.MIGRATED_AWAY}
 """Changes that the steps of a migration already tell."""
 
@@ -413,7 +414,7 @@ class Orders:
                 return await self._hypervisor.start_again(vm_id)
             except SnoozeError:
                 if order.epoch != self.epoch:
-                    self._soon(self.reconcile_vm(vm_id))
+                    self._soon(lambda: self.reconcile_vm(vm_id))
                 raise
 
     def _policy_of(self, vm_id: str) -> VmPolicy:
@@ -499,10 +500,10 @@ class Orders:
                 moving = msgspec.structs.replace(left, state=VmState.MIGRATING)
                 self._tell(VmChanged(moving, gone=True))
         except SnoozeError:
-            self._soon(self.reconcile_vm(vm_id))
+            self._soon(lambda: self.reconcile_vm(vm_id))
             raise
         finally:
-            self._moved(vm_id)
+            self._moving -= Counter([vm_id])
         return OrderDone()
 
     async def _finish(self, order: FinishIncoming) -> HostAnswer:
@@ -526,11 +527,6 @@ class Orders:
             if report.vm_id == order.vm_id:
                 return self._note(report, order.epoch)
         return OrderDone()
-
-    def _moved(self, vm_id: str) -> None:
-        self._moving[vm_id] -= 1
-        if self._moving[vm_id] <= 0:
-            del self._moving[vm_id]
 
     # ------------------------------------------------------------ what happens by itself
 
@@ -556,7 +552,7 @@ class Orders:
                 self._refresh()
             return
         if gone or (change.state in _OFF and self._starts.ended_lately(vm_id)):
-            self._soon(self.reconcile_vm(vm_id, has_ended=True))
+            self._soon(lambda: self.reconcile_vm(vm_id, has_ended=True))
             return
         report = msgspec.structs.replace(
             known,
@@ -576,20 +572,24 @@ class Orders:
         """Look at everything, once, soon: there is a domain that we do not know."""
         if not self._refreshing:
             self._refreshing = True
-            self._soon(self._refreshed())
+            self._soon(self._refreshed)
 
     async def _refreshed(self) -> None:
-        try:
-            await self.reconcile()
-        finally:
-            self._refreshing = False
+        await self.reconcile()
+        self._refreshing = False
 
-    def _soon(self, work: Coroutine[object, object, None]) -> None:
+    def _soon(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Look, and again until the hypervisor answers: nobody else tells of what it is about."""
+
         async def look() -> None:
-            try:
-                await work
-            except SnoozeError as error:
-                logger.warning("the hypervisor could not be asked", extra={"error": error.message})
+            for tries in itertools.count():
+                try:
+                    await work()
+                    break
+                except SnoozeError as error:
+                    if not tries:
+                        logger.warning("the hypervisor could not be asked: %s", error.message)
+                    await asyncio.sleep(LOOK_AGAIN_S)
 
         task = asyncio.ensure_future(look())
         self._tasks.add(task)

@@ -31,6 +31,7 @@ from snooze.common.wire import (
     TakeInventory,
     VmChanged,
 )
+from snooze.localcontroller import orders
 from snooze.localcontroller.hypervisor.port import ChangeKind, VmChange
 from snooze.localcontroller.hypervisor.simulated import SimulatedHypervisor
 from snooze.localcontroller.hypervisor.simulated_world import SimulatedVm
@@ -436,6 +437,21 @@ async def test_an_end_is_looked_for_if_the_vm_was_started_lately(rig: Rig) -> No
     assert rig.changes == [(A, VmState.STOPPED, False)]
     assert isinstance(rig.told[0], VmChanged)
     assert not rig.told[0].report.interrupted, "it would be started again, and crash again"
+
+
+async def test_what_an_event_says_is_looked_for_until_the_hypervisor_answers(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else told of it: a VM that had been shut down was stopping for ever (seed 820035)."""
+    monkeypatch.setattr(orders, "LOOK_AGAIN_S", 0.01)
+    await rig.start()
+    rig.hypervisor.host.fail("inventory", RemoteError("libvirtd restarts"))
+    rig.hypervisor.host.guest_powers_off(A)
+    await rig.quiet()
+    assert rig.changes == []
+    await asyncio.sleep(0.1)
+    assert rig.changes == [(A, VmState.STOPPED, False)]
+    assert rig.orders.under_way == 0
 
 
 async def test_an_end_that_comes_while_all_is_looked_at_is_not_forgotten(rig: Rig) -> None:
