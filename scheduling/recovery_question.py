@@ -142,6 +142,7 @@ class RestartQuestion(msgspec.Struct, frozen=True, omit_defaults=True):
         asked: a person wants it started.
         begun: a former leader has recorded its restart.
         suspect: it is not known to have been on that host, and nobody else can have it.
+        discarded: the copy that was taken for it is gone, as it had been told to go before.
         awaited: its submission still waits for it.
         was_off: it was off, or about to be by somebody's wish.
         may_restart: people let VMs be restarted by themselves, this one too.
@@ -161,6 +162,7 @@ class RestartQuestion(msgspec.Struct, frozen=True, omit_defaults=True):
     asked: bool = False
     begun: bool = False
     suspect: bool = False
+    discarded: bool = False
 
 
 def judge_restart(question: RestartQuestion) -> Ruling:
@@ -182,6 +184,12 @@ def judge_restart(question: RestartQuestion) -> Ruling:
         return Ruling(
             "restart",
             "the host that may have had it is down",
+            others=("give it up: it was started, and is to run",),
+        )
+    if q.discarded:
+        return Ruling(
+            "restart",
+            f"its copy on host {q.host} was discarded as stale, and there is no other",
             others=("give it up: it was started, and is to run",),
         )
     if q.back:

@@ -98,6 +98,7 @@ class VmStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     """A VM as the leader needs to know it.
 
     ``failed_on``: where its start failed; it is on no host then (``host_id`` is empty).
+    ``discarded``: it is destroyed as a stale copy, by the leader's own word.
     """
 
     vm_id: str
@@ -118,6 +119,7 @@ class VmStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     interrupted: bool = False
     halted: bool = False
     failed_on: str = ""
+    discarded: bool = False
 
 
 class RenewLease(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

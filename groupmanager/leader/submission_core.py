@@ -348,7 +348,7 @@ class SubmissionCore(Reports):
                 continue
             elif may_be_on(vm, hosts_away):
                 effects += self._await_host(vm, suspect(vm, hosts_away))
-            elif may_be_defined_on(vm, hosts_away) and self._was_started(vm):
+            elif may_be_defined_on(vm, hosts_away) and self.was_started(vm):
                 suspected = self._about(vm, now_ms, suspect=True)
                 effects += self._want(vm, suspected, now_s)
             elif self.is_awaited(vm):
@@ -367,13 +367,6 @@ class SubmissionCore(Reports):
         """
         settling = vm.state is not VmState.PENDING and now_s - vm.waits_s <= LOST_AFTER_S
         return settling and not self.is_awaited(vm)
-
-    def _was_started(self, vm: VmEntry) -> bool:
-        """Whether the VM is to run: its submission waits for it, or it ran and is to go on."""
-        return self.is_awaited(vm) or (
-            vm.was not in {VmState.STOPPED, VmState.FAILED, VmState.PENDING}
-            and vm.policy.is_highly_available
-        )
 
     def _await_host(self, vm: VmEntry, host: HostEntry | None) -> list[SubmissionEffect]:
         """The VM may be on a host that is away: say so, once that host was given up."""

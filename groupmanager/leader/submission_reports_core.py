@@ -88,6 +88,8 @@ class Reports(Restarts):
         if moved and vm.state is VmState.UNREACHABLE and vm.host_id:
             # Its manager has taken it back at the destination: it is at the source, or nowhere.
             vm.elsewhere_s = math.inf
+        if vm.state is VmState.DESTROYED and status.discarded and self.was_started(vm):
+            return self.restart_discarded(vm, now_s, event.now_ms)
         if vm.state is VmState.DESTROYED:
             return self.gone(vm, removed, now_s, event.now_ms, status.cause)
         if vm.state is VmState.FAILED and not status.host_id:

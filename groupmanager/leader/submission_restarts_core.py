@@ -457,6 +457,21 @@ class Restarts(Halted):
             ),
         ]
 
+    def was_started(self, vm: VmEntry) -> bool:
+        """Whether the VM is to run: its submission waits for it, or it ran and is to go on."""
+        return self.is_awaited(vm) or (
+            vm.was not in {VmState.STOPPED, VmState.FAILED, VmState.PENDING}
+            and vm.policy.is_highly_available
+        )
+
+    def restart_discarded(self, vm: VmEntry, now_s: float, now_ms: int) -> list[SubmissionEffect]:
+        """The copy that was taken for the VM was being discarded already (seed 820102)."""
+        question = msgspec.structs.replace(self._about(vm, now_ms), discarded=True)
+        effects = self.revived(vm)
+        vm.host_id = vm.manager_id = vm.doubt = ""
+        vm.state, vm.elsewhere_s = VmState.UNREACHABLE, math.inf
+        return [*effects, *self._want(vm, question, now_s), *self._restart_due(now_s, now_ms)]
+
     def _revive(self, vm: VmEntry, now_s: float) -> list[SubmissionEffect]:
         host = self.registry.hosts.get(vm.host_id)
         if vm.state not in {VmState.STOPPED, VmState.FAILED} or host is None:
@@ -474,9 +489,11 @@ class Restarts(Halted):
         vm = self.registry.vms.get(event.vm_id)
         if vm is None or not vm.revives:
             return []
-        if not event.error:
+        if not event.error and vm.state not in {VmState.STOPPED, VmState.FAILED}:
             return self.revived(vm)
         self._pause(vm, now_s)
+        if not event.error:  # it was fenced again at once, or its manager will tell that it runs
+            return []
         vm.reason = f"not started again yet: {event.error}"
         return [announce(self.registry, vm, "")]
 

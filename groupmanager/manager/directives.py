@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import msgspec
+
 from snooze.common.errors import ErrorReport
 from snooze.common.vm_lifecycle import HOLDS_CAPACITY, VmState
 from snooze.common.wire import DiscardVm, HostDirective, OrderDone, StaleCopy, VmsChanged
@@ -76,12 +78,20 @@ class Directives:
 
     def _tell(self, vm: VmEntry) -> list[ManagerEffect]:
         vm.state = VmState.DESTROYED
-        return [TellLeader(VmsChanged([vm.status()]))]
+        return [TellLeader(VmsChanged([msgspec.structs.replace(vm.status(), discarded=True)]))]
 
 
 def promote(table: HostTable, key: str, arrived: int = 0) -> list[ManagerEffect]:
-    """Take the best copy for the VM; it has ``arrived`` if it is on, with that generation."""
-    found = [host.copies[key] for host in table.hosts.values() if key in host.copies]
+    """Take the best copy for the VM; it has ``arrived`` if it is on, with that generation.
+
+    One that is being discarded is none, if it is off: it would be gone before it could be started.
+    """
+    found = [
+        host.copies[key]
+        for host in table.hosts.values()
+        if key in host.copies
+        and (key not in host.stale or host.copies[key].state in HOLDS_CAPACITY)
+    ]
     best = max(found, key=_rank, default=None)
     if best is None or (arrived and _rank(best) < (True, arrived)):
         return []
