@@ -5,6 +5,7 @@ import math
 import msgspec
 import pytest
 
+from snooze.common.decisions import DecisionState
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import FailureAction, VmErrorCode, VmPolicy
 from snooze.groupmanager.leader.registry import Down, HostEntry, Plan
@@ -273,6 +274,34 @@ def test_the_copy_of_a_vm_that_nobody_else_can_have_is_the_vm() -> None:
     ward.lose_host("gm1-host")
     ward.tick(11.0)
     assert only(RecordRestarts, ward.prove()).vms[0].generation == 3, "above any recorded one"
+
+
+def test_a_copy_that_was_taken_for_the_vm_and_was_being_discarded_is_started_elsewhere() -> None:
+    """Found in virtual time, seed 820102: the VM was gone, and nobody had wanted that."""
+    ward = Ward()
+    ward.registry.managers["gm1"].view = ward.registry.managers["gm2"].view = None
+    ward.lose()
+    ward.written()
+    ward.back(interrupted=True)
+    assert ward.vm.host_id == "gm1-host"
+    gone = status_of("a", VmState.DESTROYED, "gm1-host")
+    effects = ward.reported("gm1", msgspec.structs.replace(gone, discarded=True))
+    assert only(RecordRestarts, effects).vms[0].generation == 3
+    assert "discarded as stale" in next(
+        e.reason for e in effects if isinstance(e, Decided) and e.state is DecisionState.RUNNING
+    )
+
+
+def test_a_vm_that_is_fenced_as_its_second_start_ends_is_started_once_more() -> None:
+    ward = Ward()
+    ward.lose_host("gm1-host")
+    ward.back(VmState.STOPPED, fenced=True)
+    assert only(StartThere, ward.tick(0.3))
+    ward.reported("gm1", status_of("a", VmState.RUNNING, "gm1-host"))
+    off = status_of("a", VmState.STOPPED, "gm1-host")
+    ward.reported("gm1", msgspec.structs.replace(off, fenced=True))
+    ward.feed(StartEnded("a", "", ward.now_ms))
+    assert any(isinstance(e, StartThere) for _ in range(5) for e in ward.tick(1.0))
 
 
 @pytest.mark.parametrize("why", ["interrupted", "fenced"])

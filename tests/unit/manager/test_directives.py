@@ -1,6 +1,7 @@
 """What the leader says of hosts: nothing is placed before it, stale copies go first."""
 
 import msgspec
+import pytest
 
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.vms import VmReport
@@ -70,6 +71,19 @@ def test_of_two_that_are_off_the_higher_generation_is_the_vm() -> None:
     desk.join("h1", old("a", VmState.STOPPED, 1))
     desk.join("h2", old("a", VmState.STOPPED, 2))
     assert (desk.vm("a").host_id, desk.table.hosts["h1"].copies["a"].report.generation) == ("h2", 1)
+
+
+@pytest.mark.parametrize("state", [VmState.STOPPED, VmState.RUNNING])
+def test_a_copy_that_is_being_discarded_does_not_take_over_unless_it_runs(state: VmState) -> None:
+    """It was told as the VM, and was gone the next moment (seed 820102)."""
+    desk = Desk()
+    desk.run("a", "h1")
+    desk.join("h2", old("a", state, 0), epoch=11)
+    order = only(OrderHost, desk.direct("h2", StaleCopy("a", 0), epoch=11))
+    desk.answer(only(OrderHost, desk.direct("h1", StaleCopy("a", 1))), OrderDone())
+    assert ("a" in desk.table.vms) is (state is VmState.RUNNING)
+    (status,) = told(desk.answer(order, OrderDone()))
+    assert (status.host_id, status.state, status.discarded) == ("h2", VmState.DESTROYED, True)
 
 
 def test_a_lower_generation_is_a_copy_and_does_not_hide_the_vm() -> None:
