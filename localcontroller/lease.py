@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 TICK_S: Final = 0.1
 ASK_TIMEOUT_S: Final = 10.0
 START_WAIT_S: Final = 5.0
+FENCE_S: Final = 10.0
+"""No guest is on for so long after it was noted as fenced, unless it was started again."""
 """A start that is ordered before the first lease is here waits so long for it."""
 GUARD_EVERY_S: Final = 2.0
 
@@ -106,6 +108,7 @@ class HostLease:
         self._fencing = False
         self._ending: set[str] = set()
         self._unnoted: dict[str, int] = {}
+        self._noted_s: dict[str, float] = {}
         self._guard_s = -1e18
         self._guard: GuardRuns = lambda: False
         self._tasks = TaskSet()
@@ -142,19 +145,35 @@ class HostLease:
                 async with asyncio.timeout(left_s):
                     await self._granted.wait()
 
-    def mark(self, reports: list[VmReport]) -> list[VmReport]:
-        """The reports, saying which VMs are off because they were fenced."""
+    def noted(self) -> frozenset[str]:
+        """The VMs that were fenced a while ago: if they are on from now on, it is another life."""
+        if not self.enabled:
+            return frozenset()
+        self._state = state = self._file.read()
+        now_s = self._clock.boottime_s()
+        noted_s = {i: self._noted_s.get(i, now_s) for i in (*state.fenced, *self._unnoted)}
+        self._noted_s = noted_s
+        return frozenset(i for i, s in noted_s.items() if now_s - s >= FENCE_S) - self._ending
+
+    def mark(self, reports: list[VmReport], noted: frozenset[str] | None = None) -> list[VmReport]:
+        """The reports, saying which VMs are off because they were fenced.
+
+        ``noted``: as of before they were asked for; what was on then may have been fenced
+        meanwhile. None: they are of now.
+        """
         if not self.enabled:
             return reports
+        noted = self.noted() if noted is None else noted
         self._state = state = self._file.read()
         fenced = {**state.fenced, **self._unnoted}
         on = {
             report.vm_id
             for report in reports
-            if report.vm_id in fenced.keys() - self._ending and report.state in ACTIVE
+            if report.vm_id in fenced.keys() & noted and report.state in ACTIVE
         }
         if on:  # they were started again since
             self._unnoted = {i: g for i, g in self._unnoted.items() if i not in on}
+            self._noted_s = {i: s for i, s in self._noted_s.items() if i not in on}
             try:
                 self._state = self._file.change(lambda state: _without_fenced(state, on))
             except ExecutionError as error:
@@ -247,6 +266,7 @@ class HostLease:
 
     async def _switch_off(self, report: VmReport) -> None:
         # Noted first: a guest that is off and not noted would not be started again.
+        self._noted_s[report.vm_id] = self._clock.boottime_s()
         try:
             self._state = self._file.add_fenced({report.vm_id: report.generation})
         except ExecutionError as error:

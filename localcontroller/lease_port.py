@@ -12,6 +12,10 @@ class Lease(Protocol):
         """Return while a lease is held. Raises: Conflict."""
         ...
 
-    def mark(self, reports: list[VmReport]) -> list[VmReport]:
-        """Say which VMs are off because they were fenced."""
+    def noted(self) -> frozenset[str]:
+        """The VMs that were fenced a while ago, before a look."""
+        ...
+
+    def mark(self, reports: list[VmReport], noted: frozenset[str] | None = None) -> list[VmReport]:
+        """After it, say which VMs are off because they were fenced."""
         ...

@@ -174,14 +174,18 @@ class Orders:
         """Every domain; none that is off, or not among them, was started while we looked."""
         for _ in range(MAX_LOOKS):
             with self._starts.ending() as ended:
-                reports = self._mark(await self._hypervisor.inventory())
+                reports = await self._list()
             if ended <= {report.vm_id for report in reports if report.state not in _OFF}:
                 return reports
         raise RemoteError("the hypervisor's inventory is overtaken by starts; try again")
 
-    def _mark(self, reports: list[VmReport]) -> list[VmReport]:
+    async def _list(self) -> list[VmReport]:
+        noted = None if self.lease is None else self.lease.noted()
+        return self._mark(await self._hypervisor.inventory(), noted)
+
+    def _mark(self, reports: list[VmReport], noted: frozenset[str] | None = None) -> list[VmReport]:
         reports = self._starts.marked(reports)
-        return reports if self.lease is None else self.lease.mark(reports)
+        return reports if self.lease is None else self.lease.mark(reports, noted)
 
     async def _require_lease(self, policy: VmPolicy, epoch: int) -> None:
         """Refuse to let a highly available VM run here while nobody vouches for that.
@@ -245,7 +249,7 @@ class Orders:
         async with self._turn(vm_id):
             if has_ended and vm_id not in self._known:
                 return
-            for found in self._mark(await self._hypervisor.inventory()):
+            for found in await self._list():
                 if found.vm_id == vm_id:
                     # What ends while we look on was not interrupted, whatever the hypervisor says.
                     interrupted = found.interrupted and not has_ended

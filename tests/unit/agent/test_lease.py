@@ -22,7 +22,7 @@ from snooze.common.wire import LeaseGranted
 from snooze.localcontroller import lease_file
 from snooze.localcontroller.hypervisor.simulated import SimulatedHypervisor
 from snooze.localcontroller.hypervisor.simulated_world import SimulatedSettings, SimulatedWorld
-from snooze.localcontroller.lease import HostLease
+from snooze.localcontroller.lease import FENCE_S, HostLease
 from snooze.localcontroller.lease_file import LeaseFile, LeaseState
 from tests.unit.agent.rig import A, spec_of
 
@@ -92,6 +92,30 @@ async def test_a_guest_whose_lease_is_over_is_switched_off_and_noted(rig: Rig) -
     assert rig.states() == {VmState.STOPPED}
     (report,) = rig.lease.mark(await rig.hypervisor.inventory())
     assert report.fenced
+
+
+async def test_a_list_of_before_a_fence_does_not_hide_it(rig: Rig) -> None:
+    """The guest was on in it, and seemed to have been started again: it was off for good."""
+    noted, before = rig.lease.noted(), await SimulatedHypervisor.inventory(rig.hypervisor)
+    rig.hypervisor.goes_on.set()
+    await rig.told.wait()
+    rig.clock.advance(1000.0)
+    rig.lease.mark(before, noted)
+    (report,) = rig.lease.mark(await rig.hypervisor.inventory())
+    assert report.fenced
+
+
+async def test_what_was_started_again_is_not_fenced_when_it_ends(rig: Rig) -> None:
+    rig.hypervisor.goes_on.set()
+    await rig.told.wait()
+    rig.link = Granting()
+    await rig.lease.require()
+    await rig.hypervisor.start_again(A)
+    for seconds, is_fenced in ((1.0, True), (FENCE_S, False)):
+        rig.lease.noted()
+        rig.clock.advance(seconds)
+        rig.lease.mark(await rig.hypervisor.inventory())
+        assert bool(rig.file.read().fenced) is is_fenced
 
 
 async def test_what_may_run_again_by_the_time_it_is_found_runs_on(rig: Rig) -> None:

@@ -217,7 +217,10 @@ class Awaited:
     async def require(self) -> None:
         await self.granted.wait()
 
-    def mark(self, reports: list[VmReport]) -> list[VmReport]:
+    def noted(self) -> frozenset[str]:
+        return frozenset()
+
+    def mark(self, reports: list[VmReport], noted: frozenset[str] | None = None) -> list[VmReport]:
         return reports
 
 
