@@ -135,19 +135,27 @@ class SimulatedHypervisor(HostListener):
         except BaseException:
             self._did_not_start(vm, former)
             raise
-        return self._started(vm)
+        try:
+            return self._started(vm)
+        except ExecutionError:
+            if former is None and self.host.vms.get(spec.vm_id) is vm:
+                self._unmake(vm)
+            raise
 
     def _did_not_start(self, vm: SimulatedVm, former: VmState | None) -> None:
         """What was made for it is unmade; a definition that was there stays as it was."""
         if vm.state is not VmState.STARTING or self.host.vms.get(vm.spec.vm_id) is not vm:
             return
         if former is None or former is VmState.STARTING:
-            self.host.drop(vm.spec.vm_id)
-            disk = self.host.disks.get(vm.spec.vm_id)
-            if disk is not None and not disk.used:
-                del self.host.disks[vm.spec.vm_id]
+            self._unmake(vm)
         else:
             vm.state = former
+
+    def _unmake(self, vm: SimulatedVm) -> None:
+        self.host.drop(vm.spec.vm_id)
+        disk = self.host.disks.get(vm.spec.vm_id)
+        if disk is not None and not disk.used:
+            del self.host.disks[vm.spec.vm_id]
 
     def _started(self, vm: SimulatedVm) -> VmReport:
         """The guest runs, unless somebody was quicker."""
