@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
@@ -283,14 +284,18 @@ class Rig:
         self.wait_whole()
         for vm in self.living():
             if vm.managed:
-                with suppress(NotFound):  # it failed meanwhile: no host has room for it
-                    self.client.wait(self.client.destroy(vm.name))
+                self.until(partial(self._take_away, vm.name), f"{vm.name} is taken away")
         for each in self.domains():
             uri = self.hypervisors[each.host].test_uri
             if each.state != "shut off":
                 self.virsh(uri, "destroy", each.name)
             self.virsh(uri, "undefine", each.name)
         self.until(lambda: not self.living(), "nothing is left")
+
+    def _take_away(self, name: str) -> bool:
+        with suppress(NotFound):  # it failed meanwhile: no host has room for it
+            self.client.wait(self.client.destroy(name))
+        return True
 
     @property
     def zookeeper_runs(self) -> bool:
