@@ -19,9 +19,9 @@ CONVERGE_S = 240.0
 """After everything has healed, all must agree within this: the longest single wait of the daemons
 (a start's 60 s in these settings, a lost host's 60 s, a boot) and what it may be followed by."""
 LOOK_S = 5.0
-LOOKS = 3
-"""Once all agree it lasts: of so many looks one finds it so. What the energy saver does by itself
-takes moments."""
+SLEEPY_LOOKS = 3
+"""Once all agree the next look finds it so; where hosts go to sleep by themselves, which takes
+moments, one of so many."""
 
 MANAGERS = (("submission", {"start_timeout_s": 60.0}),)
 HOSTS = (("monitoring", {"interval_s": 5.0}),)
@@ -165,7 +165,8 @@ class Run:
                 raise Breach(f"no agreement {CONVERGE_S:g} s after everything healed:\n  {listed}")
             world.run_for(LOOK_S)
         converged_s = world.schedule.now_s - healed_s
-        for _ in range(LOOKS):
+        sleepy = SLEEPS[0] in self.shape.managers_settings
+        for _ in range(SLEEPY_LOOKS if sleepy else 1):
             world.run_for(LOOK_S)
             if not (left := invariants.disagreements(steady=False)):
                 break

@@ -50,8 +50,9 @@ class Reports(Restarts):
         now_s: float,
     ) -> list[SubmissionEffect]:
         vm = self.registry.entry_of(status)
-        if status.failed_on:
-            self._forget_copy(status.failed_on, status.vm_id)
+        copy = self.registry.copies.get(status.failed_on, {}).get(status.vm_id)
+        if copy is not None and copy.generation == status.generation:
+            self._forget_copy(status.failed_on, status.vm_id)  # not one whose guest refused it
         if vm is None:
             if status.state is VmState.DESTROYED:
                 self._forget_copy(status.host_id, status.vm_id)
