@@ -201,14 +201,16 @@ class VmCommands:
                 return [AnswerLeader(request_id, error)]
             if isinstance(outcome, ErrorReport) and unknown:
                 return [*self.look(vm, order.cause), AnswerLeader(request_id, outcome)]
-            if isinstance(outcome, ErrorReport):
+            if vm.state is not VmState.STARTING:  # it is being destroyed meanwhile
+                told = []
+            elif isinstance(outcome, ErrorReport):
                 self._table.set_state(vm, before)
                 told = self._changes.report(vm, order.cause)
             else:
                 report = (outcome.report if isinstance(outcome, OrderDone) else None) or vm.report
                 told = self._changes.take_report(vm, report, order.cause)
             # What the host said of it meanwhile may be newer than its answer.
-            if vm.overheard not in {None, vm.state}:
+            if told and vm.overheard not in {None, vm.state}:
                 told += self.look(vm, order.cause)
             refused = outcome if isinstance(outcome, ErrorReport) else None
             return [*told, AnswerLeader(request_id, refused or VmOrderDone(vm.status()))]

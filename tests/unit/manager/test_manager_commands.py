@@ -2,6 +2,7 @@
 
 import pytest
 
+from snooze.common.errors import ErrorReport
 from snooze.common.resources import Capacity
 from snooze.common.vm_lifecycle import VmCommand, VmState
 from snooze.common.wire import (
@@ -283,6 +284,17 @@ def test_a_vm_that_is_said_to_run_although_its_start_was_refused_is_looked_at() 
     assert error_of(effects) == REFUSED
     desk.inventory(only(OrderHost, effects), report_of("a"))
     assert desk.state("a") is VmState.RUNNING
+
+
+@pytest.mark.parametrize("outcome", [REFUSED, OrderDone(report_of("a"))])
+def test_a_vm_that_is_destroyed_while_it_is_started_again_goes_on_being_destroyed(
+    outcome: ErrorReport | OrderDone,
+) -> None:
+    desk = off()
+    order = only(OrderHost, desk.command("a", VmCommand.START))
+    desk.command("a", VmCommand.DESTROY)
+    desk.answer(order, outcome)
+    assert desk.state("a") is VmState.DESTROYING
 
 
 def test_a_vm_that_vanished_while_it_was_started_again() -> None:
