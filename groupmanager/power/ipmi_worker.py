@@ -66,9 +66,15 @@ class OutOfTime(BaseException):
 
 
 class Bmc:
-    """A session with one BMC; ``is_waiting``: for an answer of its."""
+    """A session with one BMC.
+
+    Attributes:
+        is_waiting: for an answer of its.
+        stays_on: it said so since it was ordered off.
+    """
 
     is_waiting = False
+    stays_on = False
 
     def __init__(self, request: Request) -> None:
         self._poll_s: float = request["poll_s"]
@@ -116,6 +122,7 @@ class Bmc:
         """Switch it off until it is read as off, be it for ever."""
         looks = 0
         while self.is_on():
+            self.stays_on = looks > 0
             if looks % max(1, round(_AGAIN_S / self._poll_s)) == 0:
                 self._order("off")
             looks += 1
@@ -180,11 +187,7 @@ def answer(request: Request) -> Reply:
     except PyghmiException as error:
         reply = {"error": "failed", "message": str(error)[:200]}
     except OutOfTime:
-        if bmc is None or bmc.is_waiting:
-            message = "did not answer in time; it may have happened"
-        else:
-            message = "was ordered off and still says on: out of time"
-        reply = {"error": "silent", "message": message}
+        reply = {"error": "silent", "message": _what_was_known(bmc)}
     if bmc is not None and not bmc.is_waiting:
         try:
             bmc.close()
@@ -200,6 +203,13 @@ def _out_of_time(*_: object) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, 1.0)
     raise OutOfTime
+
+
+def _what_was_known(bmc: Bmc | None) -> str:
+    """As its time ran out; whether an answer is due right then is nobody's concern."""
+    if bmc is None or not bmc.stays_on:
+        return "did not answer in time; it may have happened"
+    return "was ordered off and still said on when it last answered: out of time"
 
 
 def _act(bmc: Bmc, op: str) -> Reply:
