@@ -105,6 +105,32 @@ def test_help_loads_nothing_heavy(environment: dict[str, str]) -> None:
     assert not loaded & {"aiohttp", "asyncio", "numpy", "libcloud", "lxml", "libvirt", "kazoo"}
 
 
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "snooze.client.vm_commands":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from snooze.client.entry import main
+main()
+"""
+
+
+def test_an_interrupt_while_modules_are_read_says_nothing(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT],
+        env=environment,
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
 def test_an_interrupted_wait(fake: FakeCluster, environment: dict[str, str]) -> None:
     fake.add_vm("web")
     fake.stuck = True
