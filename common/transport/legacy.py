@@ -22,7 +22,7 @@ import dataclasses
 import enum
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import unquote_plus
@@ -135,11 +135,8 @@ class LegacyResource:
         method = self._select(request)
         if method is None:
             verbs = sorted({verb for verb, _ in self._methods})
-            raise web.HTTPMethodNotAllowed(
-                request.method,
-                verbs,
-                text=f"Method Not Allowed: {request.method} {self.path} has no such method\n",
-            )
+            text = f"Method Not Allowed: {self._why_not(request)}\n"
+            raise web.HTTPMethodNotAllowed(request.method, verbs, text=text)
         try:
             arguments = await _read_body(method, request)
         except InvalidRequest as error:
@@ -173,12 +170,24 @@ class LegacyResource:
         return _respond(method, result, request)
 
     def _select(self, request: web.Request) -> LegacyMethod | None:
-        for parameter in request.rel_url.raw_query_string.split("&"):
-            name = unquote_plus(parameter.partition("=")[0])
+        for name in _asked(request):
             method = self._methods.get((request.method, name))
             if method is not None:
                 return method
         return None
+
+    def _why_not(self, request: web.Request) -> str:
+        for name in _asked(request):
+            for verb, known in self._methods:
+                if known == name:
+                    return f"{self.path}?{name} is a {verb}"
+        return f"{request.method} {self.path} has no such method"
+
+
+def _asked(request: web.Request) -> Iterator[str]:
+    """The names in the query, in order: one of them is the method's."""
+    for parameter in request.rel_url.raw_query_string.split("&"):
+        yield unquote_plus(parameter.partition("=")[0])
 
 
 async def _read_body(method: LegacyMethod, request: web.Request) -> tuple[Any, ...]:

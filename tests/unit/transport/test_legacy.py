@@ -249,6 +249,11 @@ async def test_no_such_method(port: int, verb: str, query: str) -> None:
     assert body.count(b"\n") == 1
 
 
+async def test_a_wrong_verb_is_told_the_right_one(port: int) -> None:
+    assert b"getAddress is a GET" in (await ask(port, "POST", "x=1&getAddress", b""))[2]
+    assert b"no such method" in (await ask(port, "POST", "get%0AAddress", b""))[2]
+
+
 async def test_other_paths_are_404(port: int) -> None:
     for target in ("/", "/bootstrap", "/groupmanager/x", "/Groupmanager"):
         assert (await ask(port, "POST", "isA", b"a", target=target))[0] == 404
