@@ -101,6 +101,7 @@ class Across:
             rest_s,
             gather_s=rest_s + autonomy.interval_s,
             keep_s=3 * (rest_s + autonomy.interval_s),
+            most=autonomy.max_per_host,
             mode_of=mode_of,
             expire_s=expire_s,
             is_calm=self._is_calm,

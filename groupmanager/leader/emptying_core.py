@@ -10,31 +10,33 @@ Rules:
    what is emptied onto the fullest moves least.
 2. Where everything goes is ``scheduling.emptying_question``'s answer, on what the leader knows:
    what is promised, and what each host said that it uses. The manager that has the host migrates,
-   one VM after the other, as for a person; hosts prove their room again.
+   at most ``most`` VMs at a time, as for a person; hosts prove their room again.
 3. Nothing begins beside a relief, a drain or VMs that wait for room (``is_calm``), nor within
    ``rest_s`` of another plan; an overload elsewhere ends a plan before its next move.
 4. Left alone are hosts that took part in an overload within ``relieved_hold_s``, and VMs that moved
    or could not be moved within ``hold_s``. A plan after which the loss of a host could not be
    absorbed (``ha_lacks``) is not made.
 5. A move that fails, or that has become impossible, and a VM that comes to the host end the plan:
-   the host will not be empty.
+   the host will not be empty. Nothing more begins then; what is under way goes on, and is counted.
 6. The mode of the told kind for all hosts and VMs decides: ``ADVISE`` proposes, ``DRY_RUN`` writes
    down, each at most once in ``expire_s`` while the mode is the same. An approved plan is made
    again, from what is true then.
 7. After each move it is told how many of them were done: that is what is known of a plan whose
    leader dies. The next leader goes on with none; it is told again of what is there then.
 
-Invariant: at most one plan is carried out, and it has at most one move under way.
+Invariant: at most one plan is carried out, and it has at most ``most`` moves under way.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from snooze.common.decisions import DecisionKind, DecisionMode, DecisionState
 from snooze.common.errors import ErrorReport
 from snooze.common.records import HostPower
-from snooze.common.resources import FloatArray
+from snooze.common.resources import FloatArray, R
 from snooze.common.vm_lifecycle import VmState
 from snooze.common.wire import HostToEmpty
 from snooze.groupmanager.leader.energy_rules import free_on
@@ -73,19 +75,24 @@ class Candidate:
 
 @dataclass(slots=True)
 class _Plan:
-    """A plan that is carried out; ``moves`` have still to begin, ``moving`` is under way."""
+    """A plan that is carried out.
+
+    ``moves`` have still to begin, ``moving`` (VM to target) are under way; ``why`` no more begin.
+    """
 
     key: str
     told: HostToEmpty
     moves: list[tuple[str, str]]
-    moving: tuple[str, str] | None = None
+    moving: dict[str, str] = field(default_factory=dict[str, str])
     done: int = 0
+    why: str = ""
 
 
 @dataclass(slots=True)
 class EmptyingCore:
     """See the module. ``limit[R]`` scales what hosts may be promised; ``middle``: MID of cores.
 
+    ``most``: moves at a time (autonomy.max_per_host).
     ``expire_s``: of what is proposed (decisions.expire_s).
     ``why``: of each host that was told and is not emptied, why; for people.
     """
@@ -98,6 +105,7 @@ class EmptyingCore:
     rest_s: float
     gather_s: float
     keep_s: float
+    most: int = 2
     mode_of: ModeOf = always
     expire_s: float = 900.0
     is_calm: Callable[[], str] = _calm
@@ -161,19 +169,18 @@ class EmptyingCore:
         return [begun, *self._begin(key, told, made[1], now_s)]
 
     def ended(self, vm_id: str, error: ErrorReport | None, now_s: float) -> list[EmptyingEffect]:
-        """The move under way has ended."""
+        """A move under way has ended."""
         plan = self.plan
-        if plan is None or plan.moving is None or plan.moving[0] != vm_id:
+        if plan is None or plan.moving.pop(vm_id, None) is None:
             return []
-        plan.moving = None
-        name = self._name(vm_id)
-        if error is not None:
-            return self._end(plan, f"{name} stayed: {error.message}", now_s)
-        plan.done += 1
+        if error is None:
+            plan.done += 1
+        else:
+            plan.why = plan.why or f"{self._name(vm_id)} stayed: {error.message}"
         effects = self._next(plan, now_s)
         if self.plan is not plan:
             return effects
-        done = f"{plan.done} of {plan.done + 1 + len(plan.moves)} moved"
+        done = f"{plan.done} of {plan.done + len(plan.moving) + len(plan.moves)} moved"
         return [_told(plan.key, plan.told, DecisionState.RUNNING, done), *effects]
 
     # ------------------------------------------------------------ looking
@@ -330,16 +337,17 @@ class EmptyingCore:
         return self._next(self.plan, now_s)
 
     def _next(self, plan: _Plan, now_s: float) -> list[EmptyingEffect]:
-        """Begin the next move; or the plan has ended."""
-        came = self._came(plan.told)
-        if came or not plan.moves:
-            return self._end(plan, came, now_s)
-        vm_id, target = plan.moves[0]
-        why = self._why_stale(plan, vm_id, target)
-        if why:
-            return self._end(plan, why, now_s)
-        plan.moving = plan.moves.pop(0)
-        return [MoveAway(plan.told.host_id, vm_id, target)]
+        """Begin what may begin; or the plan has ended."""
+        effects: list[EmptyingEffect] = []
+        plan.why = plan.why or self._came(plan.told)
+        while plan.moves and not plan.why and len(plan.moving) < self.most:
+            vm_id, target = plan.moves[0]
+            plan.why = self._why_stale(plan, vm_id, target)
+            if not plan.why:
+                plan.moving[vm_id] = target
+                del plan.moves[0]
+                effects.append(MoveAway(plan.told.host_id, vm_id, target))
+        return effects if plan.moving else self._end(plan, now_s)
 
     def _came(self, told: HostToEmpty) -> str:
         """What came to the host since it was told, so that it will not be empty."""
@@ -357,22 +365,24 @@ class EmptyingCore:
         if host is None or not _takes(host):
             return f"{self._hostname(target)} takes no VMs any more"
         free = free_on(self.registry, host, self.limit)
-        if not _has_room(vm, free):
+        coming = (self.registry.vms.get(each) for each, to in plan.moving.items() if to == target)
+        taken = [each.demand.as_array() for each in coming if each is not None]
+        if not _has_room(vm, free - sum(taken, np.zeros(R))):
             return f"{self._hostname(target)} has no room for {vm.name} any more"
-        if plan.done and (why := self.is_calm()):
+        if (plan.done or plan.moving) and (why := self.is_calm()):
             return why
         mode = self.mode_of(plan.told.kind, (plan.told.host_id, target), (vm_id,))
         return "" if mode is not DecisionMode.OFF else f"{plan.told.kind.value} is switched off"
 
-    def _end(self, plan: _Plan, why: str, now_s: float) -> list[EmptyingEffect]:
+    def _end(self, plan: _Plan, now_s: float) -> list[EmptyingEffect]:
         self.plan = None
         self.quiet_until_s = now_s + self.rest_s
         name = self._hostname(plan.told.host_id)
-        if not why:
+        if not plan.why:
             text = f"{plan.done} moved; {name} is empty"
             return [_told(plan.key, plan.told, DecisionState.DONE, text)]
         state = DecisionState.PARTLY if plan.done else DecisionState.FAILED
-        text = f"{plan.done} moved; {name} is not empty: {why}"
+        text = f"{plan.done} moved; {name} is not empty: {plan.why}"
         return [_told(plan.key, plan.told, state, text)]
 
     def _name(self, vm_id: str) -> str:

@@ -27,7 +27,7 @@ REST_S, GATHER_S, KEEP_S = 60.0, 70.0, 210.0
 class House:
     """Hosts of 4 cores: ``h1`` of ``gm1`` runs a and b; ``h2`` and ``h3`` are of ``gm2``."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 1) -> None:
         self.registry = Registry()
         self.now_s = 100_000.0
         self.mode = DecisionMode.AUTO
@@ -53,6 +53,7 @@ class House:
             rest_s=REST_S,
             gather_s=GATHER_S,
             keep_s=KEEP_S,
+            most=most,
             mode_of=lambda kind, hosts, vms: self.mode,
             is_calm=lambda: self.stir,
             ha_lacks=self._ha_lacks,
@@ -97,6 +98,10 @@ def decided(effects: list[EmptyingEffect]) -> Decided:
     return found
 
 
+def all_moves(effects: list[EmptyingEffect]) -> list[MoveAway]:
+    return [each for each in effects if isinstance(each, MoveAway)]
+
+
 def only_move(effects: list[EmptyingEffect]) -> MoveAway:
     [found] = [each for each in effects if isinstance(each, MoveAway)]
     return found
@@ -124,6 +129,45 @@ def test_all_of_it_goes_to_the_fullest_hosts_one_after_the_other() -> None:
     assert (so_far.state, so_far.outcome) == (DecisionState.RUNNING, "1 of 2 moved")
     ended = decided(house.arrive(only_move(effects)))
     assert (ended.state, ended.outcome) == (DecisionState.DONE, "2 moved; name-h1 is empty")
+
+
+def test_as_many_leave_at_a_time_as_a_host_may_move() -> None:
+    house = House(most=2)
+    house.guest("e", "h1", 0.5)
+    house.tell(a=0.1, b=0.2, e=0.1)
+    first, second = all_moves(house.wait())
+    assert (first.vm_id, second.vm_id) == ("b", "a")
+    effects = house.arrive(second)
+    assert moves(effects) == [("e", "h3")]
+    assert decided(effects).outcome == "1 of 3 moved"
+    [third] = all_moves(effects)
+    assert decided(house.arrive(first)).outcome == "2 of 3 moved"
+    assert decided(house.arrive(third)).outcome == "3 moved; name-h1 is empty"
+
+
+def test_what_is_on_its_way_takes_room() -> None:
+    house = House(most=2)
+    house.guest("e", "h1", 1.0)
+    house.tell(a=0.1, b=0.2, e=0.1)
+    first, second = all_moves(house.wait())
+    assert (first.target, second.target) == ("h3", "h3")
+    house.guest("big", "h3", 0.5)
+    assert moves(house.arrive(first)) == [], "1.5 cores are free, and one of them is spoken for"
+    ended = decided(house.arrive(second))
+    assert ended.outcome.endswith("name-h3 has no room for e any more")
+
+
+def test_a_move_that_fails_lets_those_under_way_arrive() -> None:
+    house = House(most=2)
+    house.guest("e", "h1", 0.5)
+    house.tell(a=0.1, b=0.2, e=0.1)
+    first, second = all_moves(house.wait())
+    effects = house.core.ended(first.vm_id, ErrorReport("conflict", "no"), house.now_s)
+    assert moves(effects) == [], "nothing more begins"
+    assert decided(effects).state is DecisionState.RUNNING
+    ended = decided(house.arrive(second))
+    assert ended.state is DecisionState.PARTLY
+    assert ended.outcome == "1 moved; name-h1 is not empty: b stayed: no"
 
 
 @pytest.mark.parametrize("left", [1, 0])
