@@ -13,12 +13,14 @@ from typing import Any, cast
 
 from snooze.common.errors import ExecutionError, RemoteTimeout
 from snooze.common.resources import KIB_PER_GIB, Capacity
+from snooze.common.vm_lifecycle import VmState
 from snooze.localcontroller.hypervisor.port import Hypervisor
 from snooze.localcontroller.hypervisor.simulated import SimulatedHypervisor
 from snooze.localcontroller.hypervisor.simulated_world import (
     Latency,
     SimulatedHost,
     SimulatedSettings,
+    SimulatedVm,
     SimulatedWorld,
 )
 from snooze.simulation.loop import Process, Schedule
@@ -129,6 +131,21 @@ class Guests(SimulatedWorld):
             raise ExecutionError(f"{method} failed on {host.name}, as ordered")
 
 
+class _Driver(SimulatedHypervisor):
+    """The driver; what it does in several calls ends with its agent."""
+
+    def __init__(self, agent: Process, guests: Guests, hostname: str) -> None:
+        super().__init__(guests, hostname)
+        self._agent = agent
+
+    def _unmake(self, vm: SimulatedVm) -> None:
+        """A start that failed leaves its definition behind if nobody is there to remove it."""
+        if self._agent.alive:
+            super()._unmake(vm)
+        elif vm.state is VmState.STARTING:
+            vm.state = VmState.STOPPED
+
+
 class RemoteHypervisor:
     """A ``Hypervisor`` in another process of the same machine.
 
@@ -229,5 +246,5 @@ def hypervisor_of(
     agent: Process, daemon: Process, guests: Guests, hostname: str
 ) -> tuple[Hypervisor, SimulatedHypervisor]:
     """The agent's hypervisor, and the driver behind it."""
-    inner = SimulatedHypervisor(guests, hostname)
+    inner = _Driver(agent, guests, hostname)
     return cast(Hypervisor, RemoteHypervisor(agent, daemon, guests, inner)), inner

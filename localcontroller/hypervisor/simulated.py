@@ -174,6 +174,8 @@ class SimulatedHypervisor(HostListener):
         if vm.state not in _ACTIVE:
             await self.world.work(self.host, "start_again")
             self._check_connected()
+            if self.host.vms.get(vm_id) is not vm:
+                raise NotFound(f"VM {vm.spec.name!r} was removed while it started")
             self._enter(vm, VmState.RUNNING, ChangeKind.STARTED, "booted")
         return self._answer("start_again", vm)
 

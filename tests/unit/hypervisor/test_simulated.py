@@ -75,6 +75,21 @@ async def test_a_start_ends_if_its_domain_is_switched_off_meanwhile() -> None:
     assert await host.inventory() == [], "a start that failed leaves nothing, as with libvirt"
 
 
+async def test_what_is_removed_while_it_is_started_again_does_not_run() -> None:
+    nap = Nap()
+    latencies = {"start_again": Latency(1.0)}
+    world = SimulatedWorld(7, SimulatedSettings(latencies=latencies), nap.clock, nap)
+    host, spec = await open_host(world), make_spec()
+    await host.start(spec)
+    await host.power_off(spec.vm_id)
+    starting = asyncio.create_task(host.start_again(spec.vm_id))
+    await asyncio.sleep(0)
+    await host.discard(spec.vm_id, spec.generation)
+    with pytest.raises(NotFound, match="removed while it started"):
+        await starting
+    assert await host.inventory() == []
+
+
 async def test_a_failure_to_order_happens_once_and_changes_nothing() -> None:
     host = await open_host(SimulatedWorld())
     spec = make_spec()
