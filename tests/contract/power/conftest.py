@@ -5,22 +5,15 @@ driver, Wake-on-LAN by a listener, commands are commands.
 """
 
 import asyncio
-import base64
-import http.client
-import json
 import os
 import shlex
 import signal
-import socket
-import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import bcrypt
 import pytest
 
 from snooze.common.resources import Capacity
@@ -28,8 +21,8 @@ from snooze.common.wire import Address, HostDescription, PowerDescription
 from snooze.groupmanager.power.factory import PowerDrivers
 from snooze.groupmanager.power.port import PowerController, PowerLimits
 from snooze.groupmanager.power.simulated import SimulatedPower
-from snooze.lab.ports import take_port
-from tests.contract.ipmi_bmc import FileMachine, IpmiSim, ipmi_sim, running
+from tests.contract.ipmi_bmc import FileMachine, IpmiSim, ipmi_sim
+from tests.contract.redfish_bmc import Emulator, sushy_emulator
 
 LIMITS = PowerLimits(call_timeout_s=15.0, off_timeout_s=25.0, poll_s=0.1)
 MOST_WAITING_S = 30.0
@@ -125,77 +118,6 @@ async def ipmi(folder: Path) -> AsyncIterator[Bench]:
 
 
 # ---------------------------------------------------------------- Redfish
-
-# The test driver's machines last as long as a connection does, and the emulator opens one a call.
-EMULATOR = """
-import sys
-import libvirt
-kept = libvirt.open("test:///default")
-from sushy_tools.emulator.main import main
-sys.exit(main())
-"""
-
-
-@dataclass
-class Emulator:
-    """A running ``sushy-emulator``, asked by a client of its own."""
-
-    port: int
-    pid: int
-    system: str = ""
-
-    def options(self, password: str = "geheim") -> str:
-        return f"http://127.0.0.1:{self.port} --insecure -U admin -P {password}"
-
-    def ask(self, method: str, path: str, body: object = None) -> dict[str, object]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        pair = base64.b64encode(b"admin:geheim").decode()
-        headers = {"Authorization": f"Basic {pair}", "Content-Type": "application/json"}
-        try:
-            connection.request(method, path, json.dumps(body) if body else None, headers)
-            reply = connection.getresponse()
-            text = reply.read()
-            assert reply.status < 300, text
-            found: dict[str, object] = json.loads(text) if text else {}
-            return found
-        finally:
-            connection.close()
-
-    def is_on(self) -> bool:
-        return self.ask("GET", self.system)["PowerState"] == "On"
-
-    def plug(self, is_on: bool) -> None:
-        kind = "ForceOn" if is_on else "ForceOff"
-        self.ask("POST", f"{self.system}/Actions/ComputerSystem.Reset", {"ResetType": kind})
-
-
-@contextmanager
-def sushy_emulator(
-    folder: Path, program: list[str] | None = None, config: str = ""
-) -> Generator[Emulator]:
-    secret = bcrypt.hashpw(b"geheim", bcrypt.gensalt(4)).decode()
-    (folder / "users").write_text(f"admin:{secret}\n")
-    (folder / "emulator.conf").write_text(
-        f"SUSHY_EMULATOR_AUTH_FILE = {str(folder / 'users')!r}\n"
-        f"SUSHY_EMULATOR_STATE_DIR = {str(folder)!r}\n"
-        f"SUSHY_EMULATOR_LIBVIRT_URI = 'test:///default'\n{config}"
-    )
-    port = take_port()
-    command = program or [sys.executable, "-P", "-c", EMULATOR]
-    command += ["--config", str(folder / "emulator.conf"), "-i", "127.0.0.1", "-p", str(port)]
-    with running(command, folder / "log") as pid:
-        wait_for_tcp(port, folder / "log")
-        yield Emulator(port, pid)
-
-
-def wait_for_tcp(port: int, log: Path) -> None:
-    deadline_s = time.monotonic() + MOST_WAITING_S
-    while True:
-        with suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        assert time.monotonic() < deadline_s, log.read_text()
-        time.sleep(0.05)
 
 
 async def redfish(folder: Path) -> AsyncIterator[Bench]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +30,7 @@ from snooze.lab.hosts import LabHost, LabNet
 from snooze.lab.processes import children, process_state, wait_for
 from snooze.lab.sleeping import SignalFreezer, namespace_processes
 from snooze.lab.wake import WakeListener
+from tests.contract.redfish_bmc import lab_emulator
 
 T = TypeVar("T")
 
@@ -167,7 +169,7 @@ ENERGY: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("to_disk", [False, True], ids=["RAM", "disk"])
 def test_the_cluster_suspends_idle_hosts_and_wakes_them(tmp_path: Path, to_disk: bool) -> None:
-    """By IPMI, and then by Wake-on-LAN; they never boot, so their processes are the same."""
+    """By IPMI, Wake-on-LAN, Redfish; they never boot, so their processes are the same."""
     overrides = tmp_path / "overrides.toml"
     overrides.touch(0o600)
     plan = LabPlan(
@@ -179,24 +181,35 @@ def test_the_cluster_suspends_idle_hosts_and_wakes_them(tmp_path: Path, to_disk:
         manager_settings={**ENERGY, "power": {"overrides_file": str(overrides)}},
         host_settings={"monitoring": {"interval_s": 1.0}},
     )
-    with LabCluster(plan) as lab, Snooze(lab.url) as cluster:
+    with ExitStack() as stack:
+        lab = stack.enter_context(LabCluster(plan))
+        cluster = stack.enter_context(Snooze(lab.url))
         lab.wait_ready()
+        redfish = stack.enter_context(lab_emulator(tmp_path, lab.hosts))
         boots = {host.name: host.pid for host in lab.hosts}
-        for number, driver in enumerate(("IPMI", "WOL"), 1):
+        woken_by: dict[str, str] = {}
+        for number, driver in enumerate(("IPMI", "WOL", "REDFISH"), 1):
             sleeper = until(lambda: [h for h in lab.hosts if h.is_suspended], "one to sleep")[0]
             until(partial(is_asleep, cluster, sleeper.name), "the cluster to see it")
             assert sleeper.is_hibernated == to_disk
             time.sleep(NAP_S)
-            if driver == "WOL":
-                sleeper_mac = f'options = "{sleeper.mac} -i {lab.net.subnet}.255"'
-                overrides.write_text(f'[hosts.{sleeper.name}]\ndriver = "WOL"\n{sleeper_mac}\n')
+            options = {
+                "WOL": f"{sleeper.mac} -i {lab.net.subnet}.255",
+                "REDFISH": f"{redfish.options()} --system {sleeper.uuid}",
+            }
+            if driver in options:
+                own = f'driver = "{driver}"\noptions = "{options[driver]}"\n'
+                overrides.write_text(f"[hosts.{sleeper.name}]\n{own}")
             xml = (lab.templates / f"guest{number}.xml").read_text()
             task = cluster.submit([VmRequest(libvirt_xml=xml, host=sleeper.name)])
             cluster.wait(task, check=True)
             assert wait_for_beat(lab.images / f"guest{number}.raw").count >= 1
             assert not sleeper.is_suspended
             assert sleeper.pid == boots[sleeper.name], "it has not booted anew"
-            assert lab.wake.heard == ([sleeper.name] if driver == "WOL" else [])
+            woken_by[driver] = sleeper.name
+            assert lab.wake.heard == [name for by, name in woken_by.items() if by == "WOL"]
+            ordered = f"{sleeper.name} On" in redfish.log.read_text()
+            assert ordered == (driver == "REDFISH")
             cluster.wait(cluster.destroy(f"guest{number}"), check=True)
 
 
