@@ -241,6 +241,11 @@ class SubmissionCore(Reports):
                 vm.doubt = ""
             if vm.moving and vm.manager_id == event.manager_id and vm.key not in event.moving:
                 vm.moving, vm.waits_s = False, now_s
+        for key in event.moving:
+            moved = self.registry.vms.get(key)
+            if moved is not None and moved.manager_id == event.manager_id and not moved.moving:
+                # Its source may be out of reach, and say later that it has it no more: seed 920054.
+                moved.moving, moved.elsewhere_s = True, LONG_AGO
         return self._settle_strays(now_s, event.now_ms)
 
     def _state_loaded(self, event: StateLoaded, now_s: float) -> list[SubmissionEffect]:
@@ -342,6 +347,7 @@ class SubmissionCore(Reports):
                 self.strays.discard(vm.vm_id)
             elif (
                 vm.doubt in self.registry.managers
+                or (vm.moving and vm.manager_id in self.registry.managers)
                 or (vm.elsewhere_s == LONG_AGO and not self.settled)
                 or self._may_be_unheard(vm, now_s)
             ):

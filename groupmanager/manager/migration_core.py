@@ -27,7 +27,8 @@ Rules:
    or nobody answers, is it lost: ``UNREACHABLE``, on no host if the source does not have it.
 5. The receiving end of another manager's migration is ``arrivals_core.py``'s.
 6. An ``abort`` that did not reach another manager's host is tried again, with pauses that double,
-   until it is answered or the VM migrates anew.
+   until it is answered or the VM migrates anew. Until then the leader takes the VM for one that we
+   move; it hears when we do so no more.
 7. A source that joins anew (its agent or its link went, its guests did not) does not end the
    migration: the steps go on with the VM as the host tells it, which is ``MIGRATING`` meanwhile.
 
@@ -458,6 +459,11 @@ class Migrations:
             self._table.set_state(vm, migration.report.state)
             vm.report = migration.report
             effects += self._report(vm, migration.cause)
+        elif (
+            vm.key not in self._table.vms
+        ):  # its host went; that nobody moves it is news all the same
+            vm.state = VmState.UNREACHABLE
+            effects.append(TellLeader(VmsChanged([vm.status(host_id=migration.source)])))
         return [*effects, *migration.done(_error_of(error))]
 
     def _close(self, migration: Migration) -> None:
@@ -477,9 +483,11 @@ class Migrations:
         """Rule 6: a destination that was not told keeps room for nothing, and its host."""
         if self._open.get(key) is owed.migration:
             return []
-        if key in self._open or now_s - owed.since_s > INCOMING_TIMEOUT_S:
+        if key in self._open:
             del self._owed[key]
             return []
+        if now_s - owed.since_s > INCOMING_TIMEOUT_S:
+            return self._owes_no_more(key, owed.migration)
         if owed.due_s == math.inf:
             owed.since_s = min(owed.since_s, now_s)
             owed.due_s = now_s + owed.pause_s
@@ -490,9 +498,12 @@ class Migrations:
         migration = owed.migration
 
         def aborted(outcome: Outcome, unknown: bool) -> list[ManagerEffect]:
-            if not unknown and self._owed.get(key) is owed and _is_settled(outcome):
-                del self._owed[key]
-            return []
+            if unknown or self._owed.get(key) is not owed or not _is_settled(outcome):
+                return []
+            if isinstance(outcome, OrderDone) and outcome.report is not None:
+                del self._owed[key]  # it has arrived: its manager tells
+                return []
+            return self._owes_no_more(key, migration)
 
         def last_word(epoch: int) -> AbortIncoming | FinishIncoming:
             vm_id, ticket = migration.vm.report.vm_id, migration.ticket
@@ -501,6 +512,15 @@ class Migrations:
             return AbortIncoming(epoch, migration.cause, vm_id, ticket)
 
         return self._order(migration.destination, last_word, aborted, migration.relayed)
+
+    def _owes_no_more(self, key: str, migration: Migration) -> list[ManagerEffect]:
+        """We move it no more: it is on a host of ours, or we cannot say where it is."""
+        del self._owed[key]
+        if key in self._table.vms:
+            return []
+        vm = migration.vm
+        vm.state = VmState.UNREACHABLE
+        return [TellLeader(VmsChanged([vm.status(host_id="")]))]
 
 
 def _error_of(outcome: object) -> ErrorReport:

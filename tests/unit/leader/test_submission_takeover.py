@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from snooze.common.api import TaskState
@@ -99,6 +100,22 @@ def test_it_died_when_the_vm_ran_and_before_the_task_was_recorded_as_done() -> N
     desk, effects = heir(vm_record("a", VmState.RUNNING, "gm1-host"), tasks=[task_record("a")])
     assert desk.task().state is TaskState.DONE
     assert only(UpdateRecords, effects).tasks[0].state is TaskState.DONE
+
+
+def test_a_vm_that_its_manager_moves_is_not_gone_where_its_source_comes_back_without_it() -> None:
+    """Found by ``snooze-sim replay 920054``: it had arrived, and was forgotten."""
+    record = vm_record("a", VmState.RUNNING, "gm1-host")
+    record = msgspec.structs.replace(record, manager_id="gm1")
+    desk, _ = heir(record)
+    desk.add_manager("gm1", hosts=False)
+    desk.feed(ManagerHeard("gm1", desk.now_ms, frozenset({"a"})))
+    desk.rejoin_host("gm1-host", "gm1")
+    assert desk.registry.vms["a"].state is VmState.UNREACHABLE
+    for _ in range(3):
+        assert none(AskManager, desk.tick(100.0)), "its manager will say"
+    desk.reported("gm1", status_of("a", VmState.UNREACHABLE, ""))
+    assert none(UpdateRecords, desk.tick(1.0))
+    assert only(UpdateRecords, desk.tick(60.0)).removed_vms == ["a"], "it is nowhere"
 
 
 def test_it_died_when_only_some_ran() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from snooze.common.errors import ErrorReport, TooBusy
+from snooze.common.errors import Conflict, ErrorReport, TooBusy
 from snooze.common.vm_lifecycle import VmCommand
 from snooze.common.vms import MigrationTicket
 from snooze.common.wire import (
@@ -14,8 +14,10 @@ from snooze.common.wire import (
     OrderDone,
     TakeInventory,
     TicketIssued,
+    VmsChanged,
 )
-from snooze.groupmanager.manager.manager_events import ManagerEffect, OrderHost
+from snooze.groupmanager.manager.arrivals_core import INCOMING_TIMEOUT_S
+from snooze.groupmanager.manager.manager_events import ManagerEffect, OrderHost, TellLeader
 from tests.unit.manager.builders import NO_ANSWER, Desk, only, report_of
 
 NO_LEADER = ErrorReport.of(TooBusy("there is no leader to reach the other group manager by"))
@@ -99,7 +101,7 @@ def test_a_definition_that_is_all_there_is_of_a_vm_is_finished_and_never_taken_b
     assert not [e for e in desk.lose("no such host") if isinstance(e, OrderHost)]
 
 
-def test_the_next_leader_hears_of_a_guest_that_may_have_arrived() -> None:
+def maybe_arrived() -> Desk:
     """Its source has let it go, and no leader could be told so, nor its destination be asked."""
     desk, effects = ordered_to_move(live=True)
     assert desk.core.migrations.moving == ("a",)
@@ -108,7 +110,36 @@ def test_the_next_leader_hears_of_a_guest_that_may_have_arrived() -> None:
     effects = desk.answer(aborts(effects)[0], NO_LEADER)
     desk.inventory(only(OrderHost, effects))
     assert desk.core.table.find("a") is None
-    assert desk.core.migrations.moving == ("a",)
+    assert desk.core.migrations.moving == ("a",), "the next leader hears of it"
     later(desk, 0.0)
-    desk.answer(later(desk, 1.5)[0], OrderDone(report_of("a")))
+    return desk
+
+
+def told(effects: list[ManagerEffect]) -> list[tuple[str, str, str]]:
+    """What the leader hears of VMs."""
+    return [
+        (status.vm_id, status.state.value, status.host_id)
+        for effect in effects
+        if isinstance(effect, TellLeader) and isinstance(effect.notice, VmsChanged)
+        for status in effect.notice.vms
+    ]
+
+
+def test_a_guest_that_may_have_arrived_and_has_is_its_other_managers() -> None:
+    desk = maybe_arrived()
+    assert told(desk.answer(later(desk, 1.5)[0], OrderDone(report_of("a")))) == []
     assert not desk.core.migrations.moving
+
+
+@pytest.mark.parametrize("answer", [OrderDone(), ErrorReport.of(Conflict("another one is"))])
+def test_the_leader_hears_that_nobody_moves_it_any_more(answer: OrderDone | ErrorReport) -> None:
+    """Found by ``snooze-sim replay 920054``: until then it takes the VM for one that we move."""
+    desk = maybe_arrived()
+    assert told(desk.answer(later(desk, 1.5)[0], answer)) == [("a", "unreachable", "")]
+    assert not desk.core.migrations.moving
+
+
+def test_the_leader_hears_so_too_when_nobody_has_answered_for_ever() -> None:
+    desk = maybe_arrived()
+    desk.now_s += INCOMING_TIMEOUT_S + 1.0
+    assert told(desk.lose("no such host")) == [("a", "unreachable", "")]
