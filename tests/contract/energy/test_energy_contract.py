@@ -189,13 +189,13 @@ async def test_a_silent_bmc_is_tried_again_and_a_host_that_stays_on_is_marked(
     await house.until(two_sleep, "two sleep")
     mute, sticky = await house.asleep()
     house.boards[mute].silence(True)
+    house.machines[sticky].sticks = True  # it may be idle for long before the other one is up
     await house.client.wake_host(mute)
     await house.client.wake_host(sticky)
     await house.until_power(**{sticky: "active"})
     assert (await house.power())[mute] == "waking"
     house.boards[mute].silence(False)
     await house.until_power(**{mute: "active"})
-    house.machines[sticky].sticks = True
 
     async def failed() -> bool:
         return (await house.power())[sticky] == "failed"
