@@ -70,6 +70,8 @@ class Reports(Restarts):
             return []
         elif not self._is_the_one(vm, status):
             self._note_copy(status)
+            if vm.host_id == status.host_id:  # which was suspected only: others are, too
+                vm.state, vm.host_id, vm.manager_id = VmState.PENDING, "", ""
             return []
         if status.generation < vm.generation:
             vm.highest = max(vm.highest, vm.generation)
@@ -128,9 +130,13 @@ class Reports(Restarts):
 
     def _is_the_one(self, vm: VmEntry, status: VmStatus) -> bool:
         """Whether this report is of the VM, not of a copy that was left somewhere."""
-        if not status.managed or status.host_id == vm.host_id:
+        if not status.managed:
             return True
         highest = max(vm.generation, vm.highest)
+        if status.host_id == vm.host_id:
+            # What is being restarted may be where its last start was ordered: seed 940334.
+            older = status.generation < highest and vm.elsewhere_s < math.inf
+            return vm.plan is Plan.NONE or not older
         if status.generation > highest:
             return True
         if status.generation != vm.generation:

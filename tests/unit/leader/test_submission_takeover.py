@@ -18,6 +18,7 @@ from snooze.groupmanager.leader.submission_events import (
     Destroyed,
     ManagerHeard,
     RecordTask,
+    StartThere,
     StateLoaded,
     SubmissionEffect,
     UpdateRecords,
@@ -116,6 +117,28 @@ def test_a_vm_that_its_manager_moves_is_not_gone_where_its_source_comes_back_wit
     desk.reported("gm1", status_of("a", VmState.UNREACHABLE, ""))
     assert none(UpdateRecords, desk.tick(1.0))
     assert only(UpdateRecords, desk.tick(60.0)).removed_vms == ["a"], "it is nowhere"
+
+
+def test_an_old_copy_is_not_the_vm_while_another_host_may_have_what_was_started_anew() -> None:
+    """Found by ``snooze-sim replay 940334``: it ran twice."""
+    record = msgspec.structs.replace(vm_record("a"), generation=2, restarts_ms=(1000,))
+    desk, _ = heir(record)
+    desk.add_host("gm2-host", "gm2", joined=False).reachable_s = desk.now_s
+    desk.add_manager("gm3", hosts=False)
+    for host in desk.registry.hosts.values():
+        host.given_up = True
+    desk.tick(10.0)
+    vm = desk.registry.vms["a"]
+    first, manager_id = vm.host_id, vm.manager_id
+    assert first in {"gm1-host", "gm2-host"}, "the first of those that may have it"
+    desk.add_manager(manager_id, hosts=False)
+    effects = desk.rejoin_host(first, manager_id, status_of("a", VmState.STOPPED, first))
+    assert none(StartThere, [*effects, *desk.tick(1.0), *desk.tick(1.0)])
+    assert vm.host_id not in {"", first}, "the other may have it, too"
+    second, manager_id = vm.host_id, vm.manager_id
+    desk.add_manager(manager_id, hosts=False)
+    desk.rejoin_host(second, manager_id, status_of("a", VmState.RUNNING, second, generation=2))
+    assert (vm.state, vm.host_id, vm.generation) == (VmState.RUNNING, second, 2)
 
 
 def test_it_died_when_only_some_ran() -> None:
