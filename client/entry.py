@@ -9,10 +9,11 @@ import signal
 
 def main() -> None:
     """The console script."""
-    said = signal.getsignal(signal.SIGINT)
-    if said is signal.default_int_handler:
+    heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if heeded:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from snooze.client import command  # here: reading it takes a moment
 
-    signal.signal(signal.SIGINT, said)
+    if heeded:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     command.main()

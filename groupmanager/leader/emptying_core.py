@@ -105,7 +105,7 @@ class EmptyingCore:
     rest_s: float
     gather_s: float
     keep_s: float
-    most: int = 2
+    most: int
     mode_of: ModeOf = always
     expire_s: float = 900.0
     is_calm: Callable[[], str] = _calm

@@ -418,8 +418,7 @@ class Migrations:
         elif is_known:
             effects += self.left(vm)
         elif vm.key not in self._table.vms:
-            vm.state = VmState.UNREACHABLE
-            effects.append(TellLeader(VmsChanged([vm.status(host_id=at)])))
+            effects.append(_out_of_sight(vm, at))
         if host_id in self._table.hosts:  # it says what it has when it joins again
             effects.append(CloseHost(host_id, "it does not say whether it still has a VM"))
         return [*effects, *migration.done(_error_of(why))]
@@ -430,8 +429,7 @@ class Migrations:
         arrived = promote(self._table, vm.key, vm.report.generation)
         if arrived:
             return arrived
-        vm.state = VmState.UNREACHABLE
-        return [TellLeader(VmsChanged([vm.status(host_id="")]))]
+        return [_out_of_sight(vm, "")]
 
     def _over(self, migration: Migration, report: VmReport) -> list[ManagerEffect]:
         """The VM runs at the destination."""
@@ -459,11 +457,9 @@ class Migrations:
             self._table.set_state(vm, migration.report.state)
             vm.report = migration.report
             effects += self._report(vm, migration.cause)
-        elif (
-            vm.key not in self._table.vms
-        ):  # its host went; that nobody moves it is news all the same
-            vm.state = VmState.UNREACHABLE
-            effects.append(TellLeader(VmsChanged([vm.status(host_id=migration.source)])))
+        elif vm.key not in self._table.vms:
+            # Its host went; that nobody moves it is news all the same.
+            effects.append(_out_of_sight(vm, migration.source))
         return [*effects, *migration.done(_error_of(error))]
 
     def _close(self, migration: Migration) -> None:
@@ -518,9 +514,13 @@ class Migrations:
         del self._owed[key]
         if key in self._table.vms:
             return []
-        vm = migration.vm
-        vm.state = VmState.UNREACHABLE
-        return [TellLeader(VmsChanged([vm.status(host_id="")]))]
+        return [_out_of_sight(migration.vm, "")]
+
+
+def _out_of_sight(vm: VmEntry, host_id: str) -> TellLeader:
+    """The leader hears that a VM is not in our table; ``host_id`` may have it, if there is one."""
+    vm.state = VmState.UNREACHABLE
+    return TellLeader(VmsChanged([vm.status(host_id=host_id)]))
 
 
 def _error_of(outcome: object) -> ErrorReport:

@@ -103,7 +103,7 @@ def all_moves(effects: list[EmptyingEffect]) -> list[MoveAway]:
 
 
 def only_move(effects: list[EmptyingEffect]) -> MoveAway:
-    [found] = [each for each in effects if isinstance(each, MoveAway)]
+    [found] = all_moves(effects)
     return found
 
 

@@ -111,9 +111,11 @@ def test_a_vm_that_its_manager_moves_is_not_gone_where_its_source_comes_back_wit
     desk.add_manager("gm1", hosts=False)
     desk.feed(ManagerHeard("gm1", desk.now_ms, frozenset({"a"})))
     desk.rejoin_host("gm1-host", "gm1")
-    assert desk.registry.vms["a"].state is VmState.UNREACHABLE
+    vm = desk.registry.vms["a"]
+    assert vm.state is VmState.UNREACHABLE
     for _ in range(3):
-        assert none(AskManager, desk.tick(100.0)), "its manager will say"
+        assert none(AskManager, desk.tick(100.0))
+    assert desk.registry.vms["a"] is vm, "its manager will say"
     desk.reported("gm1", status_of("a", VmState.UNREACHABLE, ""))
     assert none(UpdateRecords, desk.tick(1.0))
     assert only(UpdateRecords, desk.tick(60.0)).removed_vms == ["a"], "it is nowhere"
