@@ -5,7 +5,6 @@ import http.client
 import json
 import socket
 import sys
-import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ import bcrypt
 
 from snooze.lab.hosts import LabHost
 from snooze.lab.ports import take_port
+from snooze.lab.processes import wait_for
 from tests.contract.ipmi_bmc import running
-
-MOST_WAITING_S = 30.0
 
 # The test driver's machines last as long as a connection does, and the emulator opens one a call.
 EMULATOR = """
@@ -29,11 +27,13 @@ sys.exit(main())
 """
 
 LAB_EMULATOR = """
-import json, socket, sys
+import sys
+from pathlib import Path
+from snooze.lab.control import ask
 from sushy_tools.emulator.main import main
 from sushy_tools.emulator.resources.systems.fakedriver import FakeDriver
 
-path = sys.argv.pop(1)
+path = Path(sys.argv.pop(1))
 SWITCHES = {
     "On": ("power", "1"),
     "ForceOn": ("power", "1"),
@@ -41,19 +41,16 @@ SWITCHES = {
     "GracefulShutdown": ("shutdown", "1"),
 }
 
-def ask(host, *command):
-    with socket.socket(socket.AF_UNIX) as link:
-        link.settimeout(30)
-        link.connect(path)
-        link.sendall(json.dumps({"host": host, "command": command}).encode() + b"\\n")
-        return json.loads(link.makefile().readline())
+def chassis(host, *command):
+    return ask(path, {"host": host, "command": command})
 
 def get_power_state(self, identity):
-    return "On" if ask(self.name(identity), "get", "power")["lines"] == ["power:1"] else "Off"
+    power = chassis(self.name(identity), "get", "power")["lines"]
+    return "On" if power == ["power:1"] else "Off"
 
 def set_power_state(self, identity, state):
     print(self.name(identity), state, flush=True)
-    assert "error" not in ask(self.name(identity), "set", *SWITCHES[state])
+    chassis(self.name(identity), "set", *SWITCHES[state])
 
 FakeDriver.get_power_state = get_power_state
 FakeDriver.set_power_state = set_power_state
@@ -112,7 +109,7 @@ def sushy_emulator(
     command += ["--config", str(folder / "emulator.conf"), "-i", address, "-p", str(port)]
     log = folder / "log"
     with running(command, log) as pid:
-        wait_for_tcp(address, port, log)
+        wait_for(lambda: takes_calls(address, port), f"the emulator; see {log}")
         yield Emulator(address, port, pid, log)
 
 
@@ -130,11 +127,8 @@ def lab_emulator(folder: Path, hosts: Sequence[LabHost]) -> Generator[Emulator]:
         yield emulator
 
 
-def wait_for_tcp(address: str, port: int, log: Path) -> None:
-    deadline_s = time.monotonic() + MOST_WAITING_S
-    while True:
-        with suppress(OSError):
-            socket.create_connection((address, port), 1).close()
-            return
-        assert time.monotonic() < deadline_s, log.read_text()
-        time.sleep(0.05)
+def takes_calls(address: str, port: int) -> bool:
+    with suppress(OSError):
+        socket.create_connection((address, port), 1).close()
+        return True
+    return False

@@ -14,11 +14,10 @@ from snooze.common.wire import (
     OrderDone,
     TakeInventory,
     TicketIssued,
-    VmsChanged,
 )
 from snooze.groupmanager.manager.arrivals_core import INCOMING_TIMEOUT_S
-from snooze.groupmanager.manager.manager_events import ManagerEffect, OrderHost, TellLeader
-from tests.unit.manager.builders import NO_ANSWER, Desk, only, report_of
+from snooze.groupmanager.manager.manager_events import ManagerEffect, OrderHost
+from tests.unit.manager.builders import NO_ANSWER, Desk, only, report_of, told
 
 NO_LEADER = ErrorReport.of(TooBusy("there is no leader to reach the other group manager by"))
 
@@ -115,19 +114,13 @@ def maybe_arrived() -> Desk:
     return desk
 
 
-def told(effects: list[ManagerEffect]) -> list[tuple[str, str, str]]:
-    """What the leader hears of VMs."""
-    return [
-        (status.vm_id, status.state.value, status.host_id)
-        for effect in effects
-        if isinstance(effect, TellLeader) and isinstance(effect.notice, VmsChanged)
-        for status in effect.notice.vms
-    ]
+def whereabouts(effects: list[ManagerEffect]) -> list[tuple[str, str, str]]:
+    return [(status.vm_id, status.state.value, status.host_id) for status in told(effects)]
 
 
 def test_a_guest_that_may_have_arrived_and_has_is_its_other_managers() -> None:
     desk = maybe_arrived()
-    assert told(desk.answer(later(desk, 1.5)[0], OrderDone(report_of("a")))) == []
+    assert whereabouts(desk.answer(later(desk, 1.5)[0], OrderDone(report_of("a")))) == []
     assert not desk.core.migrations.moving
 
 
@@ -135,11 +128,24 @@ def test_a_guest_that_may_have_arrived_and_has_is_its_other_managers() -> None:
 def test_the_leader_hears_that_nobody_moves_it_any_more(answer: OrderDone | ErrorReport) -> None:
     """Found by ``snooze-sim replay 920054``: until then it takes the VM for one that we move."""
     desk = maybe_arrived()
-    assert told(desk.answer(later(desk, 1.5)[0], answer)) == [("a", "unreachable", "")]
+    assert whereabouts(desk.answer(later(desk, 1.5)[0], answer)) == [("a", "unreachable", "")]
     assert not desk.core.migrations.moving
 
 
 def test_the_leader_hears_so_too_when_nobody_has_answered_for_ever() -> None:
     desk = maybe_arrived()
     desk.now_s += INCOMING_TIMEOUT_S + 1.0
-    assert told(desk.lose("no such host")) == [("a", "unreachable", "")]
+    assert whereabouts(desk.lose("no such host")) == [("a", "unreachable", "")]
+
+
+def test_the_leader_hears_of_a_migration_that_was_refused_after_its_source_had_gone() -> None:
+    """Else it would take the VM for one that we move, and not start it elsewhere."""
+    desk = Desk(hosts=1)
+    desk.run("a")
+    effects = desk.command("a", VmCommand.MIGRATE, destination="elsewhere")
+    effects = desk.answer(only(OrderHost, effects), OfferIssued(report_of("a"), b"offer"))
+    prepare = only(OrderHost, effects)
+    desk.lose("h1")
+    refused = ErrorReport.of(Conflict("it takes none"))
+    assert whereabouts(desk.answer(prepare, refused)) == [("a", "unreachable", "h1")]
+    assert not desk.core.migrations.moving
